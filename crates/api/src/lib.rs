@@ -1,0 +1,1 @@
+//! Typed Kubernetes and Gateway API objects that Weir reads or serves.

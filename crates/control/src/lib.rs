@@ -1,0 +1,1 @@
+//! The Kubernetes client side: watch, translate, write statuses, provision.

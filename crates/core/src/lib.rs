@@ -1,0 +1,1 @@
+//! Pure translation: objects to resources, statuses and diagnostics.

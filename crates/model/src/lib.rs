@@ -1,0 +1,3 @@
+//! The snapshot and its meaning: resources, compiled tables, selection, split. Pure.
+
+pub mod resource;

@@ -1,0 +1,1 @@
+//! The data plane: runs a snapshot on sockets.
