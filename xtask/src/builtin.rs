@@ -32,7 +32,7 @@ const GROUP_VERSIONS: &[(&str, &str)] = &[
 ];
 
 /// Writes both files under `root`, from the cluster of the current kubeconfig.
-pub fn generate(root: &Path) -> Result<()> {
+pub(crate) fn generate(root: &Path) -> Result<()> {
     let proxy = ApiProxy::start()?;
     let mut schemas = BTreeMap::new();
     for (group, version) in GROUP_VERSIONS {
@@ -189,7 +189,9 @@ fn strip_descriptions(schema: &mut Value) {
 fn one_entry_a_line(schemas: &Map<String, Value>) -> Result<String> {
     let lines: Vec<String> = schemas
         .iter()
-        .map(|(name, schema)| Ok(format!("{}:{}", Value::from(name.as_str()), serde_json::to_string(schema)?)))
+        .map(|(name, schema)| {
+            Ok(format!("{}:{}", Value::from(name.as_str()), serde_json::to_string(schema)?))
+        })
         .collect::<Result<_>>()?;
     Ok(format!("{{\n{}\n}}\n", lines.join(",\n")))
 }
