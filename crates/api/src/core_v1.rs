@@ -1,0 +1,125 @@
+//! The built-in kinds that routing reads: Service, EndpointSlice, Namespace.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::meta::ObjectMeta;
+use crate::open::{nullable, open_enum};
+
+/// The label by which an EndpointSlice names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    pub metadata: ObjectMeta,
+    #[serde(deserialize_with = "nullable")]
+    pub spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub type_: ServiceType,
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<ServicePort>,
+    #[serde(deserialize_with = "nullable")]
+    pub selector: BTreeMap<String, String>,
+    pub external_name: Option<String>,
+}
+
+open_enum! {
+    ServiceType default ClusterIp {
+        ClusterIp = "ClusterIP",
+        NodePort = "NodePort",
+        LoadBalancer = "LoadBalancer",
+        ExternalName = "ExternalName",
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    /// Empty when the Service has one unnamed port.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub port: i32,
+    #[serde(deserialize_with = "nullable")]
+    pub protocol: TransportProtocol,
+    pub app_protocol: Option<String>,
+}
+
+open_enum! {
+    TransportProtocol default Tcp {
+        Tcp = "TCP",
+        Udp = "UDP",
+        Sctp = "SCTP",
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    pub metadata: ObjectMeta,
+    #[serde(deserialize_with = "nullable")]
+    pub address_type: AddressType,
+    #[serde(deserialize_with = "nullable")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<EndpointPort>,
+}
+
+impl EndpointSlice {
+    /// The Service that the slice belongs to, in its own namespace.
+    pub fn service(&self) -> Option<&str> {
+        self.metadata.labels.get(SERVICE_NAME_LABEL).map(String::as_str).filter(|name| !name.is_empty())
+    }
+}
+
+open_enum! {
+    AddressType default Ipv4 {
+        Ipv4 = "IPv4",
+        Ipv6 = "IPv6",
+        Fqdn = "FQDN",
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    #[serde(deserialize_with = "nullable")]
+    pub addresses: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: EndpointConditions,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    /// Absent counts as ready.
+    pub ready: Option<bool>,
+    /// Absent counts like `ready`.
+    pub serving: Option<bool>,
+    /// Absent counts as not terminating.
+    pub terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    /// The Service port's name; empty for an unnamed one.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    pub port: Option<i32>,
+    #[serde(deserialize_with = "nullable")]
+    pub protocol: TransportProtocol,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Namespace {
+    pub metadata: ObjectMeta,
+}

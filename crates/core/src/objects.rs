@@ -1,0 +1,540 @@
+//! What is known of the cluster: objects, what is known to be absent, addresses and binds.
+//!
+//! Owns the indexed view that translation reads. Persistent: a clone is a few pointers and shares its content.
+//! Invariants: the content depends on the calls made, not on their order, except for what [`Mark`]s say about it
+//! (an absence must be younger than the reference that it answers).
+//!
+//! Deliberately absent: any watching or reading; whoever does that calls in.
+
+use std::fmt;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde_json::Value;
+use weir_api::core_v1::{EndpointSlice, Namespace, Service};
+use weir_api::gateway::{Gateway, GatewayClass, GatewayStatusAddress};
+use weir_api::kong::GatewayConfiguration;
+use weir_api::meta::ObjectMeta;
+use weir_api::networking::{Ingress, IngressClass};
+use weir_api::policy::ReferenceGrant;
+use weir_api::route::HttpRoute;
+use weir_model::resource::BindReport;
+
+/// The kinds that translation reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    ReferenceGrant,
+    Service,
+    EndpointSlice,
+    Namespace,
+    GatewayConfiguration,
+    Ingress,
+    IngressClass,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 10] = [
+        Kind::GatewayClass,
+        Kind::Gateway,
+        Kind::HttpRoute,
+        Kind::ReferenceGrant,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Namespace,
+        Kind::GatewayConfiguration,
+        Kind::Ingress,
+        Kind::IngressClass,
+    ];
+
+    /// `kind` as in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::GatewayClass => "GatewayClass",
+            Kind::Gateway => "Gateway",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::ReferenceGrant => "ReferenceGrant",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::Namespace => "Namespace",
+            Kind::GatewayConfiguration => "GatewayConfiguration",
+            Kind::Ingress => "Ingress",
+            Kind::IngressClass => "IngressClass",
+        }
+    }
+
+    /// The resource name in API paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::GatewayClass => "gatewayclasses",
+            Kind::Gateway => "gateways",
+            Kind::HttpRoute => "httproutes",
+            Kind::ReferenceGrant => "referencegrants",
+            Kind::Service => "services",
+            Kind::EndpointSlice => "endpointslices",
+            Kind::Namespace => "namespaces",
+            Kind::GatewayConfiguration => "gatewayconfigurations",
+            Kind::Ingress => "ingresses",
+            Kind::IngressClass => "ingressclasses",
+        }
+    }
+
+    /// The API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::ReferenceGrant => {
+                weir_api::gateway::GROUP
+            }
+            Kind::Service | Kind::Namespace => "",
+            Kind::EndpointSlice => "discovery.k8s.io",
+            Kind::GatewayConfiguration => weir_api::kong::OPERATOR_GROUP,
+            Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
+        }
+    }
+
+    /// Versions that can be read, best first.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::ReferenceGrant => &["v1", "v1beta1"],
+            Kind::GatewayConfiguration => &["v2beta1", "v2alpha1", "v1beta1"],
+            Kind::Service | Kind::Namespace | Kind::EndpointSlice | Kind::Ingress | Kind::IngressClass => {
+                &["v1"]
+            }
+        }
+    }
+
+    /// Whether objects of the kind have no namespace.
+    pub fn cluster_scoped(self) -> bool {
+        matches!(self, Kind::GatewayClass | Kind::Namespace | Kind::IngressClass)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names one object. Ordered by kind, namespace, name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> ObjectKey {
+        let namespace = if kind.cluster_scoped() { String::new() } else { namespace.into() };
+        ObjectKey { kind, namespace, name: name.into() }
+    }
+
+    /// Stands for all grants of a namespace, where the absence of every one of them matters.
+    pub fn grants_of(namespace: impl Into<String>) -> ObjectKey {
+        ObjectKey::new(Kind::ReferenceGrant, namespace, "")
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// One typed object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    GatewayClass(Arc<GatewayClass>),
+    Gateway(Arc<Gateway>),
+    HttpRoute(Arc<HttpRoute>),
+    ReferenceGrant(Arc<ReferenceGrant>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Namespace(Arc<Namespace>),
+    GatewayConfiguration(Arc<GatewayConfiguration>),
+    Ingress(Arc<Ingress>),
+    IngressClass(Arc<IngressClass>),
+}
+
+/// Why an object could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub kind: Kind,
+    pub message: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be read: {}", self.kind, self.message)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl Object {
+    /// Reads the object of a manifest or watch event. The version does not matter: all that are served share a shape.
+    pub fn read(kind: Kind, json: Value) -> Result<Object, Unreadable> {
+        let unreadable = |error: serde_json::Error| Unreadable { kind, message: error.to_string() };
+        fn typed<T: serde::de::DeserializeOwned>(json: Value) -> Result<Arc<T>, serde_json::Error> {
+            serde_json::from_value(json).map(Arc::new)
+        }
+        match kind {
+            Kind::GatewayClass => typed(json).map(Object::GatewayClass),
+            Kind::Gateway => typed(json).map(Object::Gateway),
+            Kind::HttpRoute => typed(json).map(Object::HttpRoute),
+            Kind::ReferenceGrant => typed(json).map(Object::ReferenceGrant),
+            Kind::Service => typed(json).map(Object::Service),
+            Kind::EndpointSlice => typed(json).map(Object::EndpointSlice),
+            Kind::Namespace => typed(json).map(Object::Namespace),
+            Kind::GatewayConfiguration => typed(json).map(Object::GatewayConfiguration),
+            Kind::Ingress => typed(json).map(Object::Ingress),
+            Kind::IngressClass => typed(json).map(Object::IngressClass),
+        }
+        .map_err(unreadable)
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::GatewayClass(_) => Kind::GatewayClass,
+            Object::Gateway(_) => Kind::Gateway,
+            Object::HttpRoute(_) => Kind::HttpRoute,
+            Object::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Namespace(_) => Kind::Namespace,
+            Object::GatewayConfiguration(_) => Kind::GatewayConfiguration,
+            Object::Ingress(_) => Kind::Ingress,
+            Object::IngressClass(_) => Kind::IngressClass,
+        }
+    }
+
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Object::GatewayClass(o) => &o.metadata,
+            Object::Gateway(o) => &o.metadata,
+            Object::HttpRoute(o) => &o.metadata,
+            Object::ReferenceGrant(o) => &o.metadata,
+            Object::Service(o) => &o.metadata,
+            Object::EndpointSlice(o) => &o.metadata,
+            Object::Namespace(o) => &o.metadata,
+            Object::GatewayConfiguration(o) => &o.metadata,
+            Object::Ingress(o) => &o.metadata,
+            Object::IngressClass(o) => &o.metadata,
+        }
+    }
+
+    pub fn key(&self) -> ObjectKey {
+        let metadata = self.metadata();
+        ObjectKey::new(self.kind(), metadata.namespace.clone(), metadata.name.clone())
+    }
+
+    /// Whether `other` is the same object as its owner wrote it: status writes and bookkeeping aside.
+    fn same_intent(&self, other: &Object) -> bool {
+        let (mine, theirs) = (self.metadata(), other.metadata());
+        if mine.uid != theirs.uid
+            || mine.generation != theirs.generation
+            || mine.labels != theirs.labels
+            || mine.annotations != theirs.annotations
+        {
+            return false;
+        }
+        match (self, other) {
+            (Object::GatewayClass(a), Object::GatewayClass(b)) => a.spec == b.spec,
+            (Object::Gateway(a), Object::Gateway(b)) => a.spec == b.spec,
+            (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
+            (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
+            _ => false,
+        }
+    }
+}
+
+/// A point in the sequence of calls to an [`Objects`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark(u64);
+
+/// Whether a reference's target is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Present,
+    /// It was looked for after the reference was made, and was not there.
+    Absent,
+    /// It has not been seen yet, and nobody has looked since the reference was made.
+    Unknown,
+}
+
+/// Where a Gateway is to be found, as provisioning says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// IP literals (IPv6 without brackets) on which the data plane is to bind the Gateway's listeners.
+    pub bind: Vec<String>,
+    /// What goes into the Gateway's status: where clients reach it.
+    pub published: Vec<GatewayStatusAddress>,
+    /// Whether other Gateways live at the same address.
+    pub shared: bool,
+    /// Why not everything that was asked for could be given; what is in `bind` is served all the same.
+    pub problem: Option<AddressProblem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressProblem {
+    /// An address of the spec cannot be used; the message names it and says what to do.
+    NotUsable(String),
+    /// No address could be given so far.
+    NotAssigned(String),
+    /// The infrastructure for the Gateway could not be had.
+    NoResources(String),
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    object: Object,
+    /// When the object's owner last changed it.
+    seen: Mark,
+}
+
+/// Objects and what is known beside them.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    entries: OrdMap<ObjectKey, Entry>,
+    /// When each absent object was last known not to be there.
+    absent: OrdMap<ObjectKey, Mark>,
+    /// Services whose EndpointSlices are not waited for: they had one, or the time for it is over.
+    settled: OrdSet<ObjectKey>,
+    /// EndpointSlices of each Service: (namespace, service, slice).
+    slices: OrdSet<(String, String, String)>,
+    addresses: OrdMap<ObjectKey, Arc<Addresses>>,
+    binds: OrdMap<(String, u32), BindReport>,
+    now: u64,
+}
+
+impl Objects {
+    pub fn new() -> Objects {
+        Objects::default()
+    }
+
+    /// Puts an object in, or replaces it; its absence is forgotten.
+    pub fn upsert(&mut self, object: Object) -> ObjectKey {
+        self.now += 1;
+        let key = object.key();
+        let before = self.entries.get(&key);
+        let seen = before
+            .filter(|entry| entry.object.same_intent(&object))
+            .map_or(Mark(self.now), |entry| entry.seen);
+        let before = before.map(|entry| entry.object.clone());
+        self.unindex(before.as_ref());
+        if before.is_some() && key.kind == Kind::ReferenceGrant {
+            self.absent.insert(ObjectKey::grants_of(key.namespace.clone()), Mark(self.now));
+        }
+        if let Object::EndpointSlice(slice) = &object
+            && let Some(service) = slice.service()
+        {
+            let namespace = slice.metadata.namespace.clone();
+            self.settled.insert(ObjectKey::new(Kind::Service, namespace.clone(), service));
+            self.slices.insert((namespace, service.to_owned(), slice.metadata.name.clone()));
+        }
+        self.absent.remove(&key);
+        self.entries.insert(key.clone(), Entry { object, seen });
+        key
+    }
+
+    /// Takes an object out: it was seen to be deleted.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        self.now += 1;
+        let before = self.entries.remove(key).map(|entry| entry.object);
+        self.unindex(before.as_ref());
+        self.settled.remove(key);
+        self.addresses.remove(key);
+        self.absent.insert(key.clone(), Mark(self.now));
+        if key.kind == Kind::ReferenceGrant {
+            self.absent.insert(ObjectKey::grants_of(key.namespace.clone()), Mark(self.now));
+        }
+    }
+
+    fn unindex(&mut self, before: Option<&Object>) {
+        if let Some(Object::EndpointSlice(slice)) = before
+            && let Some(service) = slice.service()
+        {
+            let index = (slice.metadata.namespace.clone(), service.to_owned(), slice.metadata.name.clone());
+            self.slices.remove(&index);
+        }
+    }
+
+    /// The present point in the sequence of calls. Take it before a read whose NotFound goes to
+    /// [`Objects::confirm_absent_since`].
+    pub fn mark(&self) -> Mark {
+        Mark(self.now)
+    }
+
+    /// A read that began after every event so far said NotFound. Name the key as changed afterwards. For
+    /// [`ObjectKey::grants_of`] a namespace: a list that began so was complete, and its grants are in.
+    pub fn confirm_absent(&mut self, key: ObjectKey) {
+        self.confirm_absent_since(key, self.mark());
+    }
+
+    /// A read that began at `mark` said NotFound: references made later are not answered by it.
+    pub fn confirm_absent_since(&mut self, key: ObjectKey, mark: Mark) {
+        if !self.entries.contains_key(&key) && self.absent.get(&key).is_none_or(|known| *known < mark) {
+            self.absent.insert(key, mark);
+        }
+    }
+
+    /// The time to wait for `key` is over: references to it that are Unknown now count as Absent, and a Service without
+    /// EndpointSlices as one without endpoints. Name the key as changed afterwards.
+    pub fn waive(&mut self, key: ObjectKey) {
+        if self.entries.contains_key(&key) {
+            self.settled.insert(key);
+        } else {
+            self.confirm_absent(key);
+        }
+    }
+
+    /// What provisioning gave to a Gateway; name the Gateway as changed afterwards.
+    pub fn set_addresses(&mut self, gateway: &ObjectKey, addresses: Addresses) {
+        self.addresses.insert(gateway.clone(), Arc::new(addresses));
+    }
+
+    /// The state of every bind of the data plane. Nothing needs to be named as changed for it.
+    pub fn set_binds(&mut self, binds: &[BindReport]) {
+        let fresh: OrdMap<_, _> =
+            binds.iter().map(|bind| ((bind.address.clone(), bind.port), bind.clone())).collect();
+        if fresh != self.binds {
+            self.binds = fresh;
+        }
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
+        self.entries.get(key).map(|entry| &entry.object)
+    }
+
+    /// Objects of one kind, in order.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectKey, &Object)> {
+        let first = ObjectKey { kind, namespace: String::new(), name: String::new() };
+        self.entries
+            .range(first..)
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(key, entry)| (key, &entry.object))
+    }
+
+    /// Objects of one kind in one namespace, in order.
+    pub fn in_namespace<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Object)> {
+        let first = ObjectKey { kind, namespace: namespace.to_owned(), name: String::new() };
+        self.entries
+            .range(first..)
+            .take_while(move |(key, _)| key.kind == kind && key.namespace == namespace)
+            .map(|(key, entry)| (key, &entry.object))
+    }
+
+    pub fn gateway_class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
+        match self.get(&ObjectKey::new(Kind::GatewayClass, "", name)) {
+            Some(Object::GatewayClass(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn gateway(&self, key: &ObjectKey) -> Option<&Arc<Gateway>> {
+        match self.get(key) {
+            Some(Object::Gateway(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn http_route(&self, key: &ObjectKey) -> Option<&Arc<HttpRoute>> {
+        match self.get(key) {
+            Some(Object::HttpRoute(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
+        match self.get(key) {
+            Some(Object::Service(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        match self.get(&ObjectKey::new(Kind::Namespace, "", name)) {
+            Some(Object::Namespace(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn ingress_class(&self, name: &str) -> Option<&Arc<IngressClass>> {
+        match self.get(&ObjectKey::new(Kind::IngressClass, "", name)) {
+            Some(Object::IngressClass(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn gateway_configuration(&self, key: &ObjectKey) -> Option<&Arc<GatewayConfiguration>> {
+        match self.get(key) {
+            Some(Object::GatewayConfiguration(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    /// The grants of a namespace.
+    pub fn grants<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<ReferenceGrant>> {
+        self.in_namespace(Kind::ReferenceGrant, namespace).filter_map(|(_, object)| match object {
+            Object::ReferenceGrant(grant) => Some(grant),
+            _ => None,
+        })
+    }
+
+    /// The EndpointSlices of a Service, by name.
+    pub fn slices<'a>(&'a self, service: &'a ObjectKey) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
+        let first = (service.namespace.clone(), service.name.clone(), String::new());
+        self.slices
+            .range(first..)
+            .take_while(|(namespace, name, _)| *namespace == service.namespace && *name == service.name)
+            .filter_map(|(namespace, _, slice)| {
+                match self.get(&ObjectKey::new(Kind::EndpointSlice, namespace.clone(), slice.clone())) {
+                    Some(Object::EndpointSlice(slice)) => Some(slice),
+                    _ => None,
+                }
+            })
+    }
+
+    /// When the owner of an object last changed it.
+    pub(crate) fn seen(&self, key: &ObjectKey) -> Mark {
+        self.entries.get(key).map_or(Mark(0), |entry| entry.seen)
+    }
+
+    /// Whether the target of a reference made at `since` is there.
+    pub(crate) fn presence(&self, target: &ObjectKey, since: Mark) -> Presence {
+        if self.entries.contains_key(target) { Presence::Present } else { self.absence(target, since) }
+    }
+
+    /// [`Objects::presence`] of something that is not in: Absent or Unknown.
+    pub(crate) fn absence(&self, target: &ObjectKey, since: Mark) -> Presence {
+        if self.absent.get(target).is_some_and(|mark| *mark >= since) {
+            Presence::Absent
+        } else {
+            Presence::Unknown
+        }
+    }
+
+    /// Whether a Service has never had an EndpointSlice, and nobody said to stop waiting for one.
+    pub(crate) fn awaits_slices(&self, service: &ObjectKey) -> bool {
+        !self.settled.contains(service) && self.slices(service).next().is_none()
+    }
+
+    pub(crate) fn addresses(&self, gateway: &ObjectKey) -> Option<&Arc<Addresses>> {
+        self.addresses.get(gateway)
+    }
+
+    pub(crate) fn binds(&self) -> &OrdMap<(String, u32), BindReport> {
+        &self.binds
+    }
+}
