@@ -1,0 +1,473 @@
+//! Request and response heads: where one ends, what it says, and whether it says it in one way only.
+//!
+//! [`HeadScan`] finds the end of a head in bytes that arrive in any pieces, in linear time, and checks line
+//! endings on the way (CRLF only: `httparse` alone takes bare LF and leading blank lines). [`RequestHead::parse`]
+//! and [`ResponseHead::parse`] then read a whole head. Framing follows RFC 9112 section 6 with every choice that
+//! it leaves to a recipient taken as "refuse".
+
+use crate::body::Framing;
+use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, is_value_byte, list};
+use crate::target::{self, Authority, Target};
+
+/// Bounds on one head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of the whole head.
+    pub head_bytes: usize,
+    /// Bytes of the first line.
+    pub first_line_bytes: usize,
+    /// Number of fields; at most [`MAX_FIELDS`].
+    pub fields: usize,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    #[error("a line does not end in CRLF, or CR or LF stands alone")]
+    LineEnding,
+    #[error("a blank line stands before the first line")]
+    BlankLine,
+    #[error("a line is folded or starts with whitespace")]
+    Folding,
+    #[error("the first line is malformed")]
+    FirstLine,
+    #[error("a field is malformed")]
+    Field,
+    #[error("the version is not 1.0 or 1.1")]
+    Version,
+    #[error("the request target is malformed")]
+    Target,
+    #[error("CONNECT is not served")]
+    Connect,
+    #[error("Host is missing")]
+    HostMissing,
+    #[error("Host occurs more than once")]
+    HostRepeated,
+    #[error("Host is malformed")]
+    Host,
+    #[error("Host and the absolute target name different places")]
+    HostDiffers,
+    #[error("Content-Length is malformed or too large")]
+    ContentLength,
+    #[error("Content-Length occurs more than once")]
+    ContentLengthRepeated,
+    #[error("Content-Length and Transfer-Encoding are both there")]
+    LengthAndEncoding,
+    #[error("Transfer-Encoding is not exactly `chunked`")]
+    TransferEncoding,
+    #[error("Transfer-Encoding in HTTP/1.0")]
+    EncodingInOldVersion,
+    #[error("an upgrade request has a body")]
+    UpgradeWithBody,
+    #[error("a TRACE request has a body")]
+    TraceWithBody,
+    #[error("Expect is not `100-continue`")]
+    Expectation,
+    #[error("a 101 nobody asked for")]
+    UnaskedUpgrade,
+    #[error("the first line is too long")]
+    FirstLineTooLong,
+    #[error("the head is too large")]
+    TooLarge,
+    #[error("the head has too many fields")]
+    TooManyFields,
+}
+
+impl HeadError {
+    /// A short constant name for logs and metric labels.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            HeadError::LineEnding => "line_ending",
+            HeadError::BlankLine => "blank_line",
+            HeadError::Folding => "folding",
+            HeadError::FirstLine => "first_line",
+            HeadError::Field => "field",
+            HeadError::Version => "version",
+            HeadError::Target => "target",
+            HeadError::Connect => "connect",
+            HeadError::HostMissing => "host_missing",
+            HeadError::HostRepeated => "host_repeated",
+            HeadError::Host => "host",
+            HeadError::HostDiffers => "host_differs",
+            HeadError::ContentLength => "content_length",
+            HeadError::ContentLengthRepeated => "content_length_repeated",
+            HeadError::LengthAndEncoding => "length_and_encoding",
+            HeadError::TransferEncoding => "transfer_encoding",
+            HeadError::EncodingInOldVersion => "encoding_in_old_version",
+            HeadError::UpgradeWithBody => "upgrade_with_body",
+            HeadError::TraceWithBody => "trace_with_body",
+            HeadError::Expectation => "expectation",
+            HeadError::UnaskedUpgrade => "unasked_upgrade",
+            HeadError::FirstLineTooLong => "first_line_too_long",
+            HeadError::TooLarge => "head_too_large",
+            HeadError::TooManyFields => "too_many_fields",
+        }
+    }
+}
+
+/// Finds the end of a head. Keep one beside the buffer in which a head arrives and call [`advance`](Self::advance)
+/// with all bytes so far; only new ones are looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadScan {
+    /// Bytes whose line endings were checked.
+    checked: usize,
+    line_start: usize,
+    lines: usize,
+}
+
+impl HeadScan {
+    /// `bytes` starts at the head's first byte. Gives the head's length once its empty line has arrived.
+    pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        while let Some(found) = memchr::memchr2(b'\r', b'\n', &bytes[self.checked.min(bytes.len())..]) {
+            let at = self.checked + found;
+            if bytes[at] == b'\n' {
+                return Err(if at == 0 { HeadError::BlankLine } else { HeadError::LineEnding });
+            }
+            match bytes.get(at + 1) {
+                None => {
+                    self.checked = at;
+                    return self.incomplete(bytes, limits);
+                }
+                Some(b'\n') => {}
+                Some(_) => return Err(HeadError::LineEnding),
+            }
+            let end = at + 2;
+            if end > limits.head_bytes {
+                return Err(HeadError::TooLarge);
+            }
+            if at == self.line_start {
+                return if self.lines == 0 { Err(HeadError::BlankLine) } else { Ok(Some(end)) };
+            }
+            self.line(&bytes[self.line_start..at], limits)?;
+            self.checked = end;
+            self.line_start = end;
+        }
+        self.checked = bytes.len();
+        self.incomplete(bytes, limits)
+    }
+
+    /// Whether any byte of a head was seen.
+    pub fn started(&self) -> bool {
+        self.checked > 0
+    }
+
+    fn line(&mut self, line: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            return Err(HeadError::Folding);
+        }
+        if self.lines == 0 && line.len() > limits.first_line_bytes {
+            return Err(HeadError::FirstLineTooLong);
+        }
+        if self.lines > limits.fields.min(MAX_FIELDS) {
+            return Err(HeadError::TooManyFields);
+        }
+        self.lines += 1;
+        Ok(())
+    }
+
+    fn incomplete(&self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+        if self.lines == 0 && bytes.len() > limits.first_line_bytes.saturating_add(1) {
+            return Err(HeadError::FirstLineTooLong);
+        }
+        if bytes.len() > limits.head_bytes {
+            return Err(HeadError::TooLarge);
+        }
+        Ok(None)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http10,
+    Http11,
+}
+
+/// A request head that was accepted.
+pub struct RequestHead<'s, 'b> {
+    pub method: &'b [u8],
+    pub target: Target<'b>,
+    /// What the request is for: the absolute target's authority, else `Host`.
+    pub authority: Authority<'b>,
+    pub version: Version,
+    pub framing: Framing,
+    /// Whether the client wants the connection to stay.
+    pub keep_alive: bool,
+    /// The protocols that the client wants to change to, where that may be passed on.
+    pub upgrade: Option<&'b [u8]>,
+    pub expect_continue: bool,
+    pub te_trailers: bool,
+    pub fields: Fields<'s, 'b>,
+}
+
+impl<'s, 'b> RequestHead<'s, 'b> {
+    /// Reads a whole head: the bytes up to the length that [`HeadScan::advance`] gave.
+    pub fn parse(head: &'b [u8], store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
+        let mut parsed = httparse::Request::new(&mut []);
+        let length = parsed.parse_with_uninit_headers(head, &mut store.0).map_err(refused)?;
+        let (httparse::Status::Complete(length), Some(method), Some(raw_target), Some(version)) =
+            (length, parsed.method, parsed.path, parsed.version)
+        else {
+            return Err(HeadError::FirstLine);
+        };
+        if length != head.len() || head.len() < 2 {
+            return Err(HeadError::FirstLine);
+        }
+        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        let mut fields = Fields::new(head, parsed.headers);
+        let method = method.as_bytes();
+        let target = target::parse(method, raw_target.as_bytes())?;
+        let authority = authority(&fields, version, &target)?;
+        let framing = request_framing(&fields, version)?;
+        let options = connection_options(&mut fields);
+        let upgrade = if version == Version::Http11 && options.upgrade { upgrade(&fields) } else { None };
+        let has_body = !matches!(framing, Framing::None | Framing::Length(0));
+        if has_body && upgrade.is_some() {
+            return Err(HeadError::UpgradeWithBody);
+        }
+        if has_body && method == b"TRACE" {
+            return Err(HeadError::TraceWithBody);
+        }
+        let te_trailers =
+            fields.values(Known::Te).flat_map(list).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+        Ok(RequestHead {
+            method,
+            target,
+            authority,
+            version,
+            framing,
+            keep_alive: options.keep_alive(version),
+            upgrade,
+            expect_continue: expectation(&fields, version)?,
+            te_trailers,
+            fields,
+        })
+    }
+
+    pub fn is_head(&self) -> bool {
+        self.method == b"HEAD"
+    }
+
+    /// Whether doing the request twice means the same as doing it once (RFC 9110 section 9.2.2).
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    }
+}
+
+/// What a response's meaning depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The request was a HEAD.
+    pub head: bool,
+    /// The request asked for an upgrade.
+    pub upgrade: bool,
+}
+
+/// A response head that was accepted.
+pub struct ResponseHead<'s, 'b> {
+    pub version: Version,
+    pub status: u16,
+    /// The status code and reason phrase as sent.
+    pub status_and_reason: &'b [u8],
+    pub framing: Framing,
+    /// Whether the connection may carry another exchange after this one.
+    pub reusable: bool,
+    /// The protocol of a 101.
+    pub upgrade: Option<&'b [u8]>,
+    pub fields: Fields<'s, 'b>,
+}
+
+impl<'s, 'b> ResponseHead<'s, 'b> {
+    /// Reads a whole head: the bytes up to the length that [`HeadScan::advance`] gave.
+    pub fn parse(head: &'b [u8], asked: Asked, store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
+        let mut parsed = httparse::Response::new(&mut []);
+        let length = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut parsed, head, &mut store.0)
+            .map_err(refused)?;
+        let (httparse::Status::Complete(length), Some(status), Some(version)) =
+            (length, parsed.code, parsed.version)
+        else {
+            return Err(HeadError::FirstLine);
+        };
+        // "HTTP/1.x " is 9 bytes, then the code and perhaps a reason phrase.
+        let line_end = memchr::memchr(b'\r', head).unwrap_or(0);
+        let status_and_reason = head.get(9..line_end).ok_or(HeadError::FirstLine)?;
+        let well_formed = status_and_reason.iter().copied().all(is_value_byte);
+        if length != head.len() || !(100..=999).contains(&status) || !well_formed {
+            return Err(HeadError::FirstLine);
+        }
+        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        let mut fields = Fields::new(head, parsed.headers);
+        let options = connection_options(&mut fields);
+        let declared = declared_framing(&fields, version)?;
+        let framing = response_framing(status, asked, declared);
+        let upgrade = if status == 101 { fields.values(Known::Upgrade).next() } else { None };
+        if status == 101 && (!asked.upgrade || upgrade.is_none() || !options.upgrade) {
+            return Err(HeadError::UnaskedUpgrade);
+        }
+        let reusable = options.keep_alive(version)
+            && !matches!(framing, Framing::UntilClose | Framing::Tunnel)
+            && !body_where_none_may_be(status, declared);
+        Ok(ResponseHead { version, status, status_and_reason, framing, reusable, upgrade, fields })
+    }
+
+    /// 1xx other than 101: another response follows.
+    pub fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+fn refused(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooManyFields,
+        httparse::Error::Version => HeadError::Version,
+        httparse::Error::NewLine => HeadError::LineEnding,
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => HeadError::Field,
+        httparse::Error::Status | httparse::Error::Token => HeadError::FirstLine,
+    }
+}
+
+fn authority<'b>(
+    fields: &Fields<'_, 'b>,
+    version: Version,
+    target: &Target<'b>,
+) -> Result<Authority<'b>, HeadError> {
+    let mut hosts = fields.values(Known::Host);
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(HeadError::HostRepeated),
+        (None, _) if version == Version::Http11 => return Err(HeadError::HostMissing),
+        (host, None) => host.map(Authority::parse).transpose()?,
+        (None, Some(_)) => None,
+    };
+    let Target::Path { absolute: Some(absolute), .. } = target else {
+        return Ok(host.unwrap_or_default());
+    };
+    let authority = Authority::parse(absolute.authority)?;
+    if authority.host.is_empty() {
+        return Err(HeadError::Host);
+    }
+    let default_port = if absolute.secure { 443 } else { 80 };
+    match host {
+        Some(host) if !host.same_as(&authority, default_port) => Err(HeadError::HostDiffers),
+        _ => Ok(authority),
+    }
+}
+
+/// What Content-Length and Transfer-Encoding say, with every contradiction refused (RFC 9112 section 6.3).
+fn declared_framing(fields: &Fields<'_, '_>, version: Version) -> Result<Option<Framing>, HeadError> {
+    let encoded = fields.has(Known::TransferEncoding);
+    if !fields.has(Known::ContentLength) {
+        return if encoded { encoding(fields, version).map(Some) } else { Ok(None) };
+    }
+    if encoded {
+        return Err(HeadError::LengthAndEncoding);
+    }
+    let mut lengths = fields.values(Known::ContentLength);
+    let length = content_length(lengths.next().unwrap_or_default())?;
+    if lengths.next().is_some() {
+        return Err(HeadError::ContentLengthRepeated);
+    }
+    Ok(Some(Framing::Length(length)))
+}
+
+fn encoding(fields: &Fields<'_, '_>, version: Version) -> Result<Framing, HeadError> {
+    if version == Version::Http10 {
+        return Err(HeadError::EncodingInOldVersion);
+    }
+    let mut values = fields.values(Known::TransferEncoding);
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        _ => Err(HeadError::TransferEncoding),
+    }
+}
+
+/// Digits only, at most 2^63 - 1.
+fn content_length(value: &[u8]) -> Result<u64, HeadError> {
+    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+        return Err(HeadError::ContentLength);
+    }
+    let length = value.iter().fold(0u64, |length, digit| length * 10 + u64::from(digit - b'0'));
+    if length > i64::MAX as u64 { Err(HeadError::ContentLength) } else { Ok(length) }
+}
+
+fn request_framing(fields: &Fields<'_, '_>, version: Version) -> Result<Framing, HeadError> {
+    Ok(declared_framing(fields, version)?.unwrap_or(Framing::None))
+}
+
+fn response_framing(status: u16, asked: Asked, declared: Option<Framing>) -> Framing {
+    match status {
+        101 => Framing::Tunnel,
+        100..=199 | 204 | 304 => Framing::None,
+        _ if asked.head => Framing::None,
+        _ => declared.unwrap_or(Framing::UntilClose),
+    }
+}
+
+/// A 1xx or 204 that announces a body: bytes may follow that belong to nothing.
+fn body_where_none_may_be(status: u16, declared: Option<Framing>) -> bool {
+    (status < 200 || status == 204) && !matches!(declared, None | Some(Framing::Length(0)))
+}
+
+#[derive(Clone, Copy, Default)]
+struct ConnectionOptions {
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+}
+
+impl ConnectionOptions {
+    fn keep_alive(self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+}
+
+fn connection_options(fields: &mut Fields<'_, '_>) -> ConnectionOptions {
+    let mut options = ConnectionOptions::default();
+    if !fields.has(Known::Connection) {
+        return options;
+    }
+    for index in 0..fields.len() {
+        let Some(value) = fields.value_if(index, Known::Connection) else { continue };
+        for option in list(value) {
+            if option.eq_ignore_ascii_case(b"close") {
+                options.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                options.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                options.upgrade = true;
+            } else {
+                fields.mark_connection_option(option);
+            }
+        }
+    }
+    options
+}
+
+/// The value of the one Upgrade field, unless it offers a protocol that would carry HTTP past this gateway's
+/// routing (`h2c`) or is not a tunnel at all.
+fn upgrade<'b>(fields: &Fields<'_, 'b>) -> Option<&'b [u8]> {
+    let mut values = fields.values(Known::Upgrade);
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let carries_http = |protocol: &[u8]| {
+        let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
+        [&b"h2c"[..], b"h2", b"h3", b"http", b"tls"].iter().any(|other| name.eq_ignore_ascii_case(other))
+    };
+    let usable = list(value).next().is_some() && !list(value).any(carries_http);
+    usable.then_some(value)
+}
+
+fn expectation(fields: &Fields<'_, '_>, version: Version) -> Result<bool, HeadError> {
+    if version == Version::Http10 {
+        return Ok(false);
+    }
+    let mut expected = false;
+    for value in fields.values(Known::Expect) {
+        if expected || !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(HeadError::Expectation);
+        }
+        expected = true;
+    }
+    Ok(expected)
+}
