@@ -1,0 +1,1 @@
+//! The CRDs that Weir brings.
