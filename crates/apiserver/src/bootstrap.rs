@@ -1,0 +1,56 @@
+//! What is there before any client: namespaces, the API's own Service, the built-in definitions.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::auth::User;
+use crate::error::ApiResult;
+use crate::rest::{Api, Call};
+use crate::{ApiServerError, Channel};
+
+/// Namespaces of a new cluster.
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+pub(crate) fn install(api: &Arc<Api>, channel: Channel) -> Result<(), ApiServerError> {
+    let _ = channel;
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        create(api, "", "namespaces", object)?;
+    }
+    Ok(())
+}
+
+fn create(api: &Arc<Api>, group: &str, plural: &str, object: Value) -> Result<(), ApiServerError> {
+    let name = format!("{} {}", crate::object::text(&object, "/kind"), crate::object::name(&object));
+    let create = || -> ApiResult<()> {
+        let call = Call::internal(api, group, plural, &object)?;
+        api.create_object(&call, object.clone(), None)?;
+        Ok(())
+    };
+    create().map_err(|source| ApiServerError::Builtin { object: name, source })
+}
+
+impl Call {
+    /// A call of the server itself about one object.
+    pub(crate) fn internal(api: &Api, group: &str, plural: &str, object: &Value) -> ApiResult<Call> {
+        use crate::error::ApiError;
+        let registry = api.registry();
+        let resource = registry.get(group, plural).ok_or_else(ApiError::unknown_path)?.clone();
+        let (_, version) = crate::registry::split_api_version(crate::object::text(object, "/apiVersion"));
+        let version = resource.version(version).ok_or_else(ApiError::unknown_path)?.clone();
+        Ok(Call {
+            user: User::admin(),
+            namespace: crate::object::namespace(object).to_owned(),
+            name: crate::object::name(object).to_owned(),
+            subresource: String::new(),
+            params: crate::rest::path::Params::default(),
+            accept: crate::rest::negotiate::Accept::JSON,
+            manager: "weir".to_owned(),
+            content_type: String::new(),
+            warnings: parking_lot::Mutex::new(Vec::new()),
+            resource,
+            version,
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! Objects in memory, with one revision counter and a bounded history per resource.
+//!
+//! Owns: the current objects, their order, the revision, the history that watches read. Invariants: every change takes the
+//! next revision and is in the history before anyone is told of it; a read sees all of a change or nothing; the
+//! history of one resource is gapless from `compacted` to now. A watcher keeps a position, never a queue, so a slow
+//! one costs nothing and is turned away (410) once the history has moved past it.
+//!
+//! Deliberately absent: rules of the API (that is `rest` and `admission`) and files. [`Store::commit`] is the only
+//! writer, so a crash-safe backing has one place to stand in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use imbl::OrdMap;
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::object;
+
+/// Changes kept per resource; a watch from before the oldest of them gets 410. Source: kube-apiserver's watch cache
+/// starts at 100 and grows to 102,400; 4,096 outlasts a client's reconnect at any rate of edits that one machine makes.
+pub(crate) const HISTORY_CHANGES: usize = 4_096;
+
+/// Identifies stored objects of one resource, whatever version they are asked for in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ResourceId {
+    pub(crate) group: Arc<str>,
+    pub(crate) plural: Arc<str>,
+}
+
+impl ResourceId {
+    pub(crate) fn new(group: &str, plural: &str) -> ResourceId {
+        ResourceId { group: group.into(), plural: plural.into() }
+    }
+}
+
+/// One version of one object.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// The revision that wrote it; also in `metadata.resourceVersion`.
+    pub(crate) revision: u64,
+    /// In the storage version.
+    pub(crate) value: Value,
+    /// The JSON after `apiVersion` and `kind`, made once for all readers: `,"metadata":{...}}`.
+    tail: OnceLock<Bytes>,
+}
+
+impl Stored {
+    pub(crate) fn new(revision: u64, mut value: Value) -> Stored {
+        object::set_meta(&mut value, "resourceVersion", Some(Value::from(revision.to_string())));
+        Stored { revision, value, tail: OnceLock::new() }
+    }
+
+    /// Appends the object's JSON under the given version and kind.
+    pub(crate) fn write_json(&self, api_version: &str, kind: &str, out: &mut BytesMut) {
+        out.put_slice(b"{\"kind\":");
+        put_string(kind, out);
+        out.put_slice(b",\"apiVersion\":");
+        put_string(api_version, out);
+        out.put_slice(self.tail.get_or_init(|| tail_of(&self.value)));
+    }
+}
+
+fn put_string(text: &str, out: &mut BytesMut) {
+    out.put_slice(Value::from(text).to_string().as_bytes());
+}
+
+fn tail_of(value: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    if let Value::Object(map) = value {
+        for (key, field) in map.iter().filter(|(key, _)| *key != "kind" && *key != "apiVersion") {
+            out.push(b',');
+            out.extend_from_slice(Value::from(key.as_str()).to_string().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(field.to_string().as_bytes());
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+pub(crate) type Objects = OrdMap<Arc<str>, Arc<Stored>>;
+
+/// One change of one object.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) revision: u64,
+    pub(crate) key: Arc<str>,
+    /// Before; `None` when the object was created.
+    pub(crate) before: Option<Arc<Stored>>,
+    /// After; `None` when it was deleted.
+    pub(crate) after: Option<Arc<Stored>>,
+    /// The last version under the revision of the deletion; only when it was deleted.
+    pub(crate) deleted: Option<Arc<Stored>>,
+}
+
+/// What the writer believes is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Absent,
+    Revision(u64),
+}
+
+/// The writer was wrong about what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stale;
+
+/// The history no longer reaches back that far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// The oldest revision that can still be asked for.
+    pub(crate) oldest: u64,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    objects: Objects,
+    history: VecDeque<Change>,
+    /// The revision of the newest change that was dropped from the history; 0 while nothing was.
+    compacted: u64,
+    announce: watch::Sender<u64>,
+}
+
+impl Shelf {
+    fn new() -> Shelf {
+        let (announce, _) = watch::channel(0);
+        Shelf { objects: OrdMap::new(), history: VecDeque::new(), compacted: 0, announce }
+    }
+
+    fn record(&mut self, change: Change, limit: usize) {
+        self.history.push_back(change);
+        while self.history.len() > limit {
+            if let Some(dropped) = self.history.pop_front() {
+                self.compacted = dropped.revision;
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    revision: u64,
+    shelves: BTreeMap<ResourceId, Shelf>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Store {
+    state: RwLock<State>,
+    history_changes: usize,
+}
+
+/// A list: everything of one resource at one revision.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) revision: u64,
+    pub(crate) objects: Objects,
+}
+
+impl Store {
+    pub(crate) fn new(history_changes: usize) -> Store {
+        let state = State { revision: 1, shelves: BTreeMap::new() };
+        Store { state: RwLock::new(state), history_changes }
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.state.read().revision
+    }
+
+    pub(crate) fn get(&self, id: &ResourceId, key: &str) -> Option<Arc<Stored>> {
+        self.state.read().shelves.get(id)?.objects.get(key).cloned()
+    }
+
+    /// Everything of one resource now.
+    pub(crate) fn snapshot(&self, id: &ResourceId) -> Snapshot {
+        let state = self.state.read();
+        let objects = state.shelves.get(id).map(|shelf| shelf.objects.clone()).unwrap_or_default();
+        Snapshot { revision: state.revision, objects }
+    }
+
+    /// Everything of one resource as it was at `revision`, undone from now by its history.
+    pub(crate) fn snapshot_at(&self, id: &ResourceId, revision: u64) -> Result<Snapshot, Compacted> {
+        let state = self.state.read();
+        let Some(shelf) = state.shelves.get(id) else {
+            return Ok(Snapshot { revision, objects: Objects::new() });
+        };
+        if revision < shelf.compacted {
+            return Err(Compacted { oldest: shelf.compacted });
+        }
+        let mut objects = shelf.objects.clone();
+        for change in shelf.history.iter().rev().take_while(|change| change.revision > revision) {
+            match &change.before {
+                Some(before) => objects.insert(change.key.clone(), before.clone()),
+                None => objects.remove(&change.key),
+            };
+        }
+        Ok(Snapshot { revision, objects })
+    }
+
+    /// At most `limit` changes after `revision`, oldest first, and the revision up to which they are complete.
+    pub(crate) fn changes_after(
+        &self,
+        id: &ResourceId,
+        revision: u64,
+        limit: usize,
+    ) -> Result<(Vec<Change>, u64), Compacted> {
+        let state = self.state.read();
+        let Some(shelf) = state.shelves.get(id) else { return Ok((Vec::new(), state.revision)) };
+        if revision < shelf.compacted {
+            return Err(Compacted { oldest: shelf.compacted });
+        }
+        let first = shelf.history.partition_point(|change| change.revision <= revision);
+        let changes: Vec<Change> = shelf.history.range(first..).take(limit).cloned().collect();
+        let complete = match changes.last() {
+            Some(last) if changes.len() == limit => last.revision,
+            _ => state.revision,
+        };
+        Ok((changes, complete))
+    }
+
+    /// Told the newest revision after every change of the resource.
+    pub(crate) fn subscribe(&self, id: &ResourceId) -> watch::Receiver<u64> {
+        let mut state = self.state.write();
+        state.shelves.entry(id.clone()).or_insert_with(Shelf::new).announce.subscribe()
+    }
+
+    /// The one writer. Replaces, creates or (with `None`) deletes an object if what is stored is what the caller
+    /// expects. `effect` runs under the lock, before anybody can see the change. The answer is the new version, or the last one
+    /// (under the revision of its deletion).
+    pub(crate) fn commit(
+        &self,
+        id: &ResourceId,
+        key: &str,
+        expected: Expected,
+        value: Option<Value>,
+        effect: impl FnOnce(),
+    ) -> Result<Arc<Stored>, Stale> {
+        let mut state = self.state.write();
+        let revision = state.revision + 1;
+        let shelf = state.shelves.entry(id.clone()).or_insert_with(Shelf::new);
+        let entry = shelf.objects.get_key_value(key).map(|(key, stored)| (key.clone(), stored.clone()));
+        let found =
+            entry.as_ref().map_or(Expected::Absent, |(_, stored)| Expected::Revision(stored.revision));
+        if found != expected {
+            return Err(Stale);
+        }
+        let (key, before) = match entry {
+            Some((key, stored)) => (key, Some(stored)),
+            None => (Arc::from(key), None),
+        };
+        let (after, answer) = match (value, &before) {
+            (Some(value), _) => {
+                let stored = Arc::new(Stored::new(revision, value));
+                shelf.objects.insert(key.clone(), stored.clone());
+                (Some(stored.clone()), stored)
+            }
+            (None, Some(last)) => {
+                shelf.objects.remove(&key);
+                (None, Arc::new(Stored::new(revision, last.value.clone())))
+            }
+            (None, None) => return Err(Stale),
+        };
+        let deleted = after.is_none().then(|| answer.clone());
+        shelf.record(Change { revision, key, before, after, deleted }, self.history_changes);
+        let announce = shelf.announce.clone();
+        state.revision = revision;
+        effect();
+        drop(state);
+        announce.send_replace(revision);
+        Ok(answer)
+    }
+
+    /// Wakes the watchers of a resource, so that they see that its kind is gone.
+    pub(crate) fn wake(&self, id: &ResourceId) {
+        let state = self.state.read();
+        if let Some(shelf) = state.shelves.get(id) {
+            shelf.announce.send_replace(state.revision);
+        }
+    }
+}
+
+/// The objects of one namespace, or all when it is empty, from `start` (exclusive) on, in the order of their keys.
+pub(crate) fn in_namespace<'a>(
+    objects: &'a Objects,
+    namespace: &str,
+    start: Option<&str>,
+) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<Stored>)> + use<'a> {
+    use std::ops::Bound;
+    let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+    let from = match start {
+        Some(start) if start >= prefix.as_str() => Bound::Excluded(start.to_owned()),
+        _ => Bound::Included(prefix.clone()),
+    };
+    objects
+        .range::<(Bound<&str>, Bound<&str>), str>((from.as_ref().map(String::as_str), Bound::Unbounded))
+        .take_while(move |(key, _)| key.starts_with(&prefix))
+}
