@@ -1,3 +1,24 @@
 //! The snapshot and its meaning: resources, compiled tables, selection, split. Pure.
+//!
+//! Everything here is a function of what it is given: no I/O, no clock, no environment, no randomness (a seed is passed
+//! in), no panic. Given the same resources in any order the tables are the same.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`resource`] | the messages: the one form in memory, on the wire and on disk |
+//! | [`table`] | [`table::Snapshot`]: resources compiled to persistent tables, changed by small updates |
+//! | [`select`] | one request to one rule, and why |
+//! | [`split`] | one ticket to one backend |
+//! | [`rewrite`] | paths, locations and headers as filters change them |
+//! | [`path`], [`hostname`] | normal forms and their comparison |
+//! | [`limits`] | every bound and time-out, with unit, default and source |
 
+mod bytemap;
+pub mod hostname;
+pub mod limits;
+pub mod path;
 pub mod resource;
+pub mod rewrite;
+pub mod select;
+pub mod split;
+pub mod table;

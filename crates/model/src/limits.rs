@@ -1,0 +1,230 @@
+//! Every bound and time-out of the data plane, in one table.
+//!
+//! [`Limits`] is what the proxy runs with; [`Limits::table`] is the same with unit, default, source and meaning, from which the
+//! documentation is made. A limit that is not here does not exist: a constant elsewhere is a format's, not a policy's.
+
+use std::time::Duration;
+
+/// Bytes of a compiled regular expression, and of its lazily built automaton. Source: ours; an expression of a few hundred characters
+/// needs a few tens of KiB, and RE2's default budget in the field is of the same order.
+pub const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// Nested groups in a regular expression. Source: ours; the engine's own default is 250.
+pub const MAX_REGEX_NEST: u32 = 100;
+
+/// How a limit's number is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Count,
+    Milliseconds,
+}
+
+impl Unit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Bytes => "bytes",
+            Unit::Count => "count",
+            Unit::Milliseconds => "ms",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitRow {
+    /// The field's name.
+    pub name: &'static str,
+    pub unit: Unit,
+    pub default: u64,
+    /// API field, RFC section or the peers that it agrees with.
+    pub source: &'static str,
+    pub meaning: &'static str,
+}
+
+/// A type that a limit can have.
+trait Limit: Sized {
+    fn of(number: u64) -> Self;
+    fn number(&self) -> u64;
+}
+
+impl Limit for usize {
+    fn of(number: u64) -> Self {
+        usize::try_from(number).unwrap_or(usize::MAX)
+    }
+
+    fn number(&self) -> u64 {
+        u64::try_from(*self).unwrap_or(u64::MAX)
+    }
+}
+
+impl Limit for Duration {
+    fn of(number: u64) -> Self {
+        Duration::from_millis(number)
+    }
+
+    fn number(&self) -> u64 {
+        u64::try_from(self.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+macro_rules! limits {
+    ($($name:ident: $type:ty = $default:expr, $unit:ident, $source:literal, $meaning:literal;)*) => {
+        /// The bounds and time-outs of a data plane. Every field is in [`Limits::table`].
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $(#[doc = $meaning] #[doc = ""] #[doc = concat!("Default ", stringify!($default), ". Source: ", $source)] pub $name: $type,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Limits { $($name: <$type as Limit>::of($default),)* }
+            }
+        }
+
+        impl Limits {
+            const ROWS: &'static [LimitRow] = &[
+                $(LimitRow { name: stringify!($name), unit: Unit::$unit, default: $default, source: $source, meaning: $meaning },)*
+            ];
+
+            /// The values in the order of [`Limits::table`], each in its unit.
+            pub fn values(&self) -> Vec<u64> {
+                vec![$(Limit::number(&self.$name),)*]
+            }
+
+            /// Sets a limit by name, in its unit. False when there is none of that name.
+            pub fn set(&mut self, name: &str, number: u64) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = Limit::of(number),)*
+                    _ => return false,
+                }
+                true
+            }
+        }
+    };
+}
+
+limits! {
+    request_line_bytes: usize = 16 * 1024, Bytes,
+        "RFC 9112 section 3 (at least 8000 octets); HAProxy and nginx 8 to 32 KiB for a line",
+        "Longest request line of a client. Longer: 414.";
+    head_bytes: usize = 64 * 1024, Bytes,
+        "Envoy max_request_headers_kb 60; RFC 9110 section 5.4 (431)",
+        "Largest head of a request or response, start line included. Larger: 431 to a client, 502 from a backend.";
+    header_count: usize = 128, Count,
+        "Envoy and Apache 100, HAProxy 101; a little more, since proxies before us add some",
+        "Most header lines of one message. More: 431 to a client, 502 from a backend.";
+    trailer_bytes: usize = 8 * 1024, Bytes,
+        "RFC 9112 section 7.1.2 (a recipient may bound them); ours",
+        "Largest trailer section of a chunked body.";
+    chunk_extension_bytes: usize = 4 * 1024, Bytes,
+        "RFC 9112 section 7.1.1 (a recipient ought to bound them); ours",
+        "Most bytes of chunk extensions in one body.";
+    header_read_timeout: Duration = 10_000, Milliseconds,
+        "HAProxy timeout http-request, 10 s in its guides; nginx client_header_timeout 60 s is too kind",
+        "From the first byte of a request to the end of its head. Later: 408.";
+    idle_timeout: Duration = 75_000, Milliseconds,
+        "nginx keepalive_timeout 75 s",
+        "How long a client's connection stays open between two requests.";
+    first_byte_timeout: Duration = 30_000, Milliseconds,
+        "ours: a connection that never says anything is not worth a keep-alive's time",
+        "How long a new connection may be silent before its first request.";
+    requests_per_connection: usize = 100_000, Count,
+        "nginx keepalive_requests 1000, Envoy unbounded; high enough to cost nothing, low enough to level connections",
+        "Requests after which a client's connection is closed with its answer.";
+    body_read_timeout: Duration = 60_000, Milliseconds,
+        "nginx client_body_timeout 60 s; Kong read_timeout 60 s",
+        "Longest wait for the next bytes of a request body. Later: 408 if nothing was answered, else a close.";
+    body_write_timeout: Duration = 60_000, Milliseconds,
+        "nginx send_timeout 60 s; Kong write_timeout 60 s",
+        "Longest wait for a peer, on either side, to take the next bytes.";
+    request_body_bytes: usize = 0, Bytes,
+        "Kong client_max_body_size 0; the API has no such field",
+        "Largest request body; 0 for no bound (bodies are streamed, never held).";
+    upstream_connect_timeout: Duration = 5_000, Milliseconds,
+        "Envoy connect_timeout 5 s; Kong's 60 s outlives most clients",
+        "For one attempt to connect to an endpoint.";
+    upstream_response_timeout: Duration = 60_000, Milliseconds,
+        "Kong read_timeout 60 s; HTTPRouteRule timeouts.backendRequest takes its place",
+        "From the end of the request to the head of the response. Later: 504.";
+    upstream_body_timeout: Duration = 60_000, Milliseconds,
+        "Kong read_timeout 60 s (between two reads)",
+        "Longest wait for the next bytes of a response body.";
+    tunnel_idle_timeout: Duration = 3_600_000, Milliseconds,
+        "HAProxy timeout tunnel, 1 h in its guides",
+        "How long an upgraded connection may carry nothing in either direction.";
+    retry_body_bytes: usize = 64 * 1024, Bytes,
+        "DESIGN section 3; nginx client_body_buffer_size and Envoy retries hold as much or more",
+        "Part of a request body that is kept to be sent again. A longer body is sent once.";
+    retry_attempts: usize = 2, Count,
+        "Kong retries 5, nginx bounded by its upstreams; a broken backend should not be asked for ever",
+        "Endpoints tried after the first one could not be connected to or closed a reused connection before answering.";
+    interim_responses: usize = 16, Count,
+        "RFC 9110 section 15.2 (zero or more); ours",
+        "Most 1xx answers of a backend to one request.";
+    client_connections: usize = 20_000, Count,
+        "Envoy's edge guide asks for a bound; two sockets each stay under a usual limit of 65,536 files",
+        "Connections of clients to one process. More wait in the kernel's queue.";
+    upstream_connections_per_endpoint: usize = 1_024, Count,
+        "Envoy circuit breaker max_connections 1024",
+        "Connections of one worker to one endpoint.";
+    upstream_idle_per_endpoint: usize = 64, Count,
+        "nginx keepalive 32 to 64 in its guides; Kong upstream_keepalive_pool_size 512 for a whole pool",
+        "Idle connections that one worker keeps to one endpoint.";
+    upstream_idle_timeout: Duration = 50_000, Milliseconds,
+        "below the 60 s after which many backends close; Kong upstream_keepalive_idle_timeout 60 s",
+        "How long an idle connection to an endpoint is kept.";
+    waiting_requests_per_backend: usize = 1_024, Count,
+        "Envoy circuit breaker max_pending_requests 1024",
+        "Requests of one worker that wait for a connection or for an endpoint of one backend. More: 503.";
+    endpoint_hold: Duration = 1_000, Milliseconds,
+        "DESIGN section 4",
+        "How long requests wait for a backend that had endpoints a moment ago, before 503.";
+    endpoint_retry_delay: Duration = 1_000, Milliseconds,
+        "ours: short enough to notice a recovery at once, long enough not to dial a dead address for each request",
+        "How long an endpoint that could not be connected to is passed over while others can.";
+    drain_delay: Duration = 5_000, Milliseconds,
+        "DESIGN section 3: time for load balancers to see that we are not ready",
+        "How long connections are still accepted after a signal to end.";
+    drain_timeout: Duration = 30_000, Milliseconds,
+        "Kubernetes terminationGracePeriodSeconds 30",
+        "How long requests under way may take after that.";
+    accept_pause: Duration = 100, Milliseconds,
+        "ours: when the process is out of files, trying again at once only burns time",
+        "Pause after a failed accept.";
+}
+
+impl Limits {
+    /// Every limit with unit, default, source and meaning.
+    pub fn table() -> &'static [LimitRow] {
+        Limits::ROWS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_and_the_struct_say_the_same() {
+        let limits = Limits::default();
+        let defaults: Vec<u64> = Limits::table().iter().map(|row| row.default).collect();
+        assert_eq!(limits.values(), defaults);
+        let mut changed = limits.clone();
+        for (index, row) in Limits::table().iter().enumerate() {
+            assert!(changed.set(row.name, row.default + 7), "{}", row.name);
+            assert_eq!(changed.values()[index], row.default + 7, "{}", row.name);
+            assert!(!row.meaning.is_empty() && !row.source.is_empty());
+        }
+        assert!(!changed.set("no_such_limit", 1));
+    }
+
+    #[test]
+    fn times_are_milliseconds_and_the_rest_is_not() {
+        for row in Limits::table() {
+            let is_time = ["_timeout", "_hold", "_delay", "_pause"].iter().any(|end| row.name.ends_with(end));
+            assert_eq!(row.unit == Unit::Milliseconds, is_time, "{}", row.name);
+            assert_eq!(row.unit == Unit::Bytes, row.name.ends_with("_bytes"), "{}", row.name);
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! One request to one rule.
+//!
+//! 1. **Listener.** Of the bind's listener groups the one with the most specific hostname that matches the request's host,
+//!    and no other: a request that it has no route for is not tried elsewhere (listener isolation).
+//! 2. **Hostname.** In that group, the hostnames under which routes are attached, most specific first. Where no rule of
+//!    one matches, the next is tried.
+//! 3. **Path.** Exact, then regular expression (longest pattern first; the API leaves its place to implementations), then prefix
+//!    (longest first). Candidates that fail on another condition fall through to the next.
+//! 4. **At one path**, the order of [`super::table`]'s `Rank`: a method, the most headers, the most query parameters, the oldest
+//!    route, its `<namespace>/<name>`, the first rule, the first alternative.
+//!
+//! What is compared:
+//! - Paths as [`crate::path::normalise`] leaves them; prefixes by whole segments.
+//! - Methods byte by byte.
+//! - Header values exactly. Values of a repeated header are joined by `,` (RFC 9110 section 5.3).
+//! - Query parameters by their decoded name and value: percent-encodings are decoded, `+` is not (RFC 3986 knows no such
+//!   encoding); the first of equal names counts.
+//!
+//! Invariants: no allocation, except for a regular expression against a repeated header or an encoded parameter; no work
+//! that grows with the number of hostnames or paths.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::hostname::RequestHost;
+use crate::table::{
+    BindTable, Candidates, CompiledListener, CompiledMatch, CompiledRule, HostTable, ListenerGroup,
+    MatchEntry, PathPattern, ValueCondition, ValuePattern,
+};
+
+/// What selection looks at.
+#[derive(Clone, Copy)]
+pub struct RequestView<'a> {
+    pub method: &'a [u8],
+    /// Without the port; any case. An IPv6 literal in brackets.
+    pub host: &'a [u8],
+    /// As [`crate::path::normalise`] leaves it.
+    pub path: &'a [u8],
+    /// Without the question mark.
+    pub query: Option<&'a [u8]>,
+    pub headers: &'a dyn Headers,
+}
+
+/// Header look-up, however the caller keeps them.
+pub trait Headers {
+    /// Calls `visit` with the value of each header of this name (lower case), in the order received.
+    fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8]));
+}
+
+/// For requests without headers, and tests.
+impl Headers for [(&str, &str)] {
+    fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        for (_, value) in self.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            visit(value.as_bytes());
+        }
+    }
+}
+
+impl<const N: usize> Headers for [(&str, &str); N] {
+    fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        self.as_slice().each(name, visit);
+    }
+}
+
+impl Headers for Vec<(&str, &str)> {
+    fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        self.as_slice().each(name, visit);
+    }
+}
+
+/// The rule that answers a request. Borrowed from the table: clone the `rule` (and nothing larger) to keep it while the
+/// request runs.
+#[derive(Clone, Copy)]
+pub struct Selected<'t> {
+    pub rule: &'t Arc<CompiledRule>,
+    /// Which of the rule's matches it was.
+    pub alternative: usize,
+    pub path_match: PathMatch,
+    pub listener: &'t Arc<CompiledListener>,
+}
+
+/// How much of the path matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// All of it.
+    Exact,
+    /// This many bytes from the start; 0 for the prefix `/`. What follows is empty or begins with `/`.
+    Prefix(usize),
+    /// All of it: expressions are anchored at both ends.
+    Regex,
+}
+
+/// Watches selection. Every method does nothing by default, and then costs nothing.
+pub trait Probe {
+    /// The request belongs to the listeners of this group.
+    fn group(&mut self, _group: &ListenerGroup) {}
+    /// No listener of the bind serves the host.
+    fn no_group(&mut self) {}
+    /// An entry whose path may match was not taken.
+    fn passed_over(&mut self, _entry: &MatchEntry, _reason: PassedOver<'_>) {}
+    fn chosen(&mut self, _entry: &MatchEntry) {}
+    /// The group has no rule for the request.
+    fn no_rule(&mut self) {}
+}
+
+/// Why an entry was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedOver<'a> {
+    /// The regular expression does not match the path.
+    Path,
+    Method,
+    /// The header of this name.
+    Header(&'a str),
+    /// The query parameter of this name.
+    Query(&'a str),
+}
+
+/// The probe of the request path.
+pub struct NoProbe;
+
+impl Probe for NoProbe {}
+
+/// The rule for a request, if there is one.
+pub fn select<'t, P: Probe>(
+    bind: &'t BindTable,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
+    let host = RequestHost::new(request.host);
+    let Some(group) = bind.groups.most_specific_first(&host, Some) else {
+        probe.no_group();
+        return None;
+    };
+    probe.group(group);
+    let selected = group.hosts.most_specific_first(&host, |table| in_host(table, request, probe));
+    if selected.is_none() {
+        probe.no_rule();
+    }
+    selected
+}
+
+fn in_host<'t, P: Probe>(
+    table: &'t HostTable,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
+    if !table.exact.is_empty()
+        && let Some(candidates) = table.exact.get(request.path)
+        && let Some(selected) = first_match(candidates, request, probe)
+    {
+        return Some(selected);
+    }
+    if !table.regex.is_empty()
+        && let Some(selected) = first_match(&table.regex, request, probe)
+    {
+        return Some(selected);
+    }
+    by_prefix(table, request, probe)
+}
+
+fn by_prefix<'t, P: Probe>(
+    table: &'t HostTable,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
+    let path = request.path;
+    if path.first() != Some(&b'/') {
+        return None;
+    }
+    let mut depths = table.prefix_depths.iter();
+    let mut depth = depths.next()?;
+    // The end of the first `most` segments, or of the path where it has fewer.
+    let (mut end, mut segments) = first_segments(path, depth.segments);
+    loop {
+        // Prefixes with more segments than this cannot match.
+        while depth.segments > segments {
+            depth = depths.next()?;
+        }
+        while segments > depth.segments {
+            // The slash before a segment begins it, so there is one for each.
+            end = memchr::memrchr(b'/', &path[..end]).unwrap_or(0);
+            segments -= 1;
+        }
+        if let Some(candidates) = table.prefix.get(&path[..end])
+            && let Some(selected) = first_match(candidates, request, probe)
+        {
+            return Some(selected);
+        }
+        depth = depths.next()?;
+    }
+}
+
+/// Where the first `most` segments of a path end, and how many there are up to there.
+fn first_segments(path: &[u8], most: u32) -> (usize, u32) {
+    let mut count = 0;
+    for slash in memchr::memchr_iter(b'/', path) {
+        if count == most {
+            return (slash, count);
+        }
+        count += 1;
+    }
+    (path.len(), count)
+}
+
+fn first_match<'t, P: Probe>(
+    candidates: &'t Candidates,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
+    candidates.find(|entry| {
+        if let Err(reason) = holds(entry, request) {
+            probe.passed_over(entry, reason);
+            return None;
+        }
+        probe.chosen(entry);
+        let path_match = match &entry.matched.path {
+            PathPattern::Exact(_) => PathMatch::Exact,
+            PathPattern::Prefix(prefix) => PathMatch::Prefix(prefix.len()),
+            PathPattern::Regex(_) => PathMatch::Regex,
+        };
+        Some(Selected {
+            rule: &entry.rule,
+            alternative: entry.alternative,
+            path_match,
+            listener: &entry.listener,
+        })
+    })
+}
+
+/// Whether an entry that was found by its path takes the request.
+fn holds<'t>(entry: &'t MatchEntry, request: &RequestView<'_>) -> Result<(), PassedOver<'t>> {
+    let matched: &CompiledMatch = &entry.matched;
+    if let PathPattern::Regex(regex) = &matched.path
+        && !(request.path.starts_with(&regex.literal_prefix) && regex.regex.is_match(request.path))
+    {
+        return Err(PassedOver::Path);
+    }
+    if entry.unconditional {
+        return Ok(());
+    }
+    if matched.method.as_ref().is_some_and(|method| **method != *request.method) {
+        return Err(PassedOver::Method);
+    }
+    if let Some(failed) = matched.headers.iter().find(|condition| !header_holds(condition, request.headers)) {
+        return Err(PassedOver::Header(&failed.name));
+    }
+    let query = request.query.unwrap_or_default();
+    if let Some(failed) = matched.query.iter().find(|condition| !parameter_holds(condition, query)) {
+        return Err(PassedOver::Query(&failed.name));
+    }
+    Ok(())
+}
+
+fn header_holds(condition: &ValueCondition, headers: &dyn Headers) -> bool {
+    match &condition.value {
+        ValuePattern::Exact(expected) => {
+            // What is still expected of the joined value; `None` when it cannot be right any more.
+            let mut rest = None;
+            let mut first = true;
+            headers.each(&condition.name, &mut |value| {
+                let before =
+                    if first { Some(&**expected) } else { rest.and_then(|r: &[u8]| r.strip_prefix(b",")) };
+                first = false;
+                rest = before.and_then(|before| before.strip_prefix(value));
+            });
+            rest == Some(b"")
+        }
+        ValuePattern::Regex(regex) => {
+            let mut values = 0;
+            let mut matched = false;
+            headers.each(&condition.name, &mut |value| {
+                values += 1;
+                if values == 1 {
+                    matched = regex.is_match(value);
+                }
+            });
+            if values < 2 {
+                return matched;
+            }
+            let mut joined = Vec::new();
+            headers.each(&condition.name, &mut |value| {
+                if !joined.is_empty() {
+                    joined.push(b',');
+                }
+                joined.extend_from_slice(value);
+            });
+            regex.is_match(&joined)
+        }
+    }
+}
+
+fn parameter_holds(condition: &ValueCondition, query: &[u8]) -> bool {
+    let Some(value) = parameter(query, condition.name.as_bytes()) else { return false };
+    match &condition.value {
+        ValuePattern::Exact(expected) => decoded_equals(value, expected),
+        ValuePattern::Regex(regex) => {
+            let decoded: Cow<'_, [u8]> = percent_encoding::percent_decode(value).into();
+            regex.is_match(&decoded)
+        }
+    }
+}
+
+/// The value, still encoded, of the first parameter with this name. A parameter without `=` has an empty value.
+fn parameter<'q>(query: &'q [u8], name: &[u8]) -> Option<&'q [u8]> {
+    query.split(|&b| b == b'&').find_map(|pair| {
+        let (key, value) = match memchr::memchr(b'=', pair) {
+            Some(at) => (&pair[..at], &pair[at + 1..]),
+            None => (pair, &b""[..]),
+        };
+        (!pair.is_empty() && decoded_equals(key, name)).then_some(value)
+    })
+}
+
+fn decoded_equals(encoded: &[u8], plain: &[u8]) -> bool {
+    if encoded == plain {
+        // Equal as written, and nothing to decode.
+        return memchr::memchr(b'%', encoded).is_none() || decoded_is(encoded, plain);
+    }
+    // Decoding never makes longer.
+    encoded.len() > plain.len() && decoded_is(encoded, plain)
+}
+
+fn decoded_is(encoded: &[u8], plain: &[u8]) -> bool {
+    percent_encoding::percent_decode(encoded).eq(plain.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exact(name: &str, value: &str) -> ValueCondition {
+        ValueCondition { name: name.into(), value: ValuePattern::Exact(value.as_bytes().into()) }
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_by_commas() {
+        let headers = [("a", "1"), ("B", "x"), ("A", "2"), ("a", "3")];
+        for (value, expected) in [
+            ("1,2,3", true),
+            ("1", false),
+            ("1,2", false),
+            ("1,2,3,", false),
+            ("1, 2, 3", false),
+            ("", false),
+        ] {
+            assert_eq!(header_holds(&exact("a", value), &headers), expected, "{value}");
+        }
+        assert!(header_holds(&exact("b", "x"), &headers));
+        assert!(!header_holds(&exact("c", ""), &headers), "a missing header has no value, not an empty one");
+        assert!(header_holds(&exact("c", ""), &[("c", "")]));
+        let regex = ValueCondition {
+            name: "a".into(),
+            value: ValuePattern::Regex(regex::bytes::Regex::new("^1,.,3$").unwrap()),
+        };
+        assert!(header_holds(&regex, &headers));
+    }
+
+    #[test]
+    fn the_first_parameter_of_a_name_counts_and_is_decoded() {
+        for (query, value, expected) in [
+            ("a=1", "1", true),
+            ("b=2&a=1", "1", true),
+            ("a=1&a=2", "1", true),
+            ("a=1&a=2", "2", false),
+            ("%61=%31", "1", true),
+            ("a=x%20y", "x y", true),
+            ("a=x+y", "x y", false),
+            ("a=x+y", "x+y", true),
+            ("a=%2x", "%2x", true),
+            ("a=%31", "%31", false),
+            ("a", "", true),
+            ("a=", "", true),
+            ("A=1", "1", false),
+            ("", "", false),
+            ("&&", "", false),
+            ("aa=1", "1", false),
+            ("a=1=2", "1=2", true),
+        ] {
+            assert_eq!(parameter_holds(&exact("a", value), query.as_bytes()), expected, "{query} {value}");
+        }
+    }
+
+    #[test]
+    fn segments_are_counted_from_the_start() {
+        for (path, most, expected) in [
+            ("/", 0, (0, 0)),
+            ("/", 1, (1, 1)),
+            ("/a/b", 1, (2, 1)),
+            ("/a/b", 2, (4, 2)),
+            ("/a/b", 9, (4, 2)),
+            ("/a/b/", 9, (5, 3)),
+            ("//", 1, (1, 1)),
+        ] {
+            assert_eq!(first_segments(path.as_bytes(), most), expected, "{path} {most}");
+        }
+    }
+}

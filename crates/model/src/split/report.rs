@@ -1,0 +1,188 @@
+//! What a split did, for people and metrics: never on the request path.
+//!
+//! The largest deviation is found by replaying the pure function from the last ticket that was looked at. Whole
+//! periods are looked at in one step where the law allows it; a report does a bounded number of steps
+//! ([`ReplayBudget`]) and says how far it came.
+
+use std::sync::{Arc, PoisonError};
+
+use super::layout::Layout;
+use super::{Split, SplitRule, draw};
+
+/// Steps of replay that may still be done. One step is a ticket or, where the law allows it, a period: 5 to 100 ns.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplayBudget {
+    pub steps: u64,
+}
+
+impl Default for ReplayBudget {
+    /// About 0.1 s at worst for all rules together.
+    fn default() -> Self {
+        ReplayBudget { steps: 1 << 20 }
+    }
+}
+
+/// One rule's split so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitReport {
+    /// `<namespace>/<name>`; empty for a split outside a snapshot.
+    pub route: Arc<str>,
+    /// The rule's name, or empty.
+    pub rule: Arc<str>,
+    /// Place of the rule in its route.
+    pub rule_index: usize,
+    pub epoch: u64,
+    /// Taken in this epoch.
+    pub tickets: u64,
+    /// Tickets of one period; 0 when all weights are zero.
+    pub period: u64,
+    pub backends: Vec<BackendShare>,
+    /// The largest `|served_i - n w_i / W|` over all backends and over every prefix `n <= deviation_checked`.
+    pub max_deviation: f64,
+    /// Tickets up to which `max_deviation` was determined; less than `tickets` only when a report ran out of its budget.
+    pub deviation_checked: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendShare {
+    /// The backend's key.
+    pub backend: Arc<str>,
+    /// As configured.
+    pub weight: u32,
+    /// In this epoch.
+    pub served: u64,
+    /// Since the rule appeared, over all epochs: never goes back.
+    pub served_total: u64,
+    /// Not empty: the reference is invalid, and why.
+    pub invalid_reason: Arc<str>,
+}
+
+/// How far the replay came.
+pub(super) struct Observer {
+    /// Tickets looked at.
+    tickets: u64,
+    /// Served in the period that is under way, by member.
+    in_period: Box<[u64]>,
+    /// Times `W`.
+    largest: u64,
+}
+
+impl Observer {
+    pub(super) fn new(members: usize) -> Observer {
+        Observer { tickets: 0, in_period: vec![0; members].into(), largest: 0 }
+    }
+}
+
+impl Split {
+    /// Counts and the largest deviation so far. `weights` are the configured ones, in order.
+    pub fn report(&self, weights: &[u32], budget: &mut ReplayBudget) -> SplitReport {
+        // First the tickets: what is served later is more than it, never less.
+        let tickets = self.tickets();
+        let period = self.period();
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rule.replay(&mut observer, tickets, &member_weights(&self.weights), budget);
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let backends = self.backends.iter().enumerate().map(|(index, key)| {
+            let served = self.tally.served(index);
+            // A key that occurs twice in a rule has one total.
+            let here: u64 = (0..self.backends.len())
+                .filter(|&other| self.backends[other] == *key)
+                .map(|other| self.tally.served(other))
+                .sum();
+            BackendShare {
+                backend: key.clone(),
+                weight: weights.get(index).copied().unwrap_or(0),
+                served,
+                served_total: history.served(key) + here,
+                invalid_reason: Arc::from(""),
+            }
+        });
+        SplitReport {
+            route: Arc::from(""),
+            rule: Arc::from(""),
+            rule_index: 0,
+            epoch: self.epoch,
+            tickets,
+            period,
+            backends: backends.collect(),
+            max_deviation: if period == 0 { 0.0 } else { observer.largest as f64 / period as f64 },
+            deviation_checked: observer.tickets,
+        }
+    }
+}
+
+fn member_weights(reduced: &[u32]) -> Vec<u64> {
+    reduced.iter().copied().filter(|&weight| weight > 0).map(u64::from).collect()
+}
+
+impl SplitRule {
+    fn replay(&self, seen: &mut Observer, tickets: u64, weights: &[u64], budget: &mut ReplayBudget) {
+        let total: u64 = weights.iter().sum();
+        if weights.len() < 2 {
+            seen.tickets = tickets;
+            return;
+        }
+        let most = self.most(total);
+        while seen.tickets < tickets {
+            if most.is_some_and(|most| seen.largest >= most) {
+                // No ticket can ever be worse.
+                seen.tickets = tickets;
+                return;
+            }
+            if budget.steps == 0 {
+                return;
+            }
+            budget.steps -= 1;
+            let rank = seen.tickets % total;
+            if rank == 0
+                && tickets - seen.tickets >= total
+                && let Some(largest) = self.whole_period(seen.tickets / total, total)
+            {
+                seen.largest = seen.largest.max(largest);
+                seen.tickets += total;
+            } else {
+                self.one_ticket(seen, rank, weights, total);
+            }
+        }
+    }
+
+    fn one_ticket(&self, seen: &mut Observer, rank: u64, weights: &[u64], total: u64) {
+        if let Some(served) = self.member(seen.tickets).and_then(|member| seen.in_period.get_mut(member)) {
+            *served += 1;
+        }
+        seen.tickets += 1;
+        // Both terms are at most 255,000,000 squared. Whole periods are exact, so the rank in this one is enough.
+        for (served, weight) in seen.in_period.iter().zip(weights) {
+            seen.largest = seen.largest.max((served * total).abs_diff((rank + 1) * weight));
+        }
+        if rank + 1 == total {
+            seen.in_period.fill(0);
+        }
+    }
+
+    /// The largest deviation, times `W`, that any period can have; `None` where only a replay can tell.
+    fn most(&self, total: u64) -> Option<u64> {
+        match &self.layout {
+            Layout::Pair { .. } => Some(total - 1),
+            Layout::Slots(slots) => Some(u64::from(slots.deviations().largest)),
+            _ => None,
+        }
+    }
+
+    /// The largest deviation, times `W`, of one whole period.
+    fn whole_period(&self, period: u64, total: u64) -> Option<u64> {
+        match &self.layout {
+            // A prefix with the share x has floor(x + u) lefts. The fractions of x take every value j/W once, so the
+            // worst are the largest fraction that is still rounded down and the smallest that is rounded up.
+            Layout::Pair { .. } => {
+                let phase = draw(self.key, period, total);
+                Some(phase.max(total - 1 - phase))
+            }
+            Layout::Slots(slots) => {
+                let phase = slots.phase(self.key, period);
+                slots.deviations().by_phase.get(phase).copied().map(u64::from)
+            }
+            _ => None,
+        }
+    }
+}

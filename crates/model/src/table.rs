@@ -1,0 +1,588 @@
+//! Snapshots: the resources of one moment, compiled.
+//!
+//! A [`Snapshot`] is a value. [`Snapshot::apply`] makes the next one from an [`Update`]; both share whatever the update did
+//! not touch, so an edited route costs the same among a hundred and among forty thousand, and unchanged rules keep their
+//! compiled form (`Arc`) and their split state.
+//!
+//! Invariants: resources that cannot be compiled are left out and reported, everything else runs; the tables depend on the set of
+//! resources only, not on the order or grouping in which they came (split epochs count updates, so they tell how often an
+//! update came); a request is selected in one [`BindTable`], which belongs to one snapshot.
+//!
+//! One thing is deliberately not part of the value: the endpoints of a backend. They change in place
+//! ([`BackendState::endpoints`]) for all snapshots at once, because pods that come and go are not configuration.
+//!
+//! Deliberately absent: sockets, statuses, clocks (the time is passed in).
+
+mod backend;
+mod index;
+mod rule;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use self::backend::EndpointSlot;
+pub use self::backend::{BackendState, EndpointSet, EndpointState};
+pub use self::index::{BindAddress, BindTable, CompiledListener, ListenerGroup, MatchEntry};
+pub(crate) use self::index::{Candidates, HostTable};
+pub use self::rule::{
+    CompiledMatch, CompiledRoute, CompiledRule, PathPattern, PathRegex, RuleBackend, Target, ValueCondition,
+    ValuePattern,
+};
+use self::rule::{Rank, RouteWork, RuleContext};
+use crate::hostname::{Hostname, parse_all};
+pub use crate::resource::Rejected;
+use crate::resource::{Backend, Body, Endpoints, HttpRoute, Listener, ListenerProtocol, Resource, Update};
+use crate::split::LayoutCache;
+pub use crate::split::{BackendShare, ReplayBudget, SplitReport};
+
+/// Resources compiled for the proxy. Cheap to clone.
+#[derive(Clone)]
+pub struct Snapshot {
+    state: Arc<State>,
+}
+
+#[derive(Clone)]
+struct State {
+    seed: u64,
+    /// Updates applied so far: the epoch of splits that begin with the next one.
+    updates: u64,
+    binds: OrdMap<BindAddress, Arc<BindTable>>,
+    listeners: OrdMap<Arc<str>, Arc<CompiledListener>>,
+    routes: OrdMap<Arc<str>, Arc<CompiledRoute>>,
+    backends: OrdMap<Arc<str>, Arc<BackendState>>,
+    endpoints: OrdMap<Arc<str>, Arc<Endpoints>>,
+    /// By backend key; there before the backend if its endpoints come first.
+    slots: OrdMap<Arc<str>, Arc<EndpointSlot>>,
+    /// (listener key, key of a route that is attached to it), also for listeners that are not there.
+    routes_by_listener: OrdSet<(Arc<str>, Arc<str>)>,
+    /// (backend key, key of a route that refers to it), also for backends that are not there.
+    routes_by_backend: OrdSet<(Arc<str>, Arc<str>)>,
+    layouts: Arc<LayoutCache>,
+    work: Work,
+}
+
+/// What the last update made it do. Equal for equal edits whatever the number of routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    pub listeners: usize,
+    pub backends: usize,
+    pub endpoint_sets: usize,
+    /// Routes compiled again or taken out.
+    pub routes: usize,
+    pub rules_compiled: usize,
+    /// Rules of those routes that kept their compiled form.
+    pub rules_kept: usize,
+    pub entries_added: usize,
+    pub entries_removed: usize,
+}
+
+/// An update taken apart, the last word on each key only.
+#[derive(Default)]
+struct Changes<'a> {
+    removals: BTreeSet<&'a str>,
+    listeners: BTreeMap<&'a str, &'a Listener>,
+    routes: BTreeMap<&'a str, &'a HttpRoute>,
+    backends: BTreeMap<&'a str, &'a Backend>,
+    endpoints: BTreeMap<&'a str, &'a Endpoints>,
+    rejected: Vec<Rejected>,
+}
+
+impl Snapshot {
+    /// `seed`: of the process, for the phases of splits.
+    pub fn empty(seed: u64) -> Snapshot {
+        Snapshot {
+            state: Arc::new(State {
+                seed,
+                updates: 0,
+                binds: OrdMap::new(),
+                listeners: OrdMap::new(),
+                routes: OrdMap::new(),
+                backends: OrdMap::new(),
+                endpoints: OrdMap::new(),
+                slots: OrdMap::new(),
+                routes_by_listener: OrdSet::new(),
+                routes_by_backend: OrdSet::new(),
+                layouts: Arc::default(),
+                work: Work::default(),
+            }),
+        }
+    }
+
+    /// As [`Snapshot::apply_at`] at time 0.
+    pub fn apply(&self, update: &Update) -> (Snapshot, Vec<Rejected>) {
+        self.apply_at(update, 0)
+    }
+
+    /// The snapshot after an update, and the resources of it that could not be compiled (sorted by key; they are not in the
+    /// snapshot, in no version). A key in both `upserts` and `removals` is upserted; of several upserts of a key the last
+    /// counts. `now_millis` is a monotonic clock's; it marks when a backend lost its last endpoint.
+    pub fn apply_at(&self, update: &Update, now_millis: u64) -> (Snapshot, Vec<Rejected>) {
+        let changes = Changes::new(update, &self.state);
+        let mut next = State::clone(&self.state);
+        next.updates += 1;
+        next.work = Work::default();
+        let mut edit = Edit { before: &self.state, next, dirty: BTreeSet::new(), rejected: Vec::new() };
+        edit.run(changes, now_millis);
+        let mut rejected = edit.rejected;
+        rejected.sort_by(|a, b| a.key.cmp(&b.key).then_with(|| a.reason.cmp(&b.reason)));
+        (Snapshot { state: Arc::new(edit.next) }, rejected)
+    }
+
+    /// The sockets that are wanted, with what each serves; by address.
+    pub fn binds(&self) -> impl Iterator<Item = (BindAddress, &Arc<BindTable>)> {
+        self.state.binds.iter().map(|(address, table)| (*address, table))
+    }
+
+    /// What one socket serves.
+    pub fn bind(&self, address: &BindAddress) -> Option<&Arc<BindTable>> {
+        self.state.binds.get(address)
+    }
+
+    pub fn backend(&self, key: &str) -> Option<&Arc<BackendState>> {
+        self.state.backends.get(key)
+    }
+
+    /// By key.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<BackendState>> {
+        self.state.backends.values()
+    }
+
+    /// By route key, then in the order of the route.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
+        self.state.routes.values().flat_map(|route| route.rules.iter().map(|entry| &entry.rule))
+    }
+
+    /// Every rule that has backends: weights, served, tickets, largest deviation. Ordered as [`Snapshot::rules`].
+    pub fn splits(&self) -> Vec<SplitReport> {
+        let mut budget = ReplayBudget::default();
+        self.rules().filter(|rule| !rule.backends.is_empty()).map(|rule| rule.report(&mut budget)).collect()
+    }
+
+    /// What the update that made this snapshot cost.
+    pub fn work(&self) -> Work {
+        self.state.work
+    }
+
+    /// Resources that run: listeners, routes, backends, endpoint sets.
+    pub fn counts(&self) -> [usize; 4] {
+        let state = &self.state;
+        [state.listeners.len(), state.routes.len(), state.backends.len(), state.endpoints.len()]
+    }
+}
+
+impl CompiledRule {
+    /// The rule's split so far.
+    pub fn report(&self, budget: &mut ReplayBudget) -> SplitReport {
+        let weights: Vec<u32> = self.backends.iter().map(|backend| backend.weight).collect();
+        let mut report = self.split.report(&weights, budget);
+        report.route = self.route.clone();
+        report.rule = self.name.clone();
+        report.rule_index = self.index;
+        for (share, backend) in report.backends.iter_mut().zip(&self.backends) {
+            share.invalid_reason = backend.invalid_reason();
+        }
+        report
+    }
+}
+
+impl<'a> Changes<'a> {
+    fn new(update: &'a Update, before: &'a State) -> Changes<'a> {
+        let mut changes = Changes::default();
+        let mut named: BTreeMap<&str, &Resource> = BTreeMap::new();
+        for resource in &update.upserts {
+            named.insert(resource.key(), resource);
+        }
+        for (&key, resource) in &named {
+            changes.take(key, resource);
+        }
+        changes.removals = if update.full {
+            before.keys().filter(|key| !named.contains_key(key)).collect()
+        } else {
+            update.removals.iter().map(String::as_str).filter(|key| !named.contains_key(key)).collect()
+        };
+        changes
+    }
+
+    fn take(&mut self, key: &'a str, resource: &'a Resource) {
+        let kind = match &resource.body {
+            Some(Body::Listener(_)) => "listener/",
+            Some(Body::HttpRoute(_)) => "httproute/",
+            Some(Body::Backend(_)) => "backend/",
+            Some(Body::Endpoints(_)) => "endpoints/",
+            // Of a kind that a newer release writes: nothing here can refer to it.
+            None => return,
+        };
+        if !key.starts_with(kind) {
+            let reason = format!("the key does not begin with `{kind}`");
+            self.rejected.push(Rejected { key: key.to_owned(), reason });
+            return;
+        }
+        match &resource.body {
+            Some(Body::Listener(listener)) => _ = self.listeners.insert(key, listener),
+            Some(Body::HttpRoute(route)) => _ = self.routes.insert(key, route),
+            Some(Body::Backend(backend)) => _ = self.backends.insert(key, backend),
+            Some(Body::Endpoints(endpoints)) => _ = self.endpoints.insert(key, endpoints),
+            None => {}
+        }
+    }
+}
+
+impl State {
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let keys = self.listeners.keys().chain(self.routes.keys());
+        keys.chain(self.backends.keys()).chain(self.endpoints.keys()).map(|key| &**key)
+    }
+}
+
+/// One update under way.
+struct Edit<'a> {
+    before: &'a State,
+    next: State,
+    /// Routes whose entries have to be made again.
+    dirty: BTreeSet<Arc<str>>,
+    rejected: Vec<Rejected>,
+}
+
+impl Edit<'_> {
+    fn run(&mut self, mut changes: Changes<'_>, now_millis: u64) {
+        self.rejected.append(&mut changes.rejected);
+        self.endpoints(&changes, now_millis);
+        self.backends(&changes);
+        let listeners = self.listeners(&changes);
+        let routes = self.routes(&changes);
+        // Old entries first, under the old listeners; then the listeners; then new entries.
+        for key in &self.dirty {
+            if let Some(route) = self.before.routes.get(key) {
+                remove_entries(&mut self.next, self.before, key, route);
+            }
+        }
+        for (key, listener) in listeners {
+            self.put_listener(&key, listener);
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        for key in &dirty {
+            let source = match routes.get(&**key) {
+                Some(change) => change.clone(),
+                None => self.before.routes.get(key).map(|route| route.source.clone()),
+            };
+            self.put_route(key, source);
+        }
+    }
+
+    fn reject(&mut self, key: &str, reason: impl ToString) {
+        self.rejected.push(Rejected { key: key.to_owned(), reason: reason.to_string() });
+    }
+
+    fn endpoints(&mut self, changes: &Changes<'_>, now_millis: u64) {
+        for &key in &changes.removals {
+            self.drop_endpoints(key, now_millis);
+        }
+        for (&key, &source) in &changes.endpoints {
+            if self.next.endpoints.get(key).is_some_and(|known| **known == *source) {
+                continue;
+            }
+            if source.backend_key.strip_prefix("backend/") != key.strip_prefix("endpoints/") {
+                self.drop_endpoints(key, now_millis);
+                self.reject(
+                    key,
+                    format!("the backend key `{}` does not belong to this key", source.backend_key),
+                );
+                continue;
+            }
+            let backend: Arc<str> = Arc::from(source.backend_key.as_str());
+            let slot = self.slot(&backend);
+            let set = slot.load().next(Some(source), now_millis);
+            match set {
+                Ok(set) => {
+                    slot.swap(set);
+                    self.next.endpoints.insert(Arc::from(key), Arc::new(source.clone()));
+                    self.next.work.endpoint_sets += 1;
+                }
+                Err(reason) => {
+                    self.drop_endpoints(key, now_millis);
+                    self.reject(key, reason);
+                }
+            }
+            self.forget_slot(&backend);
+        }
+    }
+
+    fn drop_endpoints(&mut self, key: &str, now_millis: u64) {
+        let Some(known) = self.next.endpoints.remove(key) else { return };
+        self.next.work.endpoint_sets += 1;
+        if let Some(slot) = self.next.slots.get(known.backend_key.as_str()) {
+            // Without a source there is nothing that could fail.
+            let set = slot.load().next(None, now_millis).unwrap_or_default();
+            slot.swap(set);
+        }
+        self.forget_slot(&known.backend_key);
+    }
+
+    /// Where the endpoints of this backend are, made at the first mention of either.
+    fn slot(&mut self, backend: &Arc<str>) -> Arc<EndpointSlot> {
+        if let Some(slot) = self.next.slots.get(backend) {
+            return slot.clone();
+        }
+        let slot = Arc::<EndpointSlot>::default();
+        self.next.slots.insert(backend.clone(), slot.clone());
+        slot
+    }
+
+    /// Drops the slot of a backend that has neither a resource nor endpoints.
+    fn forget_slot(&mut self, backend: &str) {
+        let endpoints = backend.strip_prefix("backend/").map(|rest| format!("endpoints/{rest}"));
+        let used = self.next.backends.contains_key(backend)
+            || endpoints.is_some_and(|key| self.next.endpoints.contains_key(key.as_str()));
+        if !used {
+            self.next.slots.remove(backend);
+        }
+    }
+
+    fn backends(&mut self, changes: &Changes<'_>) {
+        for &key in &changes.removals {
+            if self.next.backends.remove(key).is_some() {
+                self.backend_changed(key);
+            }
+        }
+        for (&key, &source) in &changes.backends {
+            if self.next.backends.get(key).is_some_and(|known| known.source == *source) {
+                continue;
+            }
+            let key: Arc<str> = Arc::from(key);
+            let slot = self.slot(&key);
+            match BackendState::compile(source, slot) {
+                Ok(state) => {
+                    self.next.backends.insert(key.clone(), Arc::new(state));
+                }
+                Err(reason) => {
+                    self.next.backends.remove(&key);
+                    self.reject(&key, reason);
+                }
+            }
+            self.backend_changed(&key);
+        }
+    }
+
+    fn backend_changed(&mut self, key: &str) {
+        self.next.work.backends += 1;
+        self.forget_slot(key);
+        self.dirty.extend(related(&self.before.routes_by_backend, key));
+    }
+
+    /// The listeners that change, with their new form.
+    fn listeners(&mut self, changes: &Changes<'_>) -> Vec<(Arc<str>, Option<Arc<CompiledListener>>)> {
+        let mut changed = Vec::new();
+        for &key in &changes.removals {
+            if let Some((key, _)) = self.next.listeners.get_key_value(key) {
+                changed.push((key.clone(), None));
+            }
+        }
+        for (&key, &source) in &changes.listeners {
+            if self.next.listeners.get(key).is_some_and(|known| known.source == *source) {
+                continue;
+            }
+            match compile_listener(source) {
+                Ok(listener) => changed.push((listener.key.clone(), Some(Arc::new(listener)))),
+                Err(reason) => {
+                    changed.push((Arc::from(key), None));
+                    self.reject(key, reason);
+                }
+            }
+        }
+        for (key, _) in &changed {
+            self.dirty.extend(related(&self.before.routes_by_listener, key));
+        }
+        changed
+    }
+
+    fn put_listener(&mut self, key: &Arc<str>, listener: Option<Arc<CompiledListener>>) {
+        self.next.work.listeners += 1;
+        if let Some(old) = self.next.listeners.remove(key)
+            && let Some(table) = self.next.binds.get_mut(&old.bind)
+        {
+            let table = Arc::make_mut(table);
+            table.remove_listener(&old);
+            if table.listeners == 0 {
+                self.next.binds.remove(&old.bind);
+            }
+        }
+        if let Some(new) = listener {
+            let table = self.next.binds.entry(new.bind).or_insert_with(|| Arc::new(BindTable::new(new.bind)));
+            Arc::make_mut(table).add_listener(&new);
+            self.next.listeners.insert(key.clone(), new);
+        }
+    }
+
+    /// The routes that say something new: their source, or `None` when they are removed.
+    fn routes<'c>(&mut self, changes: &Changes<'c>) -> BTreeMap<&'c str, Option<Arc<HttpRoute>>> {
+        let mut changed = BTreeMap::new();
+        for &key in &changes.removals {
+            if let Some((known, _)) = self.before.routes.get_key_value(key) {
+                self.dirty.insert(known.clone());
+                changed.insert(key, None);
+            }
+        }
+        for (&key, &source) in &changes.routes {
+            if self.before.routes.get(key).is_some_and(|known| *known.source == *source) {
+                continue;
+            }
+            self.dirty.insert(Arc::from(key));
+            changed.insert(key, Some(Arc::new(source.clone())));
+        }
+        changed
+    }
+
+    /// Puts a route's new form in the place of its old one, whose entries are gone.
+    fn put_route(&mut self, key: &Arc<str>, source: Option<Arc<HttpRoute>>) {
+        self.next.work.routes += 1;
+        let before = self.next.routes.remove(key);
+        if let Some(before) = &before {
+            for (listener, backend) in relations(&before.source) {
+                remove_relation(&mut self.next.routes_by_listener, listener, key);
+                remove_relation(&mut self.next.routes_by_backend, backend, key);
+            }
+        }
+        let Some(source) = source else { return };
+        match self.compile_route(&source, before.as_deref()) {
+            Ok((route, hostnames)) => {
+                for (listener, backend) in relations(&source) {
+                    add_relation(&mut self.next.routes_by_listener, listener, key);
+                    add_relation(&mut self.next.routes_by_backend, backend, key);
+                }
+                let route = Arc::new(route);
+                self.next.routes.insert(key.clone(), route.clone());
+                add_entries(&mut self.next, key, &route, &hostnames);
+            }
+            Err(reason) => self.reject(key, reason),
+        }
+    }
+
+    fn compile_route(
+        &mut self,
+        source: &Arc<HttpRoute>,
+        before: Option<&CompiledRoute>,
+    ) -> Result<(CompiledRoute, AttachedNames), String> {
+        let hostnames: Result<Vec<_>, _> =
+            source.attachments.iter().map(|attachment| parse_all(&attachment.hostnames)).collect();
+        let hostnames = hostnames.map_err(|error| error.to_string())?;
+        let next = &self.next;
+        let context = RuleContext {
+            seed: next.seed,
+            epoch: next.updates,
+            layouts: &next.layouts,
+            backend: &|key| next.backends.get(key).cloned(),
+        };
+        let mut work = RouteWork::default();
+        let route = CompiledRoute::compile(source, before, &context, &mut work)?;
+        self.next.work.rules_compiled += work.rules_compiled;
+        self.next.work.rules_kept += work.rules_kept;
+        Ok((route, hostnames))
+    }
+}
+
+/// The parsed hostnames of each attachment of a route.
+type AttachedNames = Vec<smallvec::SmallVec<[Hostname; 1]>>;
+
+fn compile_listener(source: &Listener) -> Result<CompiledListener, String> {
+    let ip = source.address.parse().map_err(|_| format!("`{}` is not an IP address", source.address))?;
+    let port = backend::port(source.port)?;
+    let protocol = ListenerProtocol::try_from(source.protocol)
+        .map_err(|_| format!("protocol {} is not known to this release", source.protocol))?;
+    let hostname = Hostname::parse(&source.hostname).map_err(|error| error.to_string())?;
+    Ok(CompiledListener {
+        key: Arc::from(source.key.as_str()),
+        gateway: Arc::from(source.gateway.as_str()),
+        section: Arc::from(source.section.as_str()),
+        bind: BindAddress { ip, port },
+        protocol,
+        hostname,
+        source: source.clone(),
+    })
+}
+
+/// Every place where a route's alternatives stand, given to `visit`: listener, hostname, rule, alternative.
+fn placements(
+    state_listeners: &OrdMap<Arc<str>, Arc<CompiledListener>>,
+    route: &CompiledRoute,
+    hostnames: &AttachedNames,
+    mut visit: impl FnMut(&Arc<CompiledListener>, &Hostname, &rule::RuleEntry, usize, &Arc<CompiledMatch>),
+) {
+    for (attachment, names) in route.source.attachments.iter().zip(hostnames) {
+        let Some(listener) = state_listeners.get(attachment.listener_key.as_str()) else { continue };
+        for name in names {
+            for entry in &route.rules {
+                for (alternative, matched) in entry.matches.iter().enumerate() {
+                    visit(listener, name, entry, alternative, matched);
+                }
+            }
+        }
+    }
+}
+
+fn add_entries(next: &mut State, key: &Arc<str>, route: &CompiledRoute, hostnames: &AttachedNames) {
+    let listeners = next.listeners.clone();
+    let binds = &mut next.binds;
+    let work = &mut next.work;
+    placements(&listeners, route, hostnames, |listener, hostname, entry, alternative, matched| {
+        let Some(table) = binds.get_mut(&listener.bind) else { return };
+        let rank = Rank::new(route, key, &entry.rule, alternative, matched, &listener.key);
+        let entry = MatchEntry {
+            rank,
+            unconditional: matched.method.is_none() && matched.headers.is_empty() && matched.query.is_empty(),
+            matched: matched.clone(),
+            alternative,
+            rule: entry.rule.clone(),
+            listener: listener.clone(),
+        };
+        Arc::make_mut(table).add_entry(hostname, entry);
+        work.entries_added += 1;
+    });
+}
+
+fn remove_entries(next: &mut State, before: &State, key: &Arc<str>, route: &CompiledRoute) {
+    // They were parsed when the route came in; what cannot be parsed again was not there.
+    let hostnames: AttachedNames = route
+        .source
+        .attachments
+        .iter()
+        .map(|attachment| parse_all(&attachment.hostnames).unwrap_or_default())
+        .collect();
+    let binds = &mut next.binds;
+    let work = &mut next.work;
+    placements(&before.listeners, route, &hostnames, |listener, hostname, entry, alternative, matched| {
+        let Some(table) = binds.get_mut(&listener.bind) else { return };
+        let rank = Rank::new(route, key, &entry.rule, alternative, matched, &listener.key);
+        Arc::make_mut(table).remove_entry(listener, hostname, &matched.path, &rank);
+        work.entries_removed += 1;
+    });
+}
+
+/// The listeners and backends that a route names; either side may be missing in a pair.
+fn relations(route: &HttpRoute) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
+    let listeners = route.attachments.iter().map(|attachment| (Some(attachment.listener_key.as_str()), None));
+    let backends = route
+        .rules
+        .iter()
+        .flat_map(|rule| &rule.backends)
+        .map(|backend| (None, Some(backend.backend_key.as_str())));
+    listeners.chain(backends)
+}
+
+fn add_relation(set: &mut OrdSet<(Arc<str>, Arc<str>)>, name: Option<&str>, route: &Arc<str>) {
+    if let Some(name) = name {
+        set.insert((Arc::from(name), route.clone()));
+    }
+}
+
+fn remove_relation(set: &mut OrdSet<(Arc<str>, Arc<str>)>, name: Option<&str>, route: &Arc<str>) {
+    if let Some(name) = name {
+        set.remove(&(Arc::from(name), route.clone()));
+    }
+}
+
+fn related(set: &OrdSet<(Arc<str>, Arc<str>)>, name: &str) -> Vec<Arc<str>> {
+    let from: (Arc<str>, Arc<str>) = (Arc::from(name), Arc::from(""));
+    set.range(from..).take_while(|(key, _)| **key == *name).map(|(_, route)| route.clone()).collect()
+}

@@ -1,0 +1,342 @@
+//! The tables that one bind is served from: hostname, then path, then candidates in order of precedence.
+//!
+//! Persistent throughout: a changed route replaces the few nodes on the way to its own entries, whatever else there is.
+//! Canonical: what has no entries is not there, so tables that came about by edits equal tables built at once.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use imbl::OrdSet;
+use smallvec::SmallVec;
+
+use super::rule::{CompiledMatch, CompiledRule, PathPattern, Rank};
+use crate::bytemap::ByteMap;
+use crate::hostname::{HostMap, Hostname};
+use crate::path::segments;
+use crate::resource::ListenerProtocol;
+
+/// The address and port of a socket. `ip` may be unspecified (any address).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BindAddress {
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+impl From<BindAddress> for SocketAddr {
+    fn from(bind: BindAddress) -> SocketAddr {
+        SocketAddr::new(bind.ip, bind.port)
+    }
+}
+
+impl std::fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
+}
+
+/// A listener as requests see it.
+#[derive(Debug)]
+pub struct CompiledListener {
+    pub key: Arc<str>,
+    /// `<namespace>/<name>` of the Gateway.
+    pub gateway: Arc<str>,
+    /// The listener's name.
+    pub section: Arc<str>,
+    pub bind: BindAddress,
+    pub protocol: ListenerProtocol,
+    pub hostname: Hostname,
+    pub(crate) source: crate::resource::Listener,
+}
+
+/// What one socket serves.
+#[derive(Clone)]
+pub struct BindTable {
+    pub address: BindAddress,
+    pub(crate) groups: HostMap<Arc<ListenerGroup>>,
+    /// Listeners in all groups.
+    pub(crate) listeners: usize,
+}
+
+/// The listeners of a bind that have the same hostname: they serve each other's routes.
+#[derive(Clone)]
+pub struct ListenerGroup {
+    pub hostname: Hostname,
+    /// By key. Never empty.
+    pub listeners: BTreeMap<Arc<str>, Arc<CompiledListener>>,
+    /// By the hostname of an attachment.
+    pub(crate) hosts: HostMap<Arc<HostTable>>,
+}
+
+/// The routes of one hostname.
+#[derive(Clone, Default)]
+pub(crate) struct HostTable {
+    pub(crate) exact: ByteMap<Candidates>,
+    pub(crate) regex: Candidates,
+    pub(crate) prefix: ByteMap<Candidates>,
+    /// How many different prefixes there are of each number of segments, most segments first.
+    pub(crate) prefix_depths: SmallVec<[Depth; 2]>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Depth {
+    pub(crate) segments: u32,
+    pub(crate) prefixes: u32,
+}
+
+/// An alternative of a rule where a listener serves it.
+pub struct MatchEntry {
+    pub(crate) rank: Rank,
+    /// True when only the path decides.
+    pub(crate) unconditional: bool,
+    pub(crate) matched: Arc<CompiledMatch>,
+    pub(crate) alternative: usize,
+    pub(crate) rule: Arc<CompiledRule>,
+    pub(crate) listener: Arc<CompiledListener>,
+}
+
+/// Entries in order of precedence. A list while it is short; a tree when an edit in a list would be felt.
+#[derive(Clone)]
+pub(crate) enum Candidates {
+    Few(SmallVec<[Arc<MatchEntry>; 1]>),
+    Many(OrdSet<ByRank>),
+}
+
+#[derive(Clone)]
+pub(crate) struct ByRank(Arc<MatchEntry>);
+
+const FEW_CANDIDATES: usize = 16;
+
+impl BindTable {
+    pub(crate) fn new(address: BindAddress) -> BindTable {
+        BindTable { address, groups: HostMap::default(), listeners: 0 }
+    }
+
+    /// All listeners of this bind, by key.
+    pub fn listeners(&self) -> Vec<Arc<CompiledListener>> {
+        let mut all: Vec<_> =
+            self.groups.values().flat_map(|group| group.listeners.values().cloned()).collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all
+    }
+
+    pub(crate) fn add_listener(&mut self, listener: &Arc<CompiledListener>) {
+        if self.groups.get_mut(&listener.hostname).is_none() {
+            self.groups.insert(&listener.hostname, Arc::new(ListenerGroup::new(listener.hostname.clone())));
+        }
+        if let Some(group) = self.groups.get_mut(&listener.hostname) {
+            Arc::make_mut(group).listeners.insert(listener.key.clone(), listener.clone());
+            self.listeners += 1;
+        }
+    }
+
+    /// Its routes have to be gone from the group before.
+    pub(crate) fn remove_listener(&mut self, listener: &CompiledListener) {
+        let Some(group) = self.groups.get_mut(&listener.hostname) else { return };
+        let group = Arc::make_mut(group);
+        if group.listeners.remove(&listener.key).is_some() {
+            self.listeners -= 1;
+        }
+        if group.listeners.is_empty() {
+            self.groups.remove(&listener.hostname);
+        }
+    }
+
+    pub(crate) fn add_entry(&mut self, hostname: &Hostname, entry: MatchEntry) {
+        let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
+        let group = Arc::make_mut(group);
+        if group.hosts.get_mut(hostname).is_none() {
+            group.hosts.insert(hostname, Arc::default());
+        }
+        if let Some(host) = group.hosts.get_mut(hostname) {
+            Arc::make_mut(host).add(entry);
+        }
+    }
+
+    pub(crate) fn remove_entry(
+        &mut self,
+        listener: &CompiledListener,
+        hostname: &Hostname,
+        path: &PathPattern,
+        rank: &Rank,
+    ) {
+        let Some(group) = self.groups.get_mut(&listener.hostname) else { return };
+        let group = Arc::make_mut(group);
+        let Some(host) = group.hosts.get_mut(hostname) else { return };
+        let host = Arc::make_mut(host);
+        host.remove(path, rank);
+        if host.is_empty() {
+            group.hosts.remove(hostname);
+        }
+    }
+}
+
+impl ListenerGroup {
+    fn new(hostname: Hostname) -> ListenerGroup {
+        ListenerGroup { hostname, listeners: BTreeMap::new(), hosts: HostMap::default() }
+    }
+}
+
+impl HostTable {
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty()
+    }
+
+    fn add(&mut self, entry: MatchEntry) {
+        match &entry.matched.path {
+            PathPattern::Regex(_) => self.regex.insert(Arc::new(entry)),
+            PathPattern::Exact(path) => {
+                let path = path.clone();
+                add_at(&mut self.exact, path, entry);
+            }
+            PathPattern::Prefix(path) => {
+                let path = path.clone();
+                if add_at(&mut self.prefix, path.clone(), entry) {
+                    self.count_depth(&path);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, path: &PathPattern, rank: &Rank) {
+        match path {
+            PathPattern::Regex(_) => self.regex.remove(rank),
+            PathPattern::Exact(path) => {
+                remove_at(&mut self.exact, path, rank);
+            }
+            PathPattern::Prefix(path) => {
+                if remove_at(&mut self.prefix, path, rank) {
+                    self.uncount_depth(path);
+                }
+            }
+        }
+    }
+
+    fn count_depth(&mut self, path: &[u8]) {
+        let segments = depth(path);
+        match self.prefix_depths.binary_search_by(|depth| segments.cmp(&depth.segments)) {
+            Ok(at) => self.prefix_depths[at].prefixes += 1,
+            Err(at) => self.prefix_depths.insert(at, Depth { segments, prefixes: 1 }),
+        }
+    }
+
+    fn uncount_depth(&mut self, path: &[u8]) {
+        let segments = depth(path);
+        if let Ok(at) = self.prefix_depths.binary_search_by(|depth| segments.cmp(&depth.segments)) {
+            self.prefix_depths[at].prefixes -= 1;
+            if self.prefix_depths[at].prefixes == 0 {
+                self.prefix_depths.remove(at);
+            }
+        }
+    }
+}
+
+fn depth(path: &[u8]) -> u32 {
+    u32::try_from(segments(path)).unwrap_or(u32::MAX)
+}
+
+/// Whether the path is new.
+fn add_at(paths: &mut ByteMap<Candidates>, path: Arc<[u8]>, entry: MatchEntry) -> bool {
+    match paths.get_mut(&path) {
+        Some(candidates) => {
+            candidates.insert(Arc::new(entry));
+            false
+        }
+        None => {
+            let mut candidates = Candidates::default();
+            candidates.insert(Arc::new(entry));
+            paths.insert(path, candidates);
+            true
+        }
+    }
+}
+
+/// Whether the path is gone.
+fn remove_at(paths: &mut ByteMap<Candidates>, path: &[u8], rank: &Rank) -> bool {
+    let Some(candidates) = paths.get_mut(path) else { return false };
+    candidates.remove(rank);
+    let gone = candidates.is_empty();
+    if gone {
+        paths.remove(path);
+    }
+    gone
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Candidates::Few(SmallVec::new())
+    }
+}
+
+impl Candidates {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Candidates::Few(list) => list.is_empty(),
+            Candidates::Many(tree) => tree.is_empty(),
+        }
+    }
+
+    /// The first entry, in order of precedence, for which `visit` answers.
+    pub(crate) fn find<'a, R>(&'a self, mut visit: impl FnMut(&'a MatchEntry) -> Option<R>) -> Option<R> {
+        match self {
+            Candidates::Few(list) => list.iter().find_map(|entry| visit(entry)),
+            Candidates::Many(tree) => tree.iter().find_map(|entry| visit(&entry.0)),
+        }
+    }
+
+    fn insert(&mut self, entry: Arc<MatchEntry>) {
+        match self {
+            Candidates::Few(list) => {
+                let at = list.partition_point(|other| other.rank < entry.rank);
+                match list.get_mut(at) {
+                    Some(same) if same.rank == entry.rank => *same = entry,
+                    _ => list.insert(at, entry),
+                }
+                if list.len() > FEW_CANDIDATES {
+                    *self = Candidates::Many(std::mem::take(list).into_iter().map(ByRank).collect());
+                }
+            }
+            Candidates::Many(tree) => {
+                tree.insert(ByRank(entry));
+            }
+        }
+    }
+
+    fn remove(&mut self, rank: &Rank) {
+        match self {
+            Candidates::Few(list) => list.retain(|entry| entry.rank != *rank),
+            Candidates::Many(tree) => {
+                tree.remove(rank);
+                if tree.len() <= FEW_CANDIDATES / 2 {
+                    *self = Candidates::Few(tree.iter().map(|entry| entry.0.clone()).collect());
+                }
+            }
+        }
+    }
+}
+
+impl std::borrow::Borrow<Rank> for ByRank {
+    fn borrow(&self) -> &Rank {
+        &self.0.rank
+    }
+}
+
+impl PartialEq for ByRank {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.rank == other.0.rank
+    }
+}
+
+impl Eq for ByRank {}
+
+impl PartialOrd for ByRank {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByRank {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.rank.cmp(&other.0.rank)
+    }
+}
