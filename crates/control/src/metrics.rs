@@ -1,0 +1,148 @@
+//! What the control plane counts: [`ControlStatus`], shared by its tasks and read by the admin port.
+//!
+//! Invariants: every number is an atomic, so a reader never waits; names follow `weir_control_<thing>_<unit>` and
+//! carry no label, so there are as many series as fields. Deliberately absent: any HTTP.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A number that only its owner's events change.
+#[derive(Debug, Default)]
+pub struct Number(AtomicU64);
+
+impl Number {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! control_status {
+    ($($(#[doc = $help:literal])+ $kind:ident $name:literal $field:ident;)+) => {
+        /// Counters and gauges of one running control plane.
+        #[derive(Debug, Default)]
+        pub struct ControlStatus {
+            $($(#[doc = $help])+ pub $field: Number,)+
+            ready: AtomicBool,
+        }
+
+        impl ControlStatus {
+            /// The Prometheus text form of everything here.
+            pub fn render(&self) -> String {
+                let mut out = String::with_capacity(4_096);
+                $(
+                    let help = concat!($($help,)+);
+                    // Writing to a String cannot fail.
+                    let _ = write!(
+                        out,
+                        "# HELP {name}{help}\n# TYPE {name} {kind}\n{name} {value}\n",
+                        name = $name,
+                        kind = stringify!($kind),
+                        value = self.$field.get(),
+                    );
+                )+
+                let _ = write!(
+                    out,
+                    "# HELP weir_control_ready Whether every kind's first list is complete.\n\
+                     # TYPE weir_control_ready gauge\nweir_control_ready {}\n",
+                    u8::from(self.ready()),
+                );
+                out
+            }
+        }
+    };
+}
+
+control_status! {
+    /// Watch events that were taken in, lists counted by object.
+    counter "weir_control_watch_events_total" watch_events;
+    /// Lists that were read whole, the first of each kind included.
+    counter "weir_control_lists_total" lists;
+    /// Watches that ended in an error and were started again.
+    counter "weir_control_watch_failures_total" watch_failures;
+    /// Kinds that the API does not serve now.
+    gauge "weir_control_kinds_unserved" kinds_unserved;
+    /// Objects that could not be decoded; each hurts only itself.
+    counter "weir_control_undecodable_objects_total" undecodable_objects;
+    /// Runs of the translator.
+    counter "weir_control_translations_total" translations;
+    /// Time that the last run of the translator took, in microseconds.
+    gauge "weir_control_translation_last_microseconds" translation_last_micros;
+    /// Updates sent to the data plane.
+    counter "weir_control_updates_total" updates;
+    /// Updates that the data plane has reported as applied, as the last sequence number.
+    gauge "weir_control_applied_sequence" applied_sequence;
+    /// Time from the oldest event of the last applied update to its report, in microseconds.
+    gauge "weir_control_event_to_applied_last_microseconds" event_to_applied_last_micros;
+    /// Resources that the data plane could not compile, by its last report.
+    gauge "weir_control_rejected_resources" rejected_resources;
+    /// References that wait for a read of the API now.
+    gauge "weir_control_wanted_references" wanted_references;
+    /// References that were put off because the table of wanted references was full.
+    counter "weir_control_wanted_dropped_total" wanted_dropped;
+    /// Statuses written.
+    counter "weir_control_status_writes_total" status_writes;
+    /// Status writes that met a newer object and were done again.
+    counter "weir_control_status_conflicts_total" status_conflicts;
+    /// Status writes that failed, to be retried or given up.
+    counter "weir_control_status_errors_total" status_errors;
+    /// Statuses that wait to be written.
+    gauge "weir_control_status_queue_length" status_queue;
+    /// Statuses that were not taken because the queue was full.
+    counter "weir_control_status_dropped_total" status_dropped;
+    /// Statuses that wait for the data plane.
+    gauge "weir_control_status_held" status_held;
+    /// Kubernetes Events written.
+    counter "weir_control_events_total" events;
+    /// Kubernetes Events that were not written: the queue was full, or their object had too many.
+    counter "weir_control_events_dropped_total" events_dropped;
+    /// Writes of provisioned objects.
+    counter "weir_control_provision_writes_total" provision_writes;
+    /// Calls to the API that failed, except NotFound and Conflict.
+    counter "weir_control_call_errors_total" call_errors;
+}
+
+impl ControlStatus {
+    /// Whether every kind's first list is complete and the first update was sent.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+/// Whole microseconds, saturating.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ControlStatus;
+
+    #[test]
+    fn every_series_has_help_type_and_value() {
+        let status = ControlStatus::default();
+        status.status_writes.add(3);
+        let text = status.render();
+        assert!(text.contains(
+            "# TYPE weir_control_status_writes_total counter\nweir_control_status_writes_total 3\n"
+        ));
+        assert!(text.contains("# HELP weir_control_status_writes_total Statuses written.\n"), "{text}");
+        assert!(text.contains("weir_control_ready 0\n"));
+        status.set_ready();
+        assert!(status.render().contains("weir_control_ready 1\n"));
+        assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("weir_control_")));
+    }
+}

@@ -1,0 +1,97 @@
+//! How a Gateway gets its addresses, and the objects that show them.
+//!
+//! Owns the choice of addresses ([`Provision`], pure and at once) and, where objects belong to it, the task that keeps
+//! them as they should be ([`objects`]). Invariants: a Gateway keeps its address as long as it exists and does not ask
+//! for another; no two owners have one address, where addresses are ours to give; a choice waits for nothing, so it
+//! can be made between an event and its update. Deliberately absent: sockets (whether an address can be bound is told
+//! by the data plane) and data planes in a cluster.
+
+pub(crate) mod fixed;
+pub(crate) mod objects;
+pub(crate) mod sandbox;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weir_api::gateway::{AddressType, GatewayStatusAddress, Protocol};
+use weir_core::{AddressProblem, Addresses, ClassKind, ObjectKey, RequestedAddress};
+
+pub use self::fixed::Fixed;
+pub use self::sandbox::{AddressRange, AddressRangeError, Sandbox};
+
+/// How Gateways get addresses.
+#[derive(Clone, Debug)]
+pub enum Provision {
+    /// One loopback address for each Gateway out of a range, Services that show them, and Kong's shared proxy Service.
+    Sandbox(Sandbox),
+    /// One address for every Gateway that does not ask for one; no object is made.
+    Fixed(Fixed),
+}
+
+/// What provisioning has to know of a Gateway of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GatewayView {
+    pub(crate) key: ObjectKey,
+    pub(crate) uid: String,
+    pub(crate) kind: ClassKind,
+    /// Controller name of its class.
+    pub(crate) controller: String,
+    /// `spec.addresses`.
+    pub(crate) requested: Vec<RequestedAddress>,
+    /// Addresses that its status showed when it was first seen.
+    pub(crate) previous: Vec<IpAddr>,
+    /// Ports of its listeners, each once for each protocol.
+    pub(crate) ports: Vec<(u16, Protocol)>,
+    /// `spec.infrastructure`.
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// The annotation by which Kong's controller names the Service that publishes the address.
+    pub(crate) publish_service: Option<String>,
+}
+
+impl GatewayView {
+    pub(crate) fn is_unmanaged(&self) -> bool {
+        self.kind == ClassKind::Unmanaged
+    }
+}
+
+/// The addresses of one Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) problem: Option<AddressProblem>,
+}
+
+impl Assigned {
+    /// In the words of translation. `shared`: other Gateways are served at the same address.
+    pub(crate) fn to_addresses(&self, shared: bool) -> Addresses {
+        let bind: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        let published = bind
+            .iter()
+            .map(|value| GatewayStatusAddress { type_: AddressType::IpAddress, value: value.clone() })
+            .collect();
+        Addresses { bind, published, shared, problem: self.problem.clone() }
+    }
+}
+
+/// The addresses of all Gateways, and of the shared data plane where there is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) gateways: BTreeMap<ObjectKey, Assigned>,
+    pub(crate) shared: Option<IpAddr>,
+}
+
+impl Provision {
+    /// The addresses of these Gateways. `shared_wanted`: a class of Kong's ingress controller exists.
+    pub(crate) fn assign(&mut self, gateways: &[GatewayView], shared_wanted: bool) -> Assignment {
+        match self {
+            Provision::Sandbox(sandbox) => sandbox.assign(gateways, shared_wanted),
+            Provision::Fixed(fixed) => fixed.assign(gateways),
+        }
+    }
+
+    /// Whether objects are made for Gateways.
+    pub(crate) fn makes_objects(&self) -> bool {
+        matches!(self, Provision::Sandbox(_))
+    }
+}

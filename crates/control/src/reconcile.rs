@@ -1,0 +1,352 @@
+//! The loop: watch events into objects, objects through translation, updates to the data plane, statuses back.
+//!
+//! One task owns the objects and the translator. Invariants: nothing is translated before every kind's first list is
+//! complete; no timer lies between an event and its update (events that are already there are taken in together, and
+//! a data plane that is busy is the only thing that is waited for); updates are numbered without gaps; an object that
+//! cannot be read keeps its last good form. Deliberately absent: calls that this loop would wait for (reads, statuses,
+//! Events and provisioned objects have tasks of their own).
+
+mod addresses;
+mod gate;
+mod intake;
+mod reads;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weir_api::gateway::GatewayClassStatus;
+use weir_core::{Diagnostic, Kind, ObjectKey, Objects, Output, Status, Translator};
+use weir_model::resource::{Applied, KindVersion, Update};
+
+pub(crate) use self::addresses::Provisioning;
+use self::gate::Gate;
+use self::reads::{Answer, Reads};
+use crate::call::Caller;
+use crate::events::{Finding, Recorder, Severity};
+use crate::kinds::{Versions, api_version};
+use crate::metrics::{ControlStatus, micros};
+use crate::source::SourceEvent;
+use crate::status_writer::StatusWriter;
+
+/// How long a reference that has not been seen, or a new Service without EndpointSlices, is waited for.
+const REFERENCE_WAIT: Duration = Duration::from_secs(1);
+
+/// The hands of the loop.
+pub(crate) struct Tools {
+    pub(crate) caller: Caller,
+    pub(crate) status: Arc<ControlStatus>,
+    pub(crate) statuses: StatusWriter,
+    pub(crate) recorder: Recorder,
+}
+
+pub(crate) struct Reconciler {
+    tools: Tools,
+    objects: Objects,
+    translator: Translator,
+    provisioning: Provisioning,
+    gate: Gate,
+    reads: Reads,
+    /// What changed since the last translation.
+    changed: BTreeSet<ObjectKey>,
+    /// Something other than an object changed: binds, or the first list is complete.
+    stirred: bool,
+    versions: Versions,
+    /// The newest version seen of each kind.
+    seen: BTreeMap<Kind, String>,
+    /// Kinds whose first list has not come.
+    unlisted: BTreeSet<Kind>,
+    listed: BTreeSet<Kind>,
+    /// Kinds that were read once and are not served now.
+    lost: BTreeSet<Kind>,
+    classes: BTreeMap<ObjectKey, GatewayClassStatus>,
+    /// When to stop waiting for a reference.
+    waits: BTreeMap<ObjectKey, Instant>,
+    sequence: u64,
+    /// When the oldest event came that is not in an update yet.
+    oldest_event: Option<Instant>,
+    /// Updates without an answer, with the time of their oldest event.
+    unanswered: VecDeque<(u64, Instant)>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(tools: Tools, translator: Translator, provisioning: Provisioning) -> Reconciler {
+        Reconciler {
+            reads: Reads::new(tools.caller.clone()),
+            tools,
+            objects: Objects::new(),
+            translator,
+            provisioning,
+            gate: Gate::default(),
+            changed: BTreeSet::new(),
+            stirred: false,
+            versions: Versions::new(),
+            seen: BTreeMap::new(),
+            unlisted: Kind::ALL.into_iter().collect(),
+            listed: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            classes: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            sequence: 0,
+            oldest_event: None,
+            unanswered: VecDeque::new(),
+        }
+    }
+
+    /// Run until shutdown, or until the data plane or the watches are gone.
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<SourceEvent>,
+        updates: mpsc::Sender<Update>,
+        mut applied: mpsc::Receiver<Applied>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let room_wanted = self.has_work();
+            let deadline = self.next_deadline();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.recv() => match event {
+                    Some(event) => self.take_in(event),
+                    None => return tracing::error!("the watches have ended"),
+                },
+                report = applied.recv() => match report {
+                    Some(report) => self.take_report(&report),
+                    None => return tracing::error!("the data plane has ended"),
+                },
+                answer = self.reads.next() => self.take_answer(answer),
+                room = updates.reserve(), if room_wanted => if room.is_err() {
+                    return tracing::error!("the data plane has ended");
+                },
+                () = until(deadline) => self.waive(Instant::now()),
+            }
+            // Whatever else is there already belongs to the same step.
+            while let Ok(report) = applied.try_recv() {
+                self.take_report(&report);
+            }
+            while let Ok(event) = events.try_recv() {
+                self.take_in(event);
+            }
+            if self.has_work() {
+                match updates.try_reserve() {
+                    Ok(room) => {
+                        if let Some(update) = self.step() {
+                            room.send(update);
+                        }
+                    }
+                    Err(TrySendError::Full(())) => {}
+                    Err(TrySendError::Closed(())) => return tracing::error!("the data plane has ended"),
+                }
+            }
+            self.release();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.unlisted.is_empty() && (self.stirred || !self.changed.is_empty())
+    }
+
+    /// One translation of everything that changed, with the addresses that it asks for; the update to send.
+    fn step(&mut self) -> Option<Update> {
+        let started = Instant::now();
+        let changed: Vec<ObjectKey> = std::mem::take(&mut self.changed).into_iter().collect();
+        self.stirred = false;
+        let mut output = self.translator.translate(&self.objects, &changed);
+        self.tools.status.translations.add(1);
+        let moved = self.provisioning.follow(&output, &changed, &mut self.objects, &self.versions);
+        if !moved.is_empty() {
+            let rest = self.translator.translate(&self.objects, &moved);
+            self.tools.status.translations.add(1);
+            words::append(&mut output, rest);
+        }
+        self.tools.status.translation_last_micros.set(micros(started.elapsed()));
+        let update = self.number(&mut output);
+        self.follow_up(output);
+        self.tools.status.set_ready();
+        update
+    }
+
+    /// Give the update its number; `None` if there is nothing in it.
+    fn number(&mut self, output: &mut Output) -> Option<Update> {
+        let oldest = self.oldest_event.take();
+        if output.update_is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let mut update = std::mem::take(&mut output.update);
+        self.sequence += 1;
+        update.sequence = self.sequence;
+        update.versions = self
+            .seen
+            .iter()
+            .map(|(kind, version)| KindVersion {
+                kind: kind.as_str().to_owned(),
+                resource_version: version.clone(),
+            })
+            .collect();
+        let touched = update.upserts.iter().map(|resource| resource.key().to_owned());
+        self.gate.sent(self.sequence, touched.chain(update.removals.iter().cloned()).collect(), now);
+        self.unanswered.push_back((self.sequence, oldest.unwrap_or(now)));
+        self.tools.status.updates.add(1);
+        Some(update)
+    }
+
+    /// Everything in an output but its update.
+    fn follow_up(&mut self, output: Output) {
+        let now = Instant::now();
+        for (key, status) in output.statuses {
+            if let Status::GatewayClass(status) = &status {
+                self.classes.insert(key.clone(), status.clone());
+            }
+            if let Some((key, status)) = self.gate.offer(key, status, now) {
+                self.write(&key, status);
+            }
+        }
+        for diagnostic in output.diagnostics {
+            self.report(diagnostic);
+        }
+        for key in output.waits {
+            self.waits.entry(key).or_insert(now + REFERENCE_WAIT);
+        }
+        for key in &output.wants {
+            if !self.reads.want(key) {
+                self.tools.status.wanted_dropped.add(1);
+            }
+        }
+        self.start_reads();
+    }
+
+    fn start_reads(&mut self) {
+        let unserved = self.reads.start(&self.versions, self.objects.mark());
+        for key in unserved {
+            self.objects.confirm_absent(key.clone());
+            self.changed.insert(key);
+        }
+        self.tools.status.wanted_references.set(self.reads.len() as u64);
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
+        self.oldest_event.get_or_insert_with(Instant::now);
+        let Answer { key, mark, found } = answer;
+        let absent = found.is_empty();
+        for object in found {
+            self.upsert(key.kind, object);
+        }
+        if absent || key.name.is_empty() {
+            self.objects.confirm_absent_since(key.clone(), mark);
+        }
+        self.changed.insert(key);
+        self.start_reads();
+    }
+
+    /// The time to wait for some references is over.
+    fn waive(&mut self, now: Instant) {
+        let over: Vec<ObjectKey> =
+            self.waits.iter().filter(|(_, deadline)| **deadline <= now).map(|(key, _)| key.clone()).collect();
+        for key in over {
+            self.waits.remove(&key);
+            self.objects.waive(key.clone());
+            self.changed.insert(key);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let waits = self.waits.values().min().copied();
+        waits.into_iter().chain(self.gate.next_deadline()).min()
+    }
+
+    fn take_report(&mut self, report: &Applied) {
+        let status = &self.tools.status;
+        status.applied_sequence.set(report.sequence);
+        status.rejected_resources.set(report.rejected.len() as u64);
+        while self.unanswered.front().is_some_and(|(waiting, _)| *waiting <= report.sequence)
+            && let Some((_, oldest)) = self.unanswered.pop_front()
+        {
+            status.event_to_applied_last_micros.set(micros(oldest.elapsed()));
+        }
+        self.objects.set_binds(&report.binds);
+        self.stirred = true;
+        let rejected = report.rejected.iter().map(|rejected| (rejected.key.clone(), rejected.reason.clone()));
+        self.gate.applied(report.sequence, rejected);
+        for rejected in &report.rejected {
+            self.report_rejected(&rejected.key, &rejected.reason);
+        }
+        for notice in self.provisioning.learn_binds(&report.binds, &self.objects, &self.versions) {
+            let finding = words::remapped(&notice);
+            self.say(&notice.gateway, finding);
+        }
+    }
+
+    fn release(&mut self) {
+        for (key, status) in self.gate.release(Instant::now()) {
+            self.write(&key, status);
+        }
+        self.tools.status.status_held.set(self.gate.held() as u64);
+    }
+
+    fn write(&self, key: &ObjectKey, status: Status) {
+        let Some(object) = self.objects.get(key) else { return };
+        let metadata = object.metadata();
+        let desired = words::desired(status, &self.lost, metadata.generation);
+        self.tools.statuses.want(key, &metadata.uid, metadata.generation, desired);
+    }
+
+    /// The set of kinds that are not served any more changed: every class says so.
+    fn rewrite_classes(&self) {
+        for (key, status) in &self.classes {
+            self.write(key, Status::GatewayClass(status.clone()));
+        }
+    }
+
+    fn report(&self, diagnostic: Diagnostic) {
+        let severity = match diagnostic.severity {
+            weir_core::Severity::Info => Severity::Normal,
+            weir_core::Severity::Warning | weir_core::Severity::Error => Severity::Warning,
+        };
+        let said = words::Said {
+            severity,
+            reason: diagnostic.reason.to_owned(),
+            field: diagnostic.field,
+            message: diagnostic.message,
+        };
+        self.say(&diagnostic.object, said);
+    }
+
+    fn report_rejected(&self, resource: &str, reason: &str) {
+        tracing::warn!(resource, error = reason, "the data plane rejected a resource");
+        if let Some(key) = words::route_of(resource) {
+            let said = words::Said {
+                severity: Severity::Warning,
+                reason: "Rejected".to_owned(),
+                field: String::new(),
+                message: format!("the data plane cannot serve the route: {reason}"),
+            };
+            self.say(&key, said);
+        }
+    }
+
+    fn say(&self, key: &ObjectKey, said: words::Said) {
+        let Some(object) = self.objects.get(key) else { return };
+        self.tools.recorder.report(Finding {
+            object: key.clone(),
+            api_version: api_version(&self.versions, key.kind),
+            uid: object.metadata().uid.clone(),
+            severity: said.severity,
+            reason: said.reason,
+            field: said.field,
+            message: said.message,
+        });
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

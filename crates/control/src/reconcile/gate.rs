@@ -1,0 +1,303 @@
+//! Which statuses may be written yet. Pure: time is passed in.
+//!
+//! Invariants: a status that follows from an update is written when the data plane runs that update; a route's waits
+//! no longer than [`ROUTE_WAIT`], and not at all while none of its Gateways is programmed and the data plane is
+//! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
+//! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Deliberately absent: writing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use weir_api::condition::{Condition, ConditionStatus, reasons, types};
+use weir_core::{Kind, ObjectKey, Status};
+
+/// The longest that a route's status waits for the data plane.
+const ROUTE_WAIT: Duration = Duration::from_secs(1);
+
+/// After this long without an answer a Gateway's status is written without the claim to be programmed.
+const GATEWAY_WAIT: Duration = Duration::from_secs(1);
+
+/// A data plane that has not answered for this long is silent.
+const SILENT: Duration = Duration::from_secs(1);
+
+const NOT_YET: &str = "the data plane does not run this generation yet";
+
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// The last update that was sent, and the last that every worker runs.
+    sent: u64,
+    applied: u64,
+    outstanding: VecDeque<Outstanding>,
+    held: BTreeMap<ObjectKey, Held>,
+    /// Gateways whose last status claims that they are programmed.
+    programmed: BTreeMap<ObjectKey, bool>,
+    /// Resources that the data plane could not compile, by key, with the reason.
+    rejected: BTreeMap<String, String>,
+}
+
+/// An update without an answer.
+#[derive(Debug)]
+struct Outstanding {
+    sequence: u64,
+    sent: Instant,
+    /// Keys of the resources in it.
+    touched: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Held {
+    status: Status,
+    sequence: u64,
+    /// When to write what can be written without an answer; `None` if that has been done.
+    deadline: Option<Instant>,
+}
+
+impl Gate {
+    /// An update that changes or removes these resources is on its way to the data plane.
+    pub(crate) fn sent(&mut self, sequence: u64, touched: Vec<String>, now: Instant) {
+        self.sent = sequence;
+        self.outstanding.push_back(Outstanding { sequence, sent: now, touched });
+    }
+
+    /// A status that follows from everything sent so far: returned if it may be written now, else kept.
+    pub(crate) fn offer(
+        &mut self,
+        key: ObjectKey,
+        status: Status,
+        now: Instant,
+    ) -> Option<(ObjectKey, Status)> {
+        if let Status::Gateway(status) = &status {
+            let programmed = status.conditions.iter().any(|c| c.type_ == types::PROGRAMMED && c.is_true());
+            self.programmed.insert(key.clone(), programmed);
+        }
+        let waits = match &status {
+            Status::GatewayClass(_) | Status::GatewayConfiguration(_) => false,
+            Status::Gateway(_) => self.applied < self.sent,
+            Status::HttpRoute(parents) => {
+                self.applied < self.sent
+                    && (!self.is_silent(now) || parents.iter().any(|entry| self.is_programmed(&key, entry)))
+            }
+        };
+        let before = self.held.remove(&key);
+        if !waits {
+            let status = self.judged(&key, status);
+            return Some((key, status));
+        }
+        let longest = if key.kind == Kind::Gateway { GATEWAY_WAIT } else { ROUTE_WAIT };
+        let deadline = before.and_then(|before| before.deadline).unwrap_or(now + longest);
+        self.held.insert(key, Held { status, sequence: self.sent, deadline: Some(deadline) });
+        None
+    }
+
+    /// Every worker runs this update, without the resources that are rejected.
+    pub(crate) fn applied(&mut self, sequence: u64, rejected: impl IntoIterator<Item = (String, String)>) {
+        self.applied = self.applied.max(sequence);
+        while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence)
+            && let Some(answered) = self.outstanding.pop_front()
+        {
+            answered.touched.iter().for_each(|key| drop(self.rejected.remove(key)));
+        }
+        self.rejected.extend(rejected);
+    }
+
+    /// What may be written now.
+    pub(crate) fn release(&mut self, now: Instant) -> Vec<(ObjectKey, Status)> {
+        let ready: Vec<ObjectKey> = self
+            .held
+            .iter()
+            .filter(|(_, held)| {
+                held.sequence <= self.applied || held.deadline.is_some_and(|deadline| deadline <= now)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        ready.into_iter().filter_map(|key| self.release_one(key)).collect()
+    }
+
+    fn release_one(&mut self, key: ObjectKey) -> Option<(ObjectKey, Status)> {
+        let held = self.held.remove(&key)?;
+        let status = self.judged(&key, held.status);
+        match status {
+            Status::Gateway(whole) if held.sequence > self.applied => {
+                let mut part = whole.clone();
+                part.conditions.iter_mut().for_each(not_yet);
+                part.listeners.iter_mut().flat_map(|listener| &mut listener.conditions).for_each(not_yet);
+                let rest = Held { status: Status::Gateway(whole), sequence: held.sequence, deadline: None };
+                self.held.insert(key.clone(), rest);
+                Some((key, Status::Gateway(part)))
+            }
+            status => Some((key, status)),
+        }
+    }
+
+    /// A route that the data plane could not compile is not accepted, whatever translation thought of it.
+    fn judged(&self, key: &ObjectKey, status: Status) -> Status {
+        let Status::HttpRoute(mut parents) = status else { return status };
+        if let Some(reason) = self.rejected.get(&format!("httproute/{}/{}", key.namespace, key.name)) {
+            for condition in parents.iter_mut().flat_map(|parent| &mut parent.conditions) {
+                if condition.type_ == types::ACCEPTED && condition.is_true() {
+                    condition.status = ConditionStatus::False;
+                    reasons::UNSUPPORTED_VALUE.clone_into(&mut condition.reason);
+                    condition.message = format!("the data plane cannot serve the route: {reason}");
+                }
+            }
+        }
+        Status::HttpRoute(parents)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.held.values().filter_map(|held| held.deadline).min()
+    }
+
+    pub(crate) fn forget(&mut self, key: &ObjectKey) {
+        self.held.remove(key);
+        self.programmed.remove(key);
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.outstanding.front().is_some_and(|waiting| now.duration_since(waiting.sent) >= SILENT)
+    }
+
+    fn is_programmed(&self, route: &ObjectKey, entry: &weir_api::route::RouteParentStatus) -> bool {
+        let parent = &entry.parent_ref;
+        let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
+        let gateway = ObjectKey::new(Kind::Gateway, namespace, parent.name.as_str());
+        parent.kind == "Gateway" && self.programmed.get(&gateway).copied().unwrap_or_default()
+    }
+}
+
+/// Take back a claim to be programmed.
+fn not_yet(condition: &mut Condition) {
+    if condition.type_ == types::PROGRAMMED && condition.is_true() {
+        condition.status = ConditionStatus::Unset;
+        reasons::PENDING.clone_into(&mut condition.reason);
+        NOT_YET.clone_into(&mut condition.message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Gate;
+    use std::time::Duration;
+    use tokio::time::Instant;
+    use weir_api::condition::{Condition, ConditionStatus, types};
+    use weir_api::gateway::GatewayStatus;
+    use weir_api::route::{ParentReference, RouteParentStatus};
+    use weir_core::{Kind, ObjectKey, Status};
+
+    fn gateway() -> ObjectKey {
+        ObjectKey::new(Kind::Gateway, "default", "g")
+    }
+
+    fn route() -> ObjectKey {
+        ObjectKey::new(Kind::HttpRoute, "default", "r")
+    }
+
+    fn gateway_status(programmed: bool) -> Status {
+        Status::Gateway(GatewayStatus {
+            conditions: vec![
+                Condition::new(types::ACCEPTED, true, "Accepted", "", 1),
+                Condition::new(types::PROGRAMMED, programmed, "Programmed", "", 1),
+            ],
+            ..GatewayStatus::default()
+        })
+    }
+
+    fn route_status() -> Status {
+        let parent_ref: ParentReference = serde_json::from_value(serde_json::json!({"name": "g"})).unwrap();
+        Status::HttpRoute(vec![RouteParentStatus {
+            parent_ref,
+            controller_name: "weir.dev/gateway-controller".to_owned(),
+            conditions: vec![Condition::new(types::ACCEPTED, true, "Accepted", "", 1)],
+        }])
+    }
+
+    fn status_of(status: &Status, type_: &str) -> ConditionStatus {
+        let conditions = match status {
+            Status::Gateway(status) => &status.conditions,
+            Status::HttpRoute(parents) => &parents[0].conditions,
+            _ => panic!("no such status here"),
+        };
+        conditions.iter().find(|condition| condition.type_ == type_).unwrap().status.clone()
+    }
+
+    #[test]
+    fn a_status_waits_for_its_update_and_no_longer() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        assert!(gate.offer(route(), route_status(), now).is_none());
+        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
+        gate.sent(2, Vec::new(), now);
+        let other = ObjectKey::new(Kind::HttpRoute, "default", "other");
+        assert!(gate.offer(other.clone(), route_status(), now).is_none());
+        gate.applied(1, []);
+        let keys: Vec<ObjectKey> = gate.release(now).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [gateway(), route()]);
+        gate.applied(2, []);
+        assert_eq!(gate.release(now).len(), 1);
+        assert!(gate.offer(other, route_status(), now).is_some(), "nothing is on its way");
+    }
+
+    #[test]
+    fn a_route_waits_a_second_at_most() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        assert!(gate.offer(route(), route_status(), now).is_none());
+        let later = now + Duration::from_millis(900);
+        assert!(gate.offer(route(), route_status(), later).is_none(), "a new status does not start it anew");
+        assert!(gate.release(later).is_empty());
+        assert_eq!(gate.next_deadline(), Some(now + Duration::from_secs(1)));
+        assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 1);
+        assert_eq!(gate.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_route_does_not_wait_for_a_silent_data_plane_unless_its_gateway_is_programmed() {
+        let now = Instant::now();
+        let silent = now + Duration::from_secs(2);
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        assert!(gate.offer(route(), route_status(), silent).is_some());
+        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
+        assert!(gate.offer(route(), route_status(), silent).is_none());
+    }
+
+    #[test]
+    fn a_gateway_never_claims_to_be_programmed_before_the_answer() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
+        let late = gate.release(now + Duration::from_secs(5));
+        assert_eq!(status_of(&late[0].1, types::PROGRAMMED), ConditionStatus::Unset);
+        assert_eq!(status_of(&late[0].1, types::ACCEPTED), ConditionStatus::True);
+        assert!(gate.release(now + Duration::from_secs(60)).is_empty(), "told once");
+        gate.applied(1, []);
+        let told = gate.release(now + Duration::from_secs(61));
+        assert_eq!(status_of(&told[0].1, types::PROGRAMMED), ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_compiled_is_not_accepted() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        assert!(gate.offer(route(), route_status(), now).is_none());
+        gate.applied(1, [("httproute/default/r".to_owned(), "too big".to_owned())]);
+        assert_eq!(status_of(&gate.release(now)[0].1, types::ACCEPTED), ConditionStatus::False);
+        gate.sent(2, Vec::new(), now);
+        gate.applied(2, []);
+        let still = gate.offer(route(), route_status(), now).unwrap();
+        assert_eq!(status_of(&still.1, types::ACCEPTED), ConditionStatus::False, "it was not in the update");
+        gate.sent(3, vec!["httproute/default/r".to_owned()], now);
+        gate.applied(3, []);
+        let again = gate.offer(route(), route_status(), now).unwrap();
+        assert_eq!(status_of(&again.1, types::ACCEPTED), ConditionStatus::True);
+    }
+}

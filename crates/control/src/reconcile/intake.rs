@@ -1,0 +1,206 @@
+//! Taking watch events in: raw objects to typed ones, into the reconciler's view and to whoever else keeps one.
+//!
+//! Invariants: an older state of an object never replaces a newer one (reads and watches overtake each other); an
+//! object that did not change in what translation reads causes no translation.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use weir_core::{Kind, Object, ObjectKey};
+
+use super::Reconciler;
+use crate::events::{Finding, Severity};
+use crate::kinds::api_version;
+use crate::source::SourceEvent;
+
+impl Reconciler {
+    pub(super) fn take_in(&mut self, event: SourceEvent) {
+        self.oldest_event.get_or_insert_with(Instant::now);
+        match event {
+            SourceEvent::Served { kind, version } => self.serve(kind, version),
+            SourceEvent::Listed { kind, resource_version, objects } => {
+                self.swap(kind, &resource_version, objects);
+                self.seen.insert(kind, resource_version);
+                self.first_list(kind);
+            }
+            SourceEvent::Applied { kind, object } => {
+                self.note_version(kind, &object);
+                self.upsert(kind, object);
+            }
+            SourceEvent::Deleted { kind, object } => {
+                self.note_version(kind, &object);
+                self.delete(kind, &object);
+            }
+            SourceEvent::Bookmark { kind, resource_version } => {
+                self.seen.insert(kind, resource_version);
+            }
+        }
+    }
+
+    fn serve(&mut self, kind: Kind, version: Option<&'static str>) {
+        self.tools.statuses.serve(kind, version);
+        match version {
+            Some(version) => {
+                self.versions.insert(kind, version);
+            }
+            None => {
+                self.versions.remove(&kind);
+                if self.listed.contains(&kind) && self.lost.insert(kind) {
+                    tracing::warn!(
+                        kind = kind.as_str(),
+                        "the API serves the kind no longer; its last objects stay"
+                    );
+                    self.rewrite_classes();
+                }
+                if self.unlisted.remove(&kind) {
+                    self.stirred = true;
+                }
+            }
+        }
+    }
+
+    fn first_list(&mut self, kind: Kind) {
+        self.listed.insert(kind);
+        if self.unlisted.remove(&kind) {
+            self.stirred = true;
+        }
+        if self.lost.remove(&kind) {
+            self.rewrite_classes();
+        }
+    }
+
+    /// Make the objects of a kind these.
+    fn swap(&mut self, kind: Kind, version: &str, objects: Vec<Value>) {
+        let listed: BTreeSet<ObjectKey> = objects.iter().map(|object| key_of(kind, object)).collect();
+        let list_version = version.parse::<u64>().ok();
+        let gone: Vec<ObjectKey> = self
+            .objects
+            .of_kind(kind)
+            .filter(|(key, object)| {
+                // A read may have seen an object that is younger than the list.
+                let younger = list_version
+                    .zip(object.metadata().resource_version.parse::<u64>().ok())
+                    .is_some_and(|(list, object)| object > list);
+                !listed.contains(*key) && !younger
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.remove(&key);
+        }
+        for object in objects {
+            self.upsert(kind, object);
+        }
+    }
+
+    pub(super) fn upsert(&mut self, kind: Kind, raw: Value) {
+        let key = key_of(kind, &raw);
+        if self.has_newer(&key, &raw) {
+            return;
+        }
+        match kind {
+            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::GatewayConfiguration => {
+                self.tools.statuses.observe(&key, &raw);
+            }
+            Kind::Service | Kind::Namespace => self.provisioning.observe(&key, &raw),
+            _ => {}
+        }
+        let uid = raw["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        match Object::read(kind, raw) {
+            Ok(object) => {
+                let unchanged = self.objects.get(&key).is_some_and(|before| same(before, &object));
+                self.objects.upsert(object);
+                if !unchanged {
+                    self.waits.remove(&key);
+                    self.changed.insert(key);
+                }
+            }
+            Err(error) => self.unreadable(key, uid, &error.message),
+        }
+    }
+
+    fn unreadable(&self, key: ObjectKey, uid: String, message: &str) {
+        self.tools.status.undecodable_objects.add(1);
+        tracing::warn!(object = %key, error = message, "an object cannot be read; its last good form stays");
+        self.tools.recorder.report(Finding {
+            api_version: api_version(&self.versions, key.kind),
+            object: key,
+            uid,
+            severity: Severity::Warning,
+            reason: "Unreadable".to_owned(),
+            field: String::new(),
+            message: format!("the object cannot be read, and its last good form stays in force: {message}"),
+        });
+    }
+
+    fn delete(&mut self, kind: Kind, raw: &Value) {
+        let key = key_of(kind, raw);
+        let uid = raw["metadata"]["uid"].as_str().unwrap_or_default();
+        // A read may have seen its successor already.
+        if self.objects.get(&key).is_some_and(|object| object.metadata().uid == uid) {
+            self.remove(&key);
+        } else if self.objects.get(&key).is_none() {
+            self.forget(&key);
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.objects.remove(key);
+        self.changed.insert(key.clone());
+        self.forget(key);
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.tools.statuses.forget(key);
+        self.gate.forget(key);
+        self.classes.remove(key);
+        self.waits.remove(key);
+        self.provisioning.forget(key);
+    }
+
+    fn note_version(&mut self, kind: Kind, object: &Value) {
+        if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
+            self.seen.insert(kind, version.to_owned());
+        }
+    }
+
+    fn has_newer(&self, key: &ObjectKey, raw: &Value) -> bool {
+        let Some(known) = self.objects.get(key) else { return false };
+        let metadata = &raw["metadata"];
+        let incoming = metadata["resourceVersion"].as_str().and_then(|text| text.parse::<u64>().ok());
+        let version = known.metadata().resource_version.parse::<u64>().ok();
+        version.zip(incoming).is_some_and(|(known, incoming)| known > incoming)
+    }
+}
+
+fn key_of(kind: Kind, object: &Value) -> ObjectKey {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    ObjectKey::new(kind, text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]))
+}
+
+/// Whether two states of an object are alike in everything that translation reads: a status was written, or nothing.
+fn same(before: &Object, after: &Object) -> bool {
+    let (mine, theirs) = (before.metadata(), after.metadata());
+    let alike = mine.uid == theirs.uid
+        && mine.generation == theirs.generation
+        && mine.labels == theirs.labels
+        && mine.annotations == theirs.annotations
+        && mine.deletion_timestamp == theirs.deletion_timestamp;
+    alike
+        && match (before, after) {
+            (Object::GatewayClass(a), Object::GatewayClass(b)) => a.spec == b.spec,
+            (Object::Gateway(a), Object::Gateway(b)) => a.spec == b.spec,
+            (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
+            (Object::ReferenceGrant(a), Object::ReferenceGrant(b)) => a.spec == b.spec,
+            (Object::Service(a), Object::Service(b)) => a.spec == b.spec,
+            (Object::EndpointSlice(a), Object::EndpointSlice(b)) => {
+                a.address_type == b.address_type && a.endpoints == b.endpoints && a.ports == b.ports
+            }
+            (Object::Namespace(_), Object::Namespace(_)) => true,
+            (Object::GatewayConfiguration(a), Object::GatewayConfiguration(b)) => a.spec == b.spec,
+            (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
+            (Object::IngressClass(a), Object::IngressClass(b)) => a.spec == b.spec,
+            _ => false,
+        }
+}

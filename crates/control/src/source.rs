@@ -1,0 +1,183 @@
+//! Watches: from the API to a stream of [`SourceEvent`]s, one watch for each kind.
+//!
+//! Owns which version of a kind is read (by discovery, again whenever a CRD of its group changes), the lists and
+//! watches, and their recovery. Invariants: a list is delivered whole or not at all, so its receiver can swap one set
+//! for another; the events of one kind arrive in the order of the server; a failing kind never holds up another; an
+//! object that is not understood is passed on as it came. Deliberately absent: any meaning of an object, and any
+//! delay between an event and its delivery.
+
+mod discovery;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use weir_core::Kind;
+
+use crate::backoff::Backoff;
+use crate::call::Caller;
+use crate::kinds::collection;
+use crate::metrics::ControlStatus;
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(crate) enum SourceEvent {
+    /// The kind is read in this version from now on, or is not served. Its objects stay until the next list.
+    Served {
+        kind: Kind,
+        version: Option<&'static str>,
+    },
+    /// Every object of the kind: whatever is not here is gone.
+    Listed {
+        kind: Kind,
+        resource_version: String,
+        objects: Vec<Value>,
+    },
+    /// One object, new or changed.
+    Applied {
+        kind: Kind,
+        object: Value,
+    },
+    Deleted {
+        kind: Kind,
+        object: Value,
+    },
+    /// Nothing of the kind changed up to this version.
+    Bookmark {
+        kind: Kind,
+        resource_version: String,
+    },
+}
+
+/// How long the events of the watches may pile up before the watches wait, in events. Nothing is dropped: a watch
+/// that waits is slowed down by the server.
+pub(crate) const EVENT_QUEUE: usize = 4_096;
+
+/// After a change of a CRD, discovery is read again at these times: a server publishes a change a moment after the
+/// CRD says so.
+const SETTLE: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+];
+
+/// How often discovery is read without a reason: the net under CRD watches that are not allowed or lost.
+const RECHECK: Duration = Duration::from_secs(300);
+
+/// Retry waits of lists, watches and discovery.
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_CAP: Duration = Duration::from_secs(30);
+
+/// Run every watch until shutdown.
+pub(crate) async fn run(
+    caller: Caller,
+    status: Arc<ControlStatus>,
+    events: mpsc::Sender<SourceEvent>,
+    shutdown: CancellationToken,
+) {
+    let changed = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch::crds(caller.clone(), Arc::clone(&changed), shutdown.clone()));
+    let mut source = Source { caller, status, events, changed, watches: BTreeMap::new(), tasks, shutdown };
+    source.supervise().await;
+    while source.tasks.join_next().await.is_some() {}
+}
+
+struct Source {
+    caller: Caller,
+    status: Arc<ControlStatus>,
+    events: mpsc::Sender<SourceEvent>,
+    /// Rung when the set of served kinds may have changed.
+    changed: Arc<Notify>,
+    watches: BTreeMap<Kind, Running>,
+    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+}
+
+/// The version in which a kind is read, and the watch that does; `None` while it is not served.
+struct Running {
+    version: Option<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Source {
+    async fn supervise(&mut self) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+        let mut settle = SETTLE.len() - 1;
+        loop {
+            let wait = match discovery::served(&self.caller).await {
+                Ok(served) => {
+                    backoff.reset();
+                    self.choose(&served).await;
+                    settle += 1;
+                    SETTLE.get(settle).copied().unwrap_or(RECHECK)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "discovery failed");
+                    backoff.next()
+                }
+            };
+            while self.tasks.try_join_next().is_some() {}
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = self.changed.notified() => settle = 0,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Start, keep, move or stop the watch of each kind by what is served now.
+    async fn choose(&mut self, served: &discovery::Served) {
+        let mut unserved = 0;
+        for kind in Kind::ALL {
+            let version = kind.versions().iter().copied().find(|version| served.has(kind, version));
+            unserved += u64::from(version.is_none());
+            if self.watches.get(&kind).is_some_and(|running| running.version == version) {
+                continue;
+            }
+            self.switch(kind, version).await;
+        }
+        self.status.kinds_unserved.set(unserved);
+    }
+
+    async fn switch(&mut self, kind: Kind, version: Option<&'static str>) {
+        if let Some(before) = self.watches.remove(&kind) {
+            before.stop.cancel();
+            tracing::info!(
+                kind = kind.as_str(),
+                from = before.version,
+                to = version,
+                "kind is read otherwise"
+            );
+        }
+        let stop = self.shutdown.child_token();
+        self.watches.insert(kind, Running { version, stop: stop.clone() });
+        tokio::select! {
+            () = self.shutdown.cancelled() => return,
+            sent = self.events.send(SourceEvent::Served { kind, version }) => if sent.is_err() { return },
+        }
+        let Some(version) = version else { return };
+        let watch = watch::Watch {
+            kind,
+            path: collection(kind, version).path("", ""),
+            caller: self.caller.clone(),
+            status: Arc::clone(&self.status),
+            events: self.events.clone(),
+            changed: Arc::clone(&self.changed),
+        };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = watch.run() => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,209 @@
+//! One kind's list and watch, for ever.
+//!
+//! Invariants: after an error the watch goes on from the last version seen where the server still has it, else the
+//! kind is listed again; a server that ends watches at once is not asked more often than the backoff allows; a silent
+//! connection is given up after the time in which the server had promised to end it. Deliberately absent: versions of
+//! kinds (the parent stops this task and starts another).
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::WatchEvent;
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weir_core::Kind;
+
+use super::{RETRY_CAP, RETRY_FIRST, SourceEvent};
+use crate::backoff::Backoff;
+use crate::call::{CallError, Caller, WATCH_SECONDS};
+use crate::metrics::ControlStatus;
+
+/// How much longer than promised a silent watch is believed in.
+const WATCH_GRACE: Duration = Duration::from_secs(10);
+
+/// A watch that lived this long was a good one: the next failure starts the backoff anew.
+const GOOD_WATCH: Duration = Duration::from_secs(5);
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+pub(crate) struct Watch {
+    pub(crate) kind: Kind,
+    pub(crate) path: String,
+    pub(crate) caller: Caller,
+    pub(crate) status: Arc<ControlStatus>,
+    pub(crate) events: mpsc::Sender<SourceEvent>,
+    pub(crate) changed: Arc<Notify>,
+}
+
+/// Why a watch ended.
+enum End {
+    /// The server's usual end, after its time.
+    Served,
+    /// The version is too old, or an object could not be read: list again.
+    Relist(String),
+    Failed(CallError),
+    /// Nobody listens any more.
+    Closed,
+}
+
+impl Watch {
+    pub(crate) async fn run(self) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+        loop {
+            let mut version = match self.caller.list(&self.path, false).await {
+                Ok((version, objects)) => {
+                    self.status.lists.add(1);
+                    self.status.watch_events.add(objects.len() as u64);
+                    let listed =
+                        SourceEvent::Listed { kind: self.kind, resource_version: version.clone(), objects };
+                    if self.events.send(listed).await.is_err() {
+                        return;
+                    }
+                    version
+                }
+                Err(error) => {
+                    self.failed("list failed", &error);
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
+            };
+            if !self.follow(&mut version, &mut backoff).await {
+                return;
+            }
+        }
+    }
+
+    /// Watch from `version` on until the kind must be listed again (true) or nobody listens (false).
+    async fn follow(&self, version: &mut String, backoff: &mut Backoff) -> bool {
+        loop {
+            let started = Instant::now();
+            let end = self.once(version).await;
+            if started.elapsed() >= GOOD_WATCH {
+                backoff.reset();
+            }
+            let relist = match end {
+                End::Closed => return false,
+                End::Served => started.elapsed() < GOOD_WATCH && version.is_empty(),
+                End::Relist(reason) => {
+                    tracing::info!(kind = self.kind.as_str(), reason, "listing again");
+                    true
+                }
+                End::Failed(error) => {
+                    self.failed("watch failed", &error);
+                    error.is_gone() || error.is_not_found() || version.is_empty()
+                }
+            };
+            if started.elapsed() < GOOD_WATCH {
+                tokio::time::sleep(backoff.next()).await;
+            }
+            if relist {
+                return true;
+            }
+        }
+    }
+
+    /// One watch call to its end.
+    async fn once(&self, version: &mut String) -> End {
+        let stream = match self.caller.watch(&self.path, version, false).await {
+            Ok(stream) => stream,
+            Err(error) => return End::Failed(error),
+        };
+        let mut stream = pin!(stream);
+        let idle = Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE;
+        loop {
+            let event = match tokio::time::timeout(idle, stream.next()).await {
+                Err(_elapsed) => return End::Failed(CallError::TimedOut(idle)),
+                Ok(None) => return End::Served,
+                Ok(Some(Err(CallError::Answer(reason)))) => return End::Relist(reason),
+                Ok(Some(Err(error))) => return End::Failed(error),
+                Ok(Some(Ok(event))) => event,
+            };
+            let event = match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    self.note(version, &object);
+                    SourceEvent::Applied { kind: self.kind, object }
+                }
+                WatchEvent::Deleted(object) => {
+                    self.note(version, &object);
+                    SourceEvent::Deleted { kind: self.kind, object }
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    version.clone_from(&bookmark.metadata.resource_version);
+                    SourceEvent::Bookmark {
+                        kind: self.kind,
+                        resource_version: bookmark.metadata.resource_version,
+                    }
+                }
+                WatchEvent::Error(status) if status.code == 410 => return End::Relist(status.message),
+                WatchEvent::Error(status) => return End::Failed(CallError::from(kube::Error::Api(status))),
+            };
+            if self.events.send(event).await.is_err() {
+                return End::Closed;
+            }
+        }
+    }
+
+    fn note(&self, version: &mut String, object: &Value) {
+        self.status.watch_events.add(1);
+        if let Some(seen) = object["metadata"]["resourceVersion"].as_str() {
+            version.clear();
+            version.push_str(seen);
+        }
+    }
+
+    fn failed(&self, message: &'static str, error: &CallError) {
+        self.status.watch_failures.add(1);
+        if error.is_not_found() {
+            self.changed.notify_one();
+        }
+        tracing::warn!(kind = self.kind.as_str(), %error, message);
+    }
+}
+
+/// Ring `changed` whenever a CRD of a group that we read is made, changed or deleted. Where CRDs may not be read, the
+/// slow check of discovery is all there is.
+pub(crate) async fn crds(caller: Caller, changed: Arc<Notify>, shutdown: CancellationToken) {
+    let watching = async {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+        loop {
+            let started = Instant::now();
+            if let Err(error) = follow_crds(&caller, &changed).await {
+                tracing::debug!(%error, "watch of CRDs failed");
+            }
+            if started.elapsed() >= GOOD_WATCH {
+                backoff.reset();
+            }
+            tokio::time::sleep(backoff.next()).await;
+            changed.notify_one();
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = watching => {}
+    }
+}
+
+async fn follow_crds(caller: &Caller, changed: &Notify) -> Result<(), CallError> {
+    let (version, _) = caller.list(CRDS, true).await?;
+    let mut stream = pin!(caller.watch(CRDS, &version, true).await?);
+    let idle = Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE;
+    while let Some(event) =
+        tokio::time::timeout(idle, stream.next()).await.map_err(|_elapsed| CallError::TimedOut(idle))?
+    {
+        match event? {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                if Kind::ALL.iter().any(|kind| name.split_once('.') == Some((kind.plural(), kind.group()))) {
+                    changed.notify_one();
+                }
+            }
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => return Err(CallError::from(kube::Error::Api(status))),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,486 @@
+//! The only writer of status.
+//!
+//! Holds, for each object, what its status should say and what it was last seen to say, and writes the difference.
+//! Invariants: a status is written only when it changes, whole, against the `resourceVersion` it was computed from (a
+//! JSON patch whose first step tests it), so a concurrent write is never lost: after a conflict the object is read
+//! and merged again. The newest wish for an object wins; there is one entry for each object, so the queue is bounded
+//! by the objects, and by [`MAX_OBJECTS`]. A status that others overwrite is written again, more and more slowly.
+//! A wish made for an older generation than the object now has is dropped: the newer one is on its way.
+//! Deliberately absent: what a status says, and when the data plane allows it to be said.
+
+mod merge;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weir_core::{Kind, ObjectKey};
+
+pub(crate) use self::merge::{Desired, OurNames};
+use self::merge::{merge, only_counts_differ};
+use crate::backoff::Backoff;
+use crate::call::{CallError, Caller, PatchKind};
+use crate::kinds::{Versions, path};
+use crate::metrics::ControlStatus;
+use crate::source::{RETRY_CAP, RETRY_FIRST};
+
+/// Objects whose status can be wanted at a time; more are refused and counted.
+const MAX_OBJECTS: usize = 250_000;
+
+/// Writes on their way at a time.
+const IN_FLIGHT: usize = 16;
+
+/// While the numbers of attached routes keep changing, they are written at most once in this time...
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// ...or when they have not changed for this long.
+const COUNT_QUIET: Duration = Duration::from_millis(90);
+
+/// A status that another writer changed back is repaired after this long, doubled each time up to [`RETRY_CAP`].
+const REPAIR_FIRST: Duration = Duration::from_millis(20);
+
+/// Without a fight for this long, the next repair is a first one again.
+const REPAIR_FORGET: Duration = Duration::from_secs(300);
+
+/// Conflicts in a row that are answered at once; after that the backoff decides.
+const QUICK_CONFLICTS: u32 = 3;
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct StatusWriter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    caller: Caller,
+    status: Arc<ControlStatus>,
+    ours: OurNames,
+    table: Mutex<Table>,
+    ready: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<ObjectKey, Entry>,
+    due: BTreeSet<(Instant, ObjectKey)>,
+    versions: Versions,
+}
+
+struct Entry {
+    wanted: Option<Wanted>,
+    observed: Option<Observed>,
+    /// The wish that was written last, and the status that the server made of it: a server that adds defaults must
+    /// not be written to for ever.
+    settled: Option<(Arc<Desired>, Value)>,
+    /// The version and wish that the server refused for good.
+    refused: Option<(String, Arc<Desired>)>,
+    due: Option<Instant>,
+    busy: bool,
+    /// Something changed while a call was on its way.
+    again: bool,
+    last_count_write: Option<Instant>,
+    conflicts: u32,
+    backoff: Backoff,
+    repairs: Backoff,
+    last_repair: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Wanted {
+    uid: String,
+    generation: i64,
+    desired: Arc<Desired>,
+    changed: Instant,
+}
+
+struct Observed {
+    uid: String,
+    resource_version: String,
+    generation: i64,
+    status: Value,
+}
+
+/// What to do about one object now.
+enum Plan {
+    Nothing,
+    Wait(Instant),
+    Read(String),
+    Write { path: String, patch: Value, version: String, desired: Arc<Desired>, counts_only: bool },
+}
+
+/// One finished call.
+struct Done {
+    key: ObjectKey,
+    plan: Plan,
+    answer: Result<Value, CallError>,
+}
+
+impl StatusWriter {
+    pub(crate) fn new(caller: Caller, status: Arc<ControlStatus>, ours: OurNames) -> StatusWriter {
+        let shared = Shared { caller, status, ours, table: Mutex::default(), ready: Notify::new() };
+        StatusWriter { shared: Arc::new(shared) }
+    }
+
+    /// The version in which a kind's statuses are written from now on.
+    pub(crate) fn serve(&self, kind: Kind, version: Option<&'static str>) {
+        let mut table = self.shared.table.lock();
+        let Some(version) = version else {
+            table.versions.remove(&kind);
+            return;
+        };
+        table.versions.insert(kind, version);
+        let now = Instant::now();
+        let mut wanted: Vec<ObjectKey> = table
+            .entries
+            .iter()
+            .filter(|(key, entry)| key.kind == kind && entry.wanted.is_some())
+            .map(|(key, _)| key.clone())
+            .collect();
+        wanted.sort();
+        for key in wanted {
+            table.schedule(&key, now);
+        }
+        self.woken(&table);
+    }
+
+    /// This object's status should say this. `generation` 0: of any generation.
+    pub(crate) fn want(&self, key: &ObjectKey, uid: &str, generation: i64, desired: Desired) {
+        let mut table = self.shared.table.lock();
+        if table.entries.len() >= MAX_OBJECTS && !table.entries.contains_key(key) {
+            self.shared.status.status_dropped.add(1);
+            return;
+        }
+        let now = Instant::now();
+        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        let same = entry.wanted.as_ref().is_some_and(|wanted| {
+            *wanted.desired == desired && wanted.generation == generation && wanted.uid == uid
+        });
+        if same {
+            return;
+        }
+        entry.wanted =
+            Some(Wanted { uid: uid.to_owned(), generation, desired: Arc::new(desired), changed: now });
+        table.schedule(key, now);
+        self.woken(&table);
+    }
+
+    /// The object as a watch or list showed it.
+    pub(crate) fn observe(&self, key: &ObjectKey, object: &Value) {
+        let observed = Observed::of(object);
+        let mut table = self.shared.table.lock();
+        if table.entries.len() >= MAX_OBJECTS && !table.entries.contains_key(key) {
+            self.shared.status.status_dropped.add(1);
+            return;
+        }
+        let now = Instant::now();
+        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        if entry.observed.as_ref().is_some_and(|before| before.is_newer_than(&observed)) {
+            return;
+        }
+        let drifted = entry.drifted(&observed);
+        entry.observed = Some(observed);
+        if entry.wanted.is_none() {
+            return;
+        }
+        let at = if drifted { entry.repair_at(now) } else { now };
+        table.schedule(key, at);
+        self.woken(&table);
+    }
+
+    /// The IP addresses in the status of a Gateway as it was last seen.
+    pub(crate) fn seen_addresses(&self, gateway: &ObjectKey) -> Vec<IpAddr> {
+        let table = self.shared.table.lock();
+        let status =
+            table.entries.get(gateway).and_then(|entry| entry.observed.as_ref()).map(|seen| &seen.status);
+        let addresses = status.and_then(|status| status["addresses"].as_array());
+        let values = addresses.into_iter().flatten().filter_map(|address| address["value"].as_str());
+        values.filter_map(|value| value.parse().ok()).collect()
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        let mut table = self.shared.table.lock();
+        if let Some(entry) = table.entries.remove(key)
+            && let Some(due) = entry.due
+        {
+            table.due.remove(&(due, key.clone()));
+        }
+    }
+
+    fn woken(&self, table: &Table) {
+        self.shared.status.status_queue.set(table.due.len() as u64);
+        self.shared.ready.notify_one();
+    }
+
+    /// Write until shutdown.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut calls = FuturesUnordered::new();
+        loop {
+            let next = loop {
+                let room = calls.len() < IN_FLIGHT;
+                match self.take_due(room) {
+                    Take::Call(key, plan) => calls.push(self.call(key, plan)),
+                    Take::Until(at) => break at,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.shared.ready.notified() => {}
+                () = until(next) => {}
+                Some(done) = calls.next() => self.finish(done),
+            }
+        }
+    }
+
+    /// The next call to make, or when to look again (`None`: when woken).
+    fn take_due(&self, room: bool) -> Take {
+        let mut table = self.shared.table.lock();
+        let now = Instant::now();
+        loop {
+            let Some((at, key)) = table.due.first().cloned() else {
+                self.shared.status.status_queue.set(0);
+                return Take::Until(None);
+            };
+            if !room {
+                return Take::Until(None);
+            }
+            if at > now {
+                return Take::Until(Some(at));
+            }
+            table.due.pop_first();
+            self.shared.status.status_queue.set(table.due.len() as u64);
+            let Some(path) = path(&table.versions, &key) else { continue };
+            let Some(entry) = table.entries.get_mut(&key) else { continue };
+            entry.due = None;
+            match entry.plan(key.kind, path, &self.shared.ours, now) {
+                Plan::Nothing => {}
+                Plan::Wait(at) => table.schedule(&key, at),
+                plan => {
+                    entry.busy = true;
+                    return Take::Call(key, plan);
+                }
+            }
+        }
+    }
+
+    async fn call(&self, key: ObjectKey, plan: Plan) -> Done {
+        let caller = &self.shared.caller;
+        let answer = match &plan {
+            Plan::Read(path) => caller.get(path).await,
+            Plan::Write { path, patch, .. } => {
+                caller.patch(&format!("{path}/status"), PatchKind::Json, patch).await
+            }
+            // Never called with these.
+            Plan::Nothing | Plan::Wait(_) => Ok(Value::Null),
+        };
+        Done { key, plan, answer }
+    }
+
+    fn finish(&self, done: Done) {
+        let status = &self.shared.status;
+        let mut table = self.shared.table.lock();
+        let now = Instant::now();
+        let Some(entry) = table.entries.get_mut(&done.key) else { return };
+        entry.busy = false;
+        let mut next = std::mem::take(&mut entry.again).then_some(now);
+        match (done.plan, done.answer) {
+            (Plan::Write { desired, counts_only, .. }, Ok(object)) => {
+                status.status_writes.add(1);
+                let observed = Observed::of(&object);
+                entry.settled = Some((desired, observed.status.clone()));
+                entry.last_count_write = counts_only.then_some(now).or(entry.last_count_write);
+                entry.adopt(observed);
+                entry.conflicts = 0;
+                entry.backoff.reset();
+            }
+            (Plan::Read(_), Ok(object)) => {
+                entry.adopt(Observed::of(&object));
+                next = Some(now);
+            }
+            (Plan::Write { version, desired, .. }, Err(error))
+                if error.is_conflict() || error.is_unprocessable() =>
+            {
+                status.status_conflicts.add(1);
+                if error.is_unprocessable() {
+                    // Either the test of the version failed, or the status itself is refused: reading tells.
+                    entry.refused = Some((version, desired));
+                }
+                entry.observed = None;
+                entry.conflicts += 1;
+                let wait =
+                    if entry.conflicts <= QUICK_CONFLICTS { Duration::ZERO } else { entry.backoff.next() };
+                next = Some(now + wait);
+                tracing::debug!(object = %done.key, %error, "status write met another write");
+            }
+            (_, Err(error)) => {
+                status.status_errors.add(1);
+                let wait = if error.is_final() { RETRY_CAP } else { entry.backoff.next() };
+                next = Some(now + wait);
+                tracing::warn!(object = %done.key, %error, "status write failed");
+            }
+            (Plan::Nothing | Plan::Wait(_), Ok(_)) => {}
+        }
+        if let Some(at) = next {
+            table.schedule(&done.key, at);
+        }
+        status.status_queue.set(table.due.len() as u64);
+    }
+}
+
+enum Take {
+    Call(ObjectKey, Plan),
+    Until(Option<Instant>),
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Table {
+    /// Look at this object at `at`, or earlier if that was planned.
+    fn schedule(&mut self, key: &ObjectKey, at: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.busy {
+            entry.again = true;
+            return;
+        }
+        if let Some(due) = entry.due {
+            if due <= at {
+                return;
+            }
+            self.due.remove(&(due, key.clone()));
+        }
+        entry.due = Some(at);
+        self.due.insert((at, key.clone()));
+    }
+}
+
+impl Entry {
+    fn new() -> Entry {
+        Entry {
+            wanted: None,
+            observed: None,
+            settled: None,
+            refused: None,
+            due: None,
+            busy: false,
+            again: false,
+            last_count_write: None,
+            conflicts: 0,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
+            repairs: Backoff::new(REPAIR_FIRST, RETRY_CAP),
+            last_repair: None,
+        }
+    }
+
+    fn plan(&self, kind: Kind, path: String, ours: &OurNames, now: Instant) -> Plan {
+        let Some(wanted) = &self.wanted else { return Plan::Nothing };
+        let Some(observed) = &self.observed else { return Plan::Read(path) };
+        if observed.uid != wanted.uid && !wanted.uid.is_empty() {
+            return Plan::Nothing;
+        }
+        if wanted.generation != 0 && observed.generation > wanted.generation {
+            return Plan::Nothing;
+        }
+        if self.is_settled(wanted, observed) || self.is_refused(wanted, observed) {
+            return Plan::Nothing;
+        }
+        let Some(merged) = merge(&observed.status, &wanted.desired, ours, &timestamp()) else {
+            return Plan::Nothing;
+        };
+        let counts_only = kind == Kind::Gateway && only_counts_differ(&observed.status, &merged);
+        if counts_only && let Some(last) = self.last_count_write {
+            let at = (last + COUNT_INTERVAL).min(wanted.changed + COUNT_QUIET);
+            if at > now {
+                return Plan::Wait(at);
+            }
+        }
+        let patch = json!([
+            {"op": "test", "path": "/metadata/resourceVersion", "value": observed.resource_version},
+            {"op": "add", "path": "/status", "value": merged},
+        ]);
+        Plan::Write {
+            path,
+            patch,
+            version: observed.resource_version.clone(),
+            desired: Arc::clone(&wanted.desired),
+            counts_only,
+        }
+    }
+
+    fn is_settled(&self, wanted: &Wanted, observed: &Observed) -> bool {
+        self.settled
+            .as_ref()
+            .is_some_and(|(desired, status)| *desired == wanted.desired && *status == observed.status)
+    }
+
+    fn is_refused(&self, wanted: &Wanted, observed: &Observed) -> bool {
+        let refused = self.refused.as_ref().is_some_and(|(version, desired)| {
+            *version == observed.resource_version && *desired == wanted.desired
+        });
+        if refused {
+            tracing::warn!(uid = wanted.uid, "the API refuses the status as it is");
+        }
+        refused
+    }
+
+    fn adopt(&mut self, observed: Observed) {
+        if !self.observed.as_ref().is_some_and(|before| before.is_newer_than(&observed)) {
+            self.observed = Some(observed);
+        }
+    }
+
+    /// Whether somebody changed a status that we had written and still want.
+    fn drifted(&self, observed: &Observed) -> bool {
+        match (&self.settled, &self.wanted) {
+            (Some((desired, status)), Some(wanted)) => {
+                *desired == wanted.desired && *status != observed.status
+            }
+            _ => false,
+        }
+    }
+
+    fn repair_at(&mut self, now: Instant) -> Instant {
+        if self.last_repair.is_none_or(|last| now.duration_since(last) > REPAIR_FORGET) {
+            self.repairs.reset();
+        }
+        self.last_repair = Some(now);
+        now + self.repairs.next()
+    }
+}
+
+impl Observed {
+    fn of(object: &Value) -> Observed {
+        let metadata = &object["metadata"];
+        Observed {
+            uid: metadata["uid"].as_str().unwrap_or_default().to_owned(),
+            resource_version: metadata["resourceVersion"].as_str().unwrap_or_default().to_owned(),
+            generation: metadata["generation"].as_i64().unwrap_or_default(),
+            status: object.get("status").cloned().unwrap_or_default(),
+        }
+    }
+
+    /// By version, where versions are numbers; else what came last is the newest.
+    fn is_newer_than(&self, other: &Observed) -> bool {
+        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
+            (Ok(own), Ok(others)) => self.uid == other.uid && own > others,
+            _ => false,
+        }
+    }
+}
+
+/// Now, as the API writes times in conditions.
+pub(crate) fn timestamp() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
