@@ -12,6 +12,7 @@
 pub mod diagnostic;
 pub mod objects;
 pub mod output;
+mod status;
 pub mod translate;
 
 pub use diagnostic::{Diagnostic, Severity};

@@ -35,6 +35,8 @@ pub struct Output {
     pub gateways: Vec<GatewayNeed>,
     /// Gateways that no longer need anything: gone, or of somebody else's class now.
     pub released: Vec<ObjectKey>,
+    /// How many objects were looked at: the cost of the call, for a metric and for tests.
+    pub looked_at: usize,
 }
 
 impl Output {

@@ -28,7 +28,7 @@ pub use self::index::{BindAddress, BindTable, CompiledListener, ListenerGroup, M
 pub(crate) use self::index::{Candidates, HostTable};
 pub use self::rule::{
     CompiledMatch, CompiledRoute, CompiledRule, PathPattern, PathRegex, RuleBackend, Target, ValueCondition,
-    ValuePattern,
+    ValuePattern, compile_match,
 };
 use self::rule::{Rank, RouteWork, RuleContext};
 use crate::hostname::{Hostname, parse_all};

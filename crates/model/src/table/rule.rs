@@ -292,7 +292,9 @@ fn timeout(milliseconds: u64) -> Option<Duration> {
     (milliseconds != 0).then(|| Duration::from_millis(milliseconds))
 }
 
-fn compile_match(source: &HttpMatch) -> Result<Arc<CompiledMatch>, String> {
+/// A match, ready to be tried. The error says which part cannot be compiled; an update with such a match would be
+/// rejected for the same reason.
+pub fn compile_match(source: &HttpMatch) -> Result<Arc<CompiledMatch>, String> {
     let kind = PathKind::try_from(source.path_kind)
         .map_err(|_| format!("path match type {} is not known to this release", source.path_kind))?;
     let configured = if source.path.is_empty() { "/" } else { source.path.as_str() };

@@ -1,0 +1,115 @@
+//! Matches of an HTTPRoute's rule.
+
+use weir_api::condition::reasons;
+use weir_api::route::{HttpPathMatch, HttpRouteMatch, HttpValueMatch, PathMatchType, ValueMatchType};
+use weir_model::resource::{HttpMatch, PathKind, ValueMatch};
+use weir_model::table::compile_match;
+
+use super::finding::Finding;
+
+/// The usable matches of a rule, and what is wrong with the others. None at all stands for the API's default.
+pub(super) fn translate(matches: &[HttpRouteMatch], field: &str) -> (Vec<HttpMatch>, Vec<Finding>) {
+    let mut faults = Vec::new();
+    let default = [HttpRouteMatch::default()];
+    let matches = if matches.is_empty() { &default } else { matches };
+    let usable = matches
+        .iter()
+        .enumerate()
+        .filter_map(|(index, one)| match translate_one(one, &format!("{field}[{index}]")) {
+            Ok(translated) => Some(translated),
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        })
+        .collect();
+    (usable, faults)
+}
+
+fn translate_one(one: &HttpRouteMatch, field: &str) -> Result<HttpMatch, Finding> {
+    let default = HttpPathMatch::default();
+    let path = one.path.as_ref().unwrap_or(&default);
+    let path_kind = path_kind(path, &format!("{field}.path"))?;
+    let alone =
+        HttpMatch { path_kind: path_kind.into(), path: path.value().to_owned(), ..HttpMatch::default() };
+    check(&alone, &format!("{field}.path.value"), path.value())?;
+    let method = one.method.clone().unwrap_or_default();
+    if !method.is_empty() && !is_token(&method) {
+        return Err(unsupported(&format!("{field}.method"), format!("{method:?} is not an HTTP method")));
+    }
+    let in_header = |value| HttpMatch { headers: vec![value], ..HttpMatch::default() };
+    let headers = values(&one.headers, &format!("{field}.headers"), in_header, |name| {
+        is_token(name).then(|| name.to_ascii_lowercase()).ok_or("is not a header name")
+    })?;
+    let in_query = |value| HttpMatch { query: vec![value], ..HttpMatch::default() };
+    let query = values(&one.query_params, &format!("{field}.queryParams"), in_query, |name| {
+        (!name.is_empty()).then(|| name.to_owned()).ok_or("is not a parameter name")
+    })?;
+    Ok(HttpMatch { method, headers, query, ..alone })
+}
+
+fn path_kind(path: &HttpPathMatch, field: &str) -> Result<PathKind, Finding> {
+    let value = path.value();
+    let kind = match &path.type_ {
+        PathMatchType::Exact => PathKind::Exact,
+        PathMatchType::PathPrefix => PathKind::Prefix,
+        PathMatchType::RegularExpression => return Ok(PathKind::RegularExpression),
+        PathMatchType::Unknown(other) => {
+            return Err(unsupported(&format!("{field}.type"), format!("type {other:?} is not supported")));
+        }
+    };
+    if value.starts_with('/') {
+        Ok(kind)
+    } else {
+        Err(unsupported(&format!("{field}.value"), format!("path {value:?} does not begin with a slash")))
+    }
+}
+
+/// Of entries with one name only the first counts, as the API says.
+fn values(
+    entries: &[HttpValueMatch],
+    field: &str,
+    alone: impl Fn(ValueMatch) -> HttpMatch,
+    name_of: impl Fn(&str) -> Result<String, &'static str>,
+) -> Result<Vec<ValueMatch>, Finding> {
+    let mut values: Vec<ValueMatch> = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        let name = name_of(&entry.name)
+            .map_err(|why| unsupported(&format!("{field}.name"), format!("{:?} {why}", entry.name)))?;
+        let regex = match &entry.type_ {
+            ValueMatchType::Exact => false,
+            ValueMatchType::RegularExpression => true,
+            ValueMatchType::Unknown(other) => {
+                return Err(unsupported(
+                    &format!("{field}.type"),
+                    format!("type {other:?} is not supported"),
+                ));
+            }
+        };
+        if values.iter().all(|value| value.name != name) {
+            let value = ValueMatch { name, value: entry.value.clone(), regex };
+            check(&alone(value.clone()), &format!("{field}.value"), &entry.value)?;
+            values.push(value);
+        }
+    }
+    Ok(values)
+}
+
+/// Whether the data plane can compile `part`, a match that has nothing but `value` in it.
+fn check(part: &HttpMatch, field: &str, value: &str) -> Result<(), Finding> {
+    compile_match(part).map(drop).map_err(|error| {
+        // What a regular expression's error says comes last, after a drawing of the place.
+        let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        unsupported(field, format!("{value:?} cannot be used: {why}"))
+    })
+}
+
+/// An HTTP token. RFC 9110, section 5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+fn unsupported(field: &str, message: String) -> Finding {
+    Finding::error(field, reasons::UNSUPPORTED_VALUE, message)
+}
