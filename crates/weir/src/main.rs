@@ -1,1 +1,45 @@
-fn main() {}
+//! `weir`: a Kubernetes Gateway API gateway in one binary.
+//!
+//! Owns the command line and the wiring of the rooms. Deliberately absent: anything a room could do itself.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program speaks on its streams")]
+
+mod address;
+mod admin;
+mod cli;
+mod client;
+mod demo;
+mod sandbox;
+mod serve;
+mod split;
+mod status;
+mod stdio;
+mod validate;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let command_line = cli::CommandLine::parse();
+    stdio::start_logging(command_line.log.as_deref());
+    match run(command_line.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weir: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
+    match command {
+        cli::Command::Demo(options) => demo::run(&options),
+        cli::Command::Sandbox(options) => sandbox::run(&options),
+        cli::Command::Serve(options) => serve::run(&options),
+        cli::Command::Validate(options) => validate::run(&options),
+        cli::Command::Status(options) => status::run(&options),
+        cli::Command::Split(options) => split::run(&options),
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line: names, defaults and their help texts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::address::AddressRange;
+
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about = "A Kubernetes Gateway API gateway: exact traffic splitting, with or without a cluster")]
+pub(crate) struct CommandLine {
+    /// What to log to standard error, e.g. `info` or `warn,weir_proxy=debug` (default: `warn`).
+    #[arg(long, global = true, env = "WEIR_LOG", value_name = "DIRECTIVES")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Watch the multi-backend guide happen: two Services behind one HTTPRoute, counted request by request.
+    Demo(DemoOptions),
+    /// A Kubernetes API, echo pods and the gateway in one process: use it with kubectl and curl.
+    Sandbox(SandboxOptions),
+    /// Serve the objects of a directory of YAML files, without an API.
+    Serve(ServeOptions),
+    /// Say what is wrong with a directory of YAML files, without serving it.
+    Validate(ValidateOptions),
+    /// Show Gateways and routes: addresses, ports, and every condition that is not as it should be.
+    Status(ClientOptions),
+    /// Show each rule's weights, what was served, and the largest deviation so far.
+    Split(ClientOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProcessOptions {
+    /// Worker threads of the data plane (default: one for each core that the process may use).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Address of the admin port: /readyz, /livez, /metrics, /splits (default: a free port on 127.0.0.1).
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Seed of the split's phases, for reproducible runs (default: random).
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoOptions {
+    /// End after the counts, also on a terminal.
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SandboxOptions {
+    /// Where to write the kubeconfig (default: in $XDG_STATE_HOME/weir or ~/.local/state/weir).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Loopback addresses for Gateways and pods, as a CIDR inside 127.0.0.0/8 (default: the first free /16 from 127.77.0.0/16 on).
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) address_range: Option<AddressRange>,
+    /// Port of the Kubernetes API on 127.0.0.1 (default: any free one).
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) api_port: u16,
+    /// Which Gateway API channel the built-in CRDs are of.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    pub(crate) channel: Channel,
+    #[command(flatten)]
+    pub(crate) process: ProcessOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Channel {
+    Standard,
+    Experimental,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeOptions {
+    /// Directory of *.yaml, *.yml and *.json files; watched.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    pub(crate) files: PathBuf,
+    /// Address of Gateways that ask for none in spec.addresses.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub(crate) address: IpAddr,
+    /// Which Gateway API channel the objects are checked against.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    pub(crate) channel: Channel,
+    #[command(flatten)]
+    pub(crate) process: ProcessOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateOptions {
+    /// Directory of *.yaml, *.yml and *.json files.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    pub(crate) files: PathBuf,
+    /// Which Gateway API channel the objects are checked against.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    pub(crate) channel: Channel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClientOptions {
+    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Admin port to ask, e.g. http://127.0.0.1:9901 (default: as the API says).
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Option<String>,
+}

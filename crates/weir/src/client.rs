@@ -1,0 +1,97 @@
+//! How the client commands (`status`, `split`) and the demo reach the Kubernetes API and the admin port.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+
+use crate::cli::ClientOptions;
+
+/// Namespace and name of the ConfigMap in which a sandbox says where its admin port is (key `admin`).
+pub(crate) const SANDBOX_CONFIG_MAP: (&str, &str) = ("kube-system", "weir-sandbox");
+
+/// The folder of Weir's own files of this user: `$XDG_STATE_HOME/weir`, else `~/.local/state/weir`.
+pub(crate) fn state_folder() -> Result<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    Ok(base.context("neither XDG_STATE_HOME nor HOME is set: say where with --kubeconfig PATH")?.join("weir"))
+}
+
+/// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file.
+pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
+    let path = match (&options.kubeconfig, std::env::var_os("KUBECONFIG")) {
+        (Some(path), _) => path.clone(),
+        (None, Some(_)) => {
+            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.context("reading $KUBECONFIG")?;
+            return client(config);
+        }
+        (None, None) => state_folder()?.join("kubeconfig"),
+    };
+    if !path.exists() {
+        bail!("no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig", path.display());
+    }
+    connect_with(&path).await
+}
+
+pub(crate) async fn connect_with(path: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    client(config)
+}
+
+fn client(config: Config) -> Result<Client> {
+    // kube takes the process's provider; a second installation of the same one is not an error.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let url = config.cluster_url.clone();
+    Client::try_from(config).with_context(|| format!("connecting to {url}"))
+}
+
+/// The admin port's URL: `--admin`, else what the sandbox behind the kubeconfig says.
+pub(crate) async fn admin_url(options: &ClientOptions) -> Result<String> {
+    if let Some(url) = &options.admin {
+        return Ok(if url.contains("://") { url.clone() } else { format!("http://{url}") });
+    }
+    let client = connect(options).await?;
+    let (namespace, name) = SANDBOX_CONFIG_MAP;
+    let found = Api::<ConfigMap>::namespaced(client, namespace).get_opt(name).await.context("asking the Kubernetes API")?;
+    let data = found.and_then(|map| map.data).unwrap_or_default();
+    let url = data.get("admin").ok_or_else(|| anyhow!("the API does not say where the admin port is (ConfigMap {namespace}/{name}): name it with --admin URL"))?;
+    Ok(url.clone())
+}
+
+/// One GET, on a connection of its own.
+pub(crate) async fn get(url: &str) -> Result<Bytes> {
+    let uri: http::Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
+    let authority = uri.authority().with_context(|| format!("`{url}` names no host"))?.clone();
+    let address = (authority.host(), authority.port_u16().unwrap_or(80));
+    let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("connecting to {authority}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = http::Request::get(path).header(http::header::HOST, authority.as_str()).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    driver.abort();
+    if !status.is_success() {
+        bail!("{url}: {status}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}
+
+/// Columns padded to their widest cell, two spaces apart, no trailing blanks.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,85 @@
+//! `weir split`: weights asked for beside requests served, rule by rule.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cli::ClientOptions;
+use crate::client;
+
+pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = runtime.block_on(async {
+        let url = client::admin_url(options).await?;
+        client::get(&format!("{}/splits", url.trim_end_matches('/'))).await
+    })?;
+    let splits: Value = serde_json::from_slice(&body).context("the admin port's answer to /splits")?;
+    let rules = splits["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if rules.is_empty() {
+        println!("No rule has backends yet.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    print!("{}", client::table(&rows(rules)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(rules: &[Value]) -> Vec<Vec<String>> {
+    let head = ["ROUTE", "RULE", "BACKEND", "WEIGHT", "SHARE", "SERVED", "EXPECTED", "MAX DEVIATION"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for rule in rules {
+        let total: f64 = backends(rule).iter().map(|backend| number(&backend["weight"])).sum();
+        let tickets = number(&rule["tickets"]);
+        for (index, backend) in backends(rule).iter().enumerate() {
+            let first = index == 0;
+            let share = if total > 0.0 { number(&backend["weight"]) / total } else { 0.0 };
+            let cell = |show: bool, text: String| if show { text } else { String::new() };
+            let mut name = text(&backend["backend"]);
+            if let Some(reason) = backend["invalid"].as_str().filter(|reason| !reason.is_empty()) {
+                name = format!("{name} ({reason})");
+            }
+            rows.push(vec![
+                cell(first, text(&rule["route"])),
+                cell(first, text(&rule["rule"])),
+                name,
+                text(&backend["weight"]),
+                format!("{:.2} %", share * 100.0),
+                text(&backend["served"]),
+                format!("{:.1}", share * tickets),
+                cell(first, format!("{:.3}", number(&rule["maxDeviation"]))),
+            ]);
+        }
+    }
+    rows
+}
+
+fn backends(rule: &Value) -> &[Value] {
+    rule["backends"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_backend_has_a_row_with_what_it_should_have_served() {
+        let rules = json!([{"route": "default/echo", "rule": "0", "tickets": 200, "maxDeviation": 0.667, "backends": [
+            {"backend": "default/echo:80", "weight": 2, "served": 133, "invalid": ""},
+            {"backend": "default/none:80", "weight": 1, "served": 67, "invalid": "BackendNotFound"},
+        ]}]);
+        let rows = rows(rules.as_array().unwrap());
+        assert_eq!(rows[1], ["default/echo", "0", "default/echo:80", "2", "66.67 %", "133", "133.3", "0.667"]);
+        assert_eq!(rows[2][2], "default/none:80 (BackendNotFound)");
+        assert_eq!(rows[2][6], "66.7");
+    }
+}

@@ -1,0 +1,131 @@
+//! `weir status`: every Gateway and route with its address and whatever is not as it should be.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, Client};
+use serde_json::Value;
+
+use crate::cli::ClientOptions;
+use crate::client;
+
+pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        let client = client::connect(options).await?;
+        let gateways = list(&client, "Gateway", "gateways").await?;
+        let routes = list(&client, "HTTPRoute", "httproutes").await?;
+        anyhow::Ok(Report::new(&gateways, &routes))
+    })?;
+    print!("{}", client::table(&report.rows));
+    if !report.notes.is_empty() {
+        println!();
+    }
+    for note in &report.notes {
+        println!("{note}");
+    }
+    Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn list(client: &Client, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
+    let resource = ApiResource {
+        group: "gateway.networking.k8s.io".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "gateway.networking.k8s.io/v1".to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    };
+    let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+    let objects = api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?;
+    Ok(objects.items)
+}
+
+struct Report {
+    rows: Vec<Vec<String>>,
+    notes: Vec<String>,
+    healthy: bool,
+}
+
+impl Report {
+    fn new(gateways: &[DynamicObject], routes: &[DynamicObject]) -> Report {
+        let head = ["KIND", "NAME", "ADDRESS", "STATUS"].map(str::to_owned).to_vec();
+        let mut report = Report { rows: vec![head], notes: Vec::new(), healthy: true };
+        gateways.iter().for_each(|gateway| report.add_gateway(gateway));
+        routes.iter().for_each(|route| report.add_route(route));
+        report
+    }
+
+    fn add_gateway(&mut self, gateway: &DynamicObject) {
+        let status = &gateway.data["status"];
+        let addresses: Vec<&str> = array(&status["addresses"]).iter().filter_map(|a| a["value"].as_str()).collect();
+        let mut problems = problems(&status["conditions"]);
+        for listener in array(&status["listeners"]) {
+            let name = listener["name"].as_str().unwrap_or_default();
+            problems.extend(self::problems(&listener["conditions"]).into_iter().map(|p| format!("listener {name}: {p}")));
+        }
+        self.note_ports(&name(gateway), status);
+        let unclaimed = array(&status["conditions"]).iter().all(|c| c["status"] == "Unknown");
+        let good = if unclaimed { "waiting for a controller" } else { "Programmed" };
+        self.add_row("Gateway", gateway, addresses.join(","), problems, good);
+    }
+
+    /// Sockets that are not on the listener's port (no right to bind low ports), as the condition says them.
+    fn note_ports(&mut self, gateway: &str, status: &Value) {
+        for listener in array(&status["listeners"]) {
+            for condition in array(&listener["conditions"]) {
+                let message = condition["message"].as_str().unwrap_or_default();
+                if condition["type"] == "Programmed" && condition["status"] == "True" && message.contains("instead of") {
+                    self.notes.push(format!("{gateway}: {message}"));
+                }
+            }
+        }
+    }
+
+    fn add_route(&mut self, route: &DynamicObject) {
+        let parents = array(&route.data["status"]["parents"]);
+        let mut problems = Vec::new();
+        for parent in parents {
+            let gateway = parent["parentRef"]["name"].as_str().unwrap_or_default();
+            problems.extend(self::problems(&parent["conditions"]).into_iter().map(|p| format!("{gateway}: {p}")));
+        }
+        if parents.is_empty() {
+            let wanted: Vec<&str> =
+                array(&route.data["spec"]["parentRefs"]).iter().filter_map(|p| p["name"].as_str()).collect();
+            problems.push(format!("no Gateway of Weir's has taken it (parentRefs: {})", wanted.join(", ")));
+        }
+        self.add_row("HTTPRoute", route, String::new(), problems, "Accepted");
+    }
+
+    fn add_row(&mut self, kind: &str, object: &DynamicObject, address: String, problems: Vec<String>, good: &str) {
+        let mut lines = problems.into_iter();
+        let first = lines.next();
+        self.healthy &= first.is_none();
+        let status = first.unwrap_or_else(|| good.to_owned());
+        self.rows.push(vec![kind.to_owned(), name(object), address, status]);
+        self.rows.extend(lines.map(|line| vec![String::new(), String::new(), String::new(), line]));
+    }
+}
+
+/// Conditions that should be True and are not, or should not be True and are.
+fn problems(conditions: &Value) -> Vec<String> {
+    let bad = |condition: &&Value| match condition["type"].as_str() {
+        Some("Conflicted" | "PartiallyInvalid" | "OverlappingTLSConfig") => condition["status"] == "True",
+        _ => condition["status"] == "False",
+    };
+    let words = |condition: &Value| {
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        format!("{}={} {}: {}", text("type"), text("status"), text("reason"), text("message"))
+    };
+    array(conditions).iter().filter(bad).map(words).collect()
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn name(object: &DynamicObject) -> String {
+    let metadata = &object.metadata;
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
+}

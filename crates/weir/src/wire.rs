@@ -1,0 +1,151 @@
+//! Where the rooms meet: the data plane, the control plane and the API of one process.
+//!
+//! Owns the threads: the data plane has its own, and control, API, controllers and admin each get a runtime of theirs,
+//! so that none can starve another. Invariant: control and data plane know each other only by a pair of channels.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use weir_control::{ControlConfig, ControlStatus, Provision};
+use weir_proxy::{Proxy, ProxyConfig};
+
+use crate::admin::AdminSource;
+use crate::cli::ProcessOptions;
+
+/// Updates and answers under way between control and data plane; control sends the next one after an answer.
+const CHANNEL: usize = 4;
+/// How long requests that are under way may take when the process ends.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+
+/// Starts the data plane's threads. The seed is the option's or a random one.
+pub(crate) fn start_proxy(options: &ProcessOptions, low_port_fallback: bool) -> Result<Proxy> {
+    let config = ProxyConfig {
+        workers: options.workers.map(usize::from),
+        seed: options.seed.unwrap_or_else(random_seed),
+        low_port_fallback,
+        ..ProxyConfig::default()
+    };
+    Proxy::start(config).context("starting the data plane")
+}
+
+/// Random enough for phases: std's hasher keys come from the system's randomness.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// Runs control over `client` until `shutdown`, each update through `proxy`.
+pub(crate) async fn run_control(
+    client: kube::Client,
+    proxy: Proxy,
+    provision: Provision,
+    status: Arc<ControlStatus>,
+    shutdown: CancellationToken,
+) {
+    let (updates, mut wanted) = mpsc::channel(CHANNEL);
+    let (answers, applied) = mpsc::channel(CHANNEL);
+    let config = ControlConfig { status, ..ControlConfig::new(provision) };
+    let applying = async move {
+        while let Some(update) = wanted.recv().await {
+            if answers.send(proxy.apply(update).await).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(weir_control::run(client, updates, applied, config, shutdown), applying);
+}
+
+/// A named thread with a runtime of its own, for a task that ends by itself (on a cancelled token).
+pub(crate) struct Room {
+    name: &'static str,
+    thread: JoinHandle<()>,
+}
+
+impl Room {
+    /// One thread for the room's work, or a few where `threads` is more than one.
+    pub(crate) fn start<F>(name: &'static str, threads: usize, work: F) -> Result<Room>
+    where
+        F: AsyncFnOnce() + Send + 'static,
+    {
+        let mut builder = match threads {
+            1 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(threads).thread_name(name).enable_all().build()?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            runtime.block_on(work());
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        })?;
+        Ok(Room { name, thread })
+    }
+
+    /// Waits for the thread; a panic in it is reported, not passed on.
+    pub(crate) fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!(room = self.name, "a thread ended by a panic");
+        }
+    }
+}
+
+/// Runs `future` on a runtime of its own, for callers that have none.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// What the admin port tells of a gateway process.
+pub(crate) struct GatewayReport {
+    pub(crate) proxy: Proxy,
+    pub(crate) control: Arc<ControlStatus>,
+}
+
+impl AdminSource for GatewayReport {
+    fn ready(&self) -> Result<(), String> {
+        if !self.control.ready() {
+            return Err("the first lists of objects are not complete".to_owned());
+        }
+        if self.control.applied_sequence.get() == 0 {
+            return Err("the data plane does not run a snapshot yet".to_owned());
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        self.proxy.metrics() + &self.control.render()
+    }
+
+    fn splits(&self) -> Value {
+        let rules: Vec<Value> = self.proxy.splits().iter().map(split_json).collect();
+        json!({ "rules": rules })
+    }
+}
+
+fn split_json(report: &weir_model::split::SplitReport) -> Value {
+    let backend = |share: &weir_model::split::BackendShare| {
+        let name = share.backend.strip_prefix("backend/").unwrap_or(&share.backend);
+        let name = name.rsplit_once('/').map_or_else(|| name.to_owned(), |(service, port)| format!("{service}:{port}"));
+        json!({
+            "backend": name,
+            "weight": share.weight,
+            "served": share.served,
+            "servedTotal": share.served_total,
+            "invalid": &*share.invalid_reason,
+        })
+    };
+    let rule = if report.rule.is_empty() { report.rule_index.to_string() } else { report.rule.to_string() };
+    json!({
+        "route": &*report.route,
+        "rule": rule,
+        "epoch": report.epoch,
+        "tickets": report.tickets,
+        "period": report.period,
+        "maxDeviation": report.max_deviation,
+        "deviationChecked": report.deviation_checked,
+        "backends": report.backends.iter().map(backend).collect::<Vec<_>>(),
+    })
+}
