@@ -1,0 +1,151 @@
+//! The controllers over the in-process API, as a person with kubectl sees them.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::sandbox::{Sandbox, until};
+
+const ECHO: &str = include_str!("../../../../examples/kic/echo-services.yaml");
+
+fn ready(pods: &[Pod]) -> Vec<&Pod> {
+    let is_ready = |pod: &&Pod| {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        pod.metadata.deletion_timestamp.is_none()
+            && conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    pods.iter().filter(is_ready).collect()
+}
+
+fn ready_addresses(slices: &[EndpointSlice], service: &str) -> Vec<String> {
+    let mine = slices
+        .iter()
+        .filter(|slice| slice.labels().get("kubernetes.io/service-name").is_some_and(|name| name == service));
+    let endpoints = mine.flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) == Some(true));
+    ready.flat_map(|endpoint| endpoint.addresses.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_becomes_a_ready_pod_behind_its_service() {
+    let sandbox = Sandbox::start("127.94.1.0/24");
+    sandbox.create(ECHO).await;
+    let deployment = until(&sandbox.api::<Deployment>(), "echo is available", |all: &[Deployment]| {
+        let echo = all.iter().find(|deployment| deployment.name_any() == "echo")?;
+        let status = echo.status.clone()?;
+        let settled = status.conditions.iter().flatten().any(|condition| {
+            condition.type_ == "Progressing" && condition.reason.as_deref() == Some("NewReplicaSetAvailable")
+        });
+        (settled && status.available_replicas == Some(1)).then(|| echo.clone())
+    })
+    .await;
+    let status = deployment.status.clone().expect("has one");
+    assert_eq!(
+        (status.replicas, status.updated_replicas, status.ready_replicas),
+        (Some(1), Some(1), Some(1))
+    );
+    assert_eq!(
+        deployment.annotations().get("deployment.kubernetes.io/revision").map(String::as_str),
+        Some("1")
+    );
+    let address = until(&sandbox.api::<EndpointSlice>(), "echo has an endpoint", |slices| {
+        ready_addresses(slices, "echo").pop()
+    })
+    .await;
+    let pod = until(&sandbox.api::<Pod>(), "both pods are ready", |pods: &[Pod]| {
+        let ready = ready(pods);
+        (ready.len() == 2).then(|| ready.into_iter().find(|pod| pod.labels()["app"] == "echo").cloned())?
+    })
+    .await;
+    assert_eq!(pod.status.as_ref().and_then(|status| status.pod_ip.clone()), Some(address.clone()));
+    // <deployment>-<hash>-<suffix>, so that both parts can be cut off.
+    let hash = &pod.labels()["pod-template-hash"];
+    assert!(pod.name_any().starts_with(&format!("echo-{hash}-")), "{}", pod.name_any());
+    let (code, _, body) = crate::sandbox::get(&format!("{address}:8080"), "/hostname?iteration=7").await;
+    assert_eq!((code, body), (200, pod.name_any()));
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scaling_up_and_down_and_deleting_a_pod_ends_where_asked() {
+    let sandbox = Sandbox::start("127.94.2.0/24");
+    sandbox.create(ECHO).await;
+    let (deployments, pods, slices) =
+        (sandbox.api::<Deployment>(), sandbox.api::<Pod>(), sandbox.api::<EndpointSlice>());
+    for count in [20, 1] {
+        let begun = std::time::Instant::now();
+        let scale = json!({ "spec": { "replicas": count } });
+        deployments
+            .patch_scale("echo2", &PatchParams::default(), &Patch::Merge(&scale))
+            .await
+            .expect("scaled");
+        until(&slices, "as many endpoints as asked", |slices| {
+            (ready_addresses(slices, "echo2").len() == count).then_some(())
+        })
+        .await;
+        until(&pods, "as many pods as asked", |all: &[Pod]| {
+            let mine = all.iter().filter(|pod| pod.labels()["app"] == "echo2");
+            (mine.count() == count).then_some(())
+        })
+        .await;
+        eprintln!("scaled to {count} in {:?}", begun.elapsed());
+    }
+    let first = until(&pods, "one pod of echo", |all: &[Pod]| {
+        ready(all).into_iter().find(|pod| pod.labels()["app"] == "echo").map(ResourceExt::name_any)
+    })
+    .await;
+    pods.delete(&first, &Default::default()).await.expect("deleted");
+    until(&pods, "another pod in its place", |all: &[Pod]| {
+        let mine: Vec<_> = all.iter().filter(|pod| pod.labels()["app"] == "echo").collect();
+        (mine.len() == 1 && mine[0].name_any() != first && ready(all).len() == 2).then_some(())
+    })
+    .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_template_rolls_and_undo_finds_the_old_replica_set() {
+    let sandbox = Sandbox::start("127.94.3.0/24");
+    sandbox.create(ECHO).await;
+    let (deployments, sets, pods) =
+        (sandbox.api::<Deployment>(), sandbox.api::<ReplicaSet>(), sandbox.api::<Pod>());
+    until(&pods, "ready", |all: &[Pod]| (ready(all).len() == 2).then_some(())).await;
+    let first = sets.list(&Default::default()).await.expect("a list").items;
+    let first = first.iter().find(|set| set.labels()["app"] == "echo").cloned().expect("echo's");
+    let template =
+        |value: &str| json!({ "spec": { "template": { "metadata": { "annotations": { "turn": value } } } } });
+    let patch = |value: serde_json::Value| {
+        let deployments = deployments.clone();
+        async move {
+            deployments.patch("echo", &PatchParams::default(), &Patch::Merge(&value)).await.expect("patched");
+        }
+    };
+    patch(template("second")).await;
+    let revision_2 = until(&deployments, "rolled", |all: &[Deployment]| rolled(all, "2")).await;
+    assert_eq!(revision_2.status.clone().and_then(|status| status.replicas), Some(1));
+    patch(json!({ "spec": { "template": { "metadata": { "annotations": { "turn": null } } } } })).await;
+    until(&deployments, "rolled back", |all: &[Deployment]| rolled(all, "3")).await;
+    let now = until(&sets, "the first set serves again", |all: &[ReplicaSet]| {
+        let set = all.iter().find(|set| set.name_any() == first.name_any())?;
+        (set.status.as_ref()?.available_replicas == Some(1)).then(|| set.clone())
+    })
+    .await;
+    assert_eq!(now.uid(), first.uid());
+    assert_eq!(now.annotations()["deployment.kubernetes.io/revision-history"], "1");
+    sandbox.stop().await;
+}
+
+/// The Deployment `echo` once its rollout to this revision is complete.
+fn rolled(all: &[Deployment], revision: &str) -> Option<Deployment> {
+    let echo = all.iter().find(|deployment| deployment.name_any() == "echo")?;
+    let status = echo.status.clone()?;
+    let at = echo.annotations().get("deployment.kubernetes.io/revision").is_some_and(|at| at == revision);
+    let complete = status.observed_generation == echo.metadata.generation
+        && status.updated_replicas == Some(1)
+        && status.replicas == Some(1)
+        && status.available_replicas == Some(1);
+    (at && complete).then(|| echo.clone())
+}
