@@ -26,7 +26,39 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
             }
         }
     }
+    for source in context.sources.files.iter().filter(|source| !source.path.starts_with("xtask/src/check/")) {
+        for (at, line) in source.text.lines().enumerate() {
+            for name in named_pages(line).filter(|name| !is_ours(&pages, name)) {
+                let path = &source.path;
+                report.finding(format!(
+                    "{path}:{}: names `{name}`, a page that is not in this repository",
+                    at + 1
+                ));
+            }
+        }
+    }
     Ok(())
+}
+
+/// Pages that a line names: a word that ends in `.md`, or a page of capitals with a section of it (`NOTES section 3`).
+fn named_pages(line: &str) -> impl Iterator<Item = &str> {
+    let is_outside = |c: char| !c.is_alphanumeric() && !"._-/*:".contains(c);
+    let words: Vec<&str> = line.split(is_outside).filter(|word| !word.is_empty()).collect();
+    let by_section =
+        words.windows(2).filter(|pair| ["section", "sections"].contains(&pair[1])).map(|pair| pair[0]);
+    let is_page = |word: &&str| word.len() > 3 && word.chars().all(|c| c.is_ascii_uppercase());
+    let by_section: Vec<&str> = by_section.filter(is_page).collect();
+    let by_ending = words.into_iter().map(|word| word.trim_end_matches(['.', ':'])).filter(|word| {
+        word.len() > 3 && word.ends_with(".md") && !word.contains("//") && !word.contains('*')
+    });
+    by_ending.chain(by_section)
+}
+
+fn is_ours(pages: &[&Source], name: &str) -> bool {
+    let name = name.trim_start_matches("./").trim_start_matches("../");
+    pages.iter().any(|page| {
+        page.path == name || page.path.ends_with(&format!("/{name}")) || page.path == format!("{name}.md")
+    })
 }
 
 fn wrong_link(root: &Path, pages: &[&Source], page: &Source, link: &str) -> Option<String> {
@@ -120,6 +152,16 @@ mod tests {
         assert_eq!(links(text), [(2, "b.md#c".to_owned()), (6, "e".to_owned())]);
         let names = headings(text);
         assert!(names.contains("one-two-three") && names.contains("one-two-three-1"), "{names:?}");
+    }
+
+    #[test]
+    fn pages_are_named_by_their_ending_or_by_a_section() {
+        let named = |line| named_pages(line).collect::<Vec<_>>();
+        assert_eq!(
+            named("see `docs/adr/x.md`, and PLAN section 4; RFC 9112 section 3"),
+            ["docs/adr/x.md", "PLAN"]
+        );
+        assert_eq!(named("https://example.org/README.md and *.md"), [""; 0]);
     }
 
     #[test]

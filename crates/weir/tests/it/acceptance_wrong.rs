@@ -236,6 +236,34 @@ fn a_header_of_100_mb_is_refused_without_keeping_it() {
 }
 
 #[test]
+fn a_client_that_sends_one_byte_a_second_is_told_and_let_go() {
+    let (_sandbox, socket) = guide();
+    let mut stream = TcpStream::connect(socket).expect("the gateway listens");
+    let pace = Duration::from_secs(1);
+    stream.set_read_timeout(Some(pace)).expect("a time-out");
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    // One byte of an endless head, then up to a second of listening for what the gateway says to it.
+    for byte in b"GET /echo/hostname HTTP/1.1\r\nHost: a\r\nX-Slow: ".iter().chain(std::iter::repeat(&b'x')) {
+        let sent = stream.write_all(&[*byte]);
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&buffer[..count]),
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}
+            Err(_) => break,
+        }
+        assert!(started.elapsed() < Duration::from_secs(40), "still listening after {:?}", started.elapsed());
+        if sent.is_err() {
+            break;
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "after {:?}: {answer:?}", started.elapsed());
+    undisturbed(socket);
+}
+
+#[test]
 fn five_thousand_idle_connections_disturb_nobody() {
     const IDLE: usize = 5_000;
     // Both ends are on this machine: the test process needs as many descriptors as the gateway.
