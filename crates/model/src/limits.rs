@@ -150,6 +150,9 @@ limits! {
     upstream_body_timeout: Duration = 60_000, Milliseconds,
         "Kong read_timeout 60 s (between two reads)",
         "Longest wait for the next bytes of a response body.";
+    linger_timeout: Duration = 2_000, Milliseconds,
+        "nginx lingering_timeout 5 s, RFC 9112 section 9.6",
+        "How long what a client still sends is read and dropped after an answer that ends its connection.";
     tunnel_idle_timeout: Duration = 3_600_000, Milliseconds,
         "HAProxy timeout tunnel, 1 h in its guides",
         "How long an upgraded connection may carry nothing in either direction.";

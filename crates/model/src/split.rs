@@ -8,8 +8,9 @@
 //! - **Exact per period:** of the tickets `mW .. (m + 1)W` backend `i` gets exactly `w_i`.
 //! - **Exact on the way:** after every prefix, `|served_i - n w_i / W|` is below 1 for two backends, below 2 where
 //!   `W <= 4096`, below 3 otherwise. (Proofs: [`layout`].)
-//! - **No resonance:** the phase of each period is drawn anew, uniformly, so that each position of each period falls to
-//!   backend `i` with probability `w_i / W`, independently of other periods.
+//! - **No resonance:** places are drawn anew in each period, and where the law allows it every few tickets; each position
+//!   of each period falls to backend `i` with probability `w_i / W`, independently of other periods. A client that always sends a page and
+//!   `m - 1` assets sees each backend on the page in its share.
 //! - **Any window**, wherever it starts: its count is within 1 (two backends) or 3 (more, `W <= 4096`) of its share, the share being
 //!   rounded to the nearer whole number on that side.
 //! - Weight 0 is never chosen; all zero: nothing is.
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
 
-use self::layout::{Layout, two_way};
+use self::layout::Layout;
 pub use self::layout::{LayoutCache, MAX_SLOTS};
 use self::report::Observer;
 pub use self::report::{BackendShare, ReplayBudget, SplitReport};
@@ -222,12 +223,8 @@ impl SplitRule {
         match &self.layout {
             Layout::Nothing => None,
             Layout::One => Some(0),
-            Layout::Pair { first, total } => {
-                let step = two_way(self.key, ticket, *first, *total);
-                Some(usize::from(!step.left))
-            }
-            Layout::Slots(slots) => Some(slots.member(self.key, ticket)),
-            Layout::Tree(tree) => Some(tree.member(self.key, ticket)),
+            Layout::Pair(law) => Some(usize::from(!law.step(self.key, ticket).first)),
+            Layout::Many(shape) => Some(shape.member(self.key, ticket)),
         }
     }
 }
@@ -330,11 +327,15 @@ fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// A number below `bound`, uniform to within 2^-40 for every bound that occurs, for the `index`-th period.
+/// The `index`-th number of the sequence that `key` begins.
+#[inline]
+fn random(key: u64, index: u64) -> u64 {
+    mix(key.wrapping_add(index.wrapping_mul(GOLDEN)))
+}
+
+/// A number below `bound`, uniform to within 2^-40 for every bound that occurs.
 #[inline]
 fn draw(key: u64, index: u64, bound: u64) -> u64 {
-    let random = mix(key.wrapping_add(index.wrapping_mul(GOLDEN)));
-    let scaled = (u128::from(random) * u128::from(bound)) >> 64;
     // Below `bound`, so it fits.
-    scaled as u64
+    ((u128::from(random(key, index)) * u128::from(bound)) >> 64) as u64
 }

@@ -6,17 +6,18 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::layout::Layout;
-use super::{Split, SplitRule, draw};
+use super::layout::{Layout, TwoWay};
+use super::{Split, SplitRule};
 
-/// Steps of replay that may still be done. One step is a ticket or, where the law allows it, a period: 5 to 100 ns.
+/// Steps of replay that may still be done. One step is a ticket, a ticket of the lighter of two backends, or a period of a
+/// layout: 5 to 500 ns.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayBudget {
     pub steps: u64,
 }
 
 impl Default for ReplayBudget {
-    /// About 0.1 s at worst for all rules together.
+    /// Some 0.1 s at worst for all rules together.
     fn default() -> Self {
         ReplayBudget { steps: 1 << 20 }
     }
@@ -63,13 +64,15 @@ pub(super) struct Observer {
     tickets: u64,
     /// Served in the period that is under way, by member.
     in_period: Box<[u64]>,
+    /// Two backends: tickets of the lighter one that were looked at.
+    lighter: u64,
     /// Times `W`.
     largest: u64,
 }
 
 impl Observer {
     pub(super) fn new(members: usize) -> Observer {
-        Observer { tickets: 0, in_period: vec![0; members].into(), largest: 0 }
+        Observer { tickets: 0, in_period: vec![0; members].into(), lighter: 0, largest: 0 }
     }
 }
 
@@ -117,15 +120,24 @@ fn member_weights(reduced: &[u32]) -> Vec<u64> {
 
 impl SplitRule {
     fn replay(&self, seen: &mut Observer, tickets: u64, weights: &[u64], budget: &mut ReplayBudget) {
-        let total: u64 = weights.iter().sum();
-        if weights.len() < 2 {
-            seen.tickets = tickets;
-            return;
+        match &self.layout {
+            Layout::Nothing | Layout::One => seen.tickets = tickets,
+            Layout::Pair(law) => replay_pair(law, self.key, seen, tickets, budget),
+            Layout::Many(_) => self.replay_many(seen, tickets, weights, budget),
         }
-        let most = self.most(total);
+    }
+
+    fn replay_many(&self, seen: &mut Observer, tickets: u64, weights: &[u64], budget: &mut ReplayBudget) {
+        let total: u64 = weights.iter().sum();
+        let slots = match &self.layout {
+            Layout::Many(shape) => shape.slots(),
+            _ => None,
+        };
         while seen.tickets < tickets {
-            if most.is_some_and(|most| seen.largest >= most) {
-                // No ticket can ever be worse.
+            if let Some(slots) = slots
+                && seen.largest >= u64::from(slots.deviations().largest)
+            {
+                // No period can be worse.
                 seen.tickets = tickets;
                 return;
             }
@@ -134,11 +146,13 @@ impl SplitRule {
             }
             budget.steps -= 1;
             let rank = seen.tickets % total;
-            if rank == 0
+            if let Some(slots) = slots
+                && rank == 0
                 && tickets - seen.tickets >= total
-                && let Some(largest) = self.whole_period(seen.tickets / total, total)
             {
-                seen.largest = seen.largest.max(largest);
+                let phase = slots.phase(self.key, seen.tickets / total);
+                let largest = slots.deviations().by_phase.get(phase).copied().unwrap_or(0);
+                seen.largest = seen.largest.max(u64::from(largest));
                 seen.tickets += total;
             } else {
                 self.one_ticket(seen, rank, weights, total);
@@ -159,30 +173,37 @@ impl SplitRule {
             seen.in_period.fill(0);
         }
     }
+}
 
-    /// The largest deviation, times `W`, that any period can have; `None` where only a replay can tell.
-    fn most(&self, total: u64) -> Option<u64> {
-        match &self.layout {
-            Layout::Pair { .. } => Some(total - 1),
-            Layout::Slots(slots) => Some(u64::from(slots.deviations().largest)),
-            _ => None,
+/// Between two tickets of the lighter side its error only falls, so the worst prefixes are those that end just before and
+/// just after one, and the last of all. (The other side's error is the same with the opposite sign.)
+fn replay_pair(law: &TwoWay, key: u64, seen: &mut Observer, tickets: u64, budget: &mut ReplayBudget) {
+    let (weight, total) = (law.lighter(), law.total());
+    // Times `W`, of a prefix with that many tickets of the lighter side. Below `W`, as no prefix is off by 1.
+    let error = |prefix: u64, lighter: u64| {
+        let served = u128::from(lighter) * u128::from(total);
+        served.abs_diff(u128::from(prefix) * u128::from(weight)) as u64
+    };
+    while seen.tickets < tickets {
+        if seen.largest >= total - 1 {
+            // No prefix can be worse.
+            seen.tickets = tickets;
+            return;
         }
-    }
-
-    /// The largest deviation, times `W`, of one whole period.
-    fn whole_period(&self, period: u64, total: u64) -> Option<u64> {
-        match &self.layout {
-            // A prefix with the share x has floor(x + u) lefts. The fractions of x take every value j/W once, so the
-            // worst are the largest fraction that is still rounded down and the smallest that is rounded up.
-            Layout::Pair { .. } => {
-                let phase = draw(self.key, period, total);
-                Some(phase.max(total - 1 - phase))
-            }
-            Layout::Slots(slots) => {
-                let phase = slots.phase(self.key, period);
-                slots.deviations().by_phase.get(phase).copied().map(u64::from)
-            }
-            _ => None,
+        if budget.steps == 0 {
+            return;
         }
+        budget.steps -= 1;
+        let place = law.ticket_of(key, seen.lighter);
+        let worst = if place < tickets {
+            let worst = error(place, seen.lighter).max(error(place + 1, seen.lighter + 1));
+            seen.lighter += 1;
+            seen.tickets = place + 1;
+            worst
+        } else {
+            seen.tickets = tickets;
+            error(tickets, seen.lighter)
+        };
+        seen.largest = seen.largest.max(worst);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -75,6 +75,8 @@ pub struct EndpointSet {
     /// When the set became empty after it had endpoints, in milliseconds of the clock given to
     /// [`super::Snapshot::apply_at`]; `None` while there are endpoints, or if there never were any.
     pub lost_at_millis: Option<u64>,
+    /// Counts choices: whose turn it is at equal load. Shared by all workers.
+    pub turn: AtomicUsize,
 }
 
 impl EndpointSet {
@@ -102,7 +104,7 @@ impl EndpointSet {
             (true, false) => Some(now_millis),
             (true, true) => self.lost_at_millis,
         };
-        Ok(EndpointSet { endpoints, lost_at_millis })
+        Ok(EndpointSet { endpoints, lost_at_millis, turn: AtomicUsize::new(0) })
     }
 
     pub fn find(&self, address: SocketAddr) -> Option<&Arc<EndpointState>> {
