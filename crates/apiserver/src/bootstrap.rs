@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::auth::User;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
+use crate::registry::{Resource, Version};
+use crate::rest::negotiate::Accept;
+use crate::rest::path::Params;
 use crate::rest::{Api, Call};
 use crate::{ApiServerError, Channel};
 
@@ -32,25 +36,29 @@ fn create(api: &Arc<Api>, group: &str, plural: &str, object: Value) -> Result<()
 }
 
 impl Call {
-    /// A call of the server itself about one object.
-    pub(crate) fn internal(api: &Api, group: &str, plural: &str, object: &Value) -> ApiResult<Call> {
-        use crate::error::ApiError;
-        let registry = api.registry();
-        let resource = registry.get(group, plural).ok_or_else(ApiError::unknown_path)?.clone();
-        let (_, version) = crate::registry::split_api_version(crate::object::text(object, "/apiVersion"));
-        let version = resource.version(version).ok_or_else(ApiError::unknown_path)?.clone();
-        Ok(Call {
+    /// A call of the server itself about an object that is stored.
+    pub(crate) fn internal_for(resource: &Arc<Resource>, version: &Arc<Version>, object: &Value) -> Call {
+        Call {
             user: User::admin(),
             namespace: crate::object::namespace(object).to_owned(),
             name: crate::object::name(object).to_owned(),
             subresource: String::new(),
-            params: crate::rest::path::Params::default(),
-            accept: crate::rest::negotiate::Accept::JSON,
+            params: Params::default(),
+            accept: Accept::JSON,
             manager: "weir".to_owned(),
             content_type: String::new(),
-            warnings: parking_lot::Mutex::new(Vec::new()),
-            resource,
-            version,
-        })
+            warnings: Mutex::new(Vec::new()),
+            resource: resource.clone(),
+            version: version.clone(),
+        }
+    }
+
+    /// A call of the server itself about one object.
+    pub(crate) fn internal(api: &Api, group: &str, plural: &str, object: &Value) -> ApiResult<Call> {
+        let registry = api.registry();
+        let resource = registry.get(group, plural).ok_or_else(ApiError::unknown_path)?.clone();
+        let (_, version) = crate::registry::split_api_version(crate::object::text(object, "/apiVersion"));
+        let version = resource.version(version).ok_or_else(ApiError::unknown_path)?.clone();
+        Ok(Call::internal_for(&resource, &version, object))
     }
 }

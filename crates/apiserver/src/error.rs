@@ -73,6 +73,11 @@ impl Cause {
         Cause::new("FieldValueForbidden", field, format!("Forbidden: {detail}"))
     }
 
+    /// `Too long`: over a limit in bytes.
+    pub(crate) fn too_long(field: impl Into<String>, limit_bytes: usize) -> Cause {
+        Cause::new("FieldValueTooLong", field, format!("Too long: may not be more than {limit_bytes} bytes"))
+    }
+
     /// An apply would change what another manager set.
     pub(crate) fn field_manager_conflict(field: &str, manager: &str) -> Cause {
         Cause::new("FieldManagerConflict", field, format!("conflict with {manager}"))
@@ -208,6 +213,11 @@ impl ApiError {
     pub(crate) fn method_not_allowed() -> ApiError {
         let text = "the server does not allow this method on the requested resource";
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", text).about(Subject::default())
+    }
+
+    pub(crate) fn create_while_terminating(subject: Subject) -> ApiError {
+        let text = "create not allowed while custom resource definition is terminating";
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", text).about(subject)
     }
 
     pub(crate) fn not_acceptable(accepted: &[&str]) -> ApiError {

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 use weir_schema::Structural;
 
+use crate::openapi::{self, Document};
 use crate::store::ResourceId;
 
 /// Discovery of a Kubernetes 1.36 API server: names, scope and verbs of the built-in kinds.
@@ -32,7 +33,7 @@ const NOT_SERVED: &[(&str, &str)] = &[
 ];
 
 /// Subresources that are served; the others need a kubelet or a token issuer.
-const SERVED_SUBRESOURCES: &[&str] = &["status", "scale", "log", "finalize", "eviction"];
+const SERVED_SUBRESOURCES: &[&str] = &["status", "scale", "log", "finalize", "eviction", "binding"];
 
 /// A part of a resource with a path of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(crate) struct Version {
     pub(crate) columns: Vec<Column>,
     pub(crate) selectable_fields: Vec<String>,
     pub(crate) scale: Option<ScalePaths>,
+    /// The schema as a definition gives it; null for built-in kinds.
+    pub(crate) openapi: Value,
     /// Compiled when first asked for; set from the start for custom resources.
     pub(crate) schema: OnceLock<Option<Structural>>,
     /// Text of the warning that every request of a deprecated version gets.
@@ -109,6 +112,8 @@ pub(crate) struct Resource {
     pub(crate) id: ResourceId,
     /// Made by a custom resource definition.
     pub(crate) custom: bool,
+    /// Its definition ends; no new objects are taken.
+    pub(crate) terminating: bool,
 }
 
 impl Resource {
@@ -142,6 +147,7 @@ pub(crate) struct Registry {
     /// In the order in which discovery lists the groups: built-in ones first, then custom ones by name.
     resources: Vec<Arc<Resource>>,
     by_name: BTreeMap<(String, String), usize>,
+    openapi: OnceLock<BTreeMap<String, Document>>,
 }
 
 impl Registry {
@@ -158,14 +164,26 @@ impl Registry {
             .enumerate()
             .map(|(index, resource)| ((resource.group.clone(), resource.plural.clone()), index))
             .collect();
-        Registry { resources, by_name }
+        Registry { resources, by_name, openapi: OnceLock::new() }
     }
 
-    /// The same with these custom resources in place of the present ones.
-    pub(crate) fn with_custom(&self, mut custom: Vec<Resource>) -> Registry {
+    /// The same with one custom resource put in, replaced, or (with `None`) taken out.
+    pub(crate) fn with_custom(&self, group: &str, plural: &str, resource: Option<Arc<Resource>>) -> Registry {
+        let (mut custom, mut all): (Vec<Arc<Resource>>, Vec<Arc<Resource>>) = self
+            .resources
+            .iter()
+            .filter(|known| !(known.custom && known.group == group && known.plural == plural))
+            .cloned()
+            .partition(|known| known.custom);
+        custom.extend(resource);
         custom.sort_by(|a, b| (&a.group, &a.plural).cmp(&(&b.group, &b.plural)));
-        let builtin = self.resources.iter().filter(|resource| !resource.custom).cloned();
-        Registry::of(builtin.chain(custom.into_iter().map(Arc::new)).collect())
+        all.extend(custom);
+        Registry::of(all)
+    }
+
+    /// The OpenAPI documents by path; made when first asked for.
+    pub(crate) fn openapi(&self) -> &BTreeMap<String, Document> {
+        self.openapi.get_or_init(|| openapi::documents(self))
     }
 
     pub(crate) fn get(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
@@ -217,6 +235,7 @@ fn add_builtin(out: &mut Vec<Resource>, group: &str, version: &str, plural: &str
         columns: Vec::new(),
         selectable_fields: Vec::new(),
         scale: None,
+        openapi: Value::Null,
         schema: OnceLock::new(),
         deprecation: None,
     };
@@ -239,6 +258,7 @@ fn add_builtin(out: &mut Vec<Resource>, group: &str, version: &str, plural: &str
         storage_version: version.to_owned(),
         id: ResourceId::new(storage_group, plural),
         custom: false,
+        terminating: false,
     });
 }
 

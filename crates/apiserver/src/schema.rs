@@ -64,6 +64,9 @@ impl Components {
 /// The compiled schema of a version; `None` when the kind has none.
 pub(crate) fn structural<'a>(resource: &Resource, version: &'a Version) -> Option<&'a Structural> {
     let compile = || {
+        if resource.custom {
+            return Structural::compile(&version.openapi).ok();
+        }
         let components = components();
         // Events are kept and judged in their `v1` form, whichever group they came through.
         let (group, name) = if resource.plural == "events" {
@@ -80,7 +83,7 @@ pub(crate) fn structural<'a>(resource: &Resource, version: &'a Version) -> Optio
             }
         }
     };
-    version.schema.get_or_init(|| if resource.custom { None } else { compile() }).as_ref()
+    version.schema.get_or_init(compile).as_ref()
 }
 
 fn media_type(content_type: &str) -> &str {
@@ -200,6 +203,17 @@ fn cause(error: FieldError) -> Cause {
     Cause { reason: error.kind.reason(), message: error.body(), field: error.path }
 }
 
+/// The cause of an error inside a schema that stands at `base`.
+pub(crate) fn cause_below(error: FieldError, base: &str) -> Cause {
+    let mut cause = cause(error);
+    cause.field = match cause.field.as_str() {
+        "" => base.to_owned(),
+        path if path.starts_with('[') => format!("{base}{path}"),
+        path => format!("{base}.{path}"),
+    };
+    cause
+}
+
 /// How written fields become somebody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FieldsOf {
@@ -224,6 +238,22 @@ pub(crate) fn own_fields(
     let by = Writer { manager: &call.manager, api_version: &api_version, subresource, time: &time };
     patch::apply::update_managed_fields(structural, old, object, &by);
     Ok(())
+}
+
+/// The same for what the server itself changed in the course of a write.
+pub(crate) fn own_fields_as(
+    api: &Api,
+    call: &Call,
+    manager: &str,
+    subresource: &str,
+    before: &Value,
+    object: &mut Value,
+) {
+    let Some(structural) = structural(&call.resource, &call.version) else { return };
+    let time = api.clock.seconds();
+    let api_version = call.api_version();
+    let by = Writer { manager, api_version: &api_version, subresource, time: &time };
+    patch::apply::update_managed_fields(structural, Some(before), object, &by);
 }
 
 /// Whether a write changes nothing: equal but for the version and for when fields were last written.

@@ -3,9 +3,12 @@
 //! Owns: what a create and an update may set (status apart from the rest, generation), the defaults that are in Kubernetes' Go code instead of its
 //! schema, names, addresses and ports of Services, admission policies.
 
+pub(crate) mod names;
+
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::crd;
 use crate::error::{ApiResult, Cause};
 use crate::object;
 use crate::registry::{Resource, Version};
@@ -143,9 +146,20 @@ pub(crate) fn prepare_update(
 }
 
 /// The defaults that are in Kubernetes' code instead of its schema.
-pub(crate) fn default_fields(_resource: &Resource, _object: &mut Value) {}
+pub(crate) fn default_fields(resource: &Resource, object: &mut Value) {
+    if crd::is_definition(resource) {
+        crd::default_fields(object);
+    }
+}
 
 /// What is wrong with an object of a built-in kind beyond its schema.
-pub(crate) fn validate(_resource: &Resource, _object: &Value, _old: Option<&Value>) -> Vec<Cause> {
-    Vec::new()
+pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if old.is_none() {
+        causes.extend(names::validate(resource, object));
+    }
+    if crd::is_definition(resource) {
+        causes.extend(crd::validate(object, old));
+    }
+    causes
 }

@@ -126,8 +126,9 @@ impl Api {
         self.registry.read().clone()
     }
 
-    pub(crate) fn set_registry(&self, registry: Registry) {
-        *self.registry.write() = Arc::new(registry);
+    pub(crate) fn change_registry(&self, change: impl FnOnce(&Registry) -> Registry) {
+        let mut registry = self.registry.write();
+        *registry = Arc::new(change(&registry));
     }
 
     /// Whether a resource is still served (a custom one goes with its definition).

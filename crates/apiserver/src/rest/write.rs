@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 use crate::Identity;
 use crate::admission::{self, Operation};
 use crate::clock;
-use crate::error::{ApiError, ApiResult, Cause};
+use crate::crd;
+use crate::error::{ApiError, ApiResult, Cause, Subject};
 use crate::events;
 use crate::object;
 use crate::rest::encode::{List, Reply};
@@ -46,8 +47,10 @@ impl Api {
         if let Some(reply) = crate::reviews::answer(self, call, body)? {
             return Ok(reply);
         }
-        if call.subresource == "eviction" {
-            return self.evict(call, body);
+        match call.subresource.as_str() {
+            "eviction" => return self.evict(call, body),
+            "binding" => return self.bind(call, body),
+            _ => {}
         }
         let object = decode(call, body)?;
         let stored = self.create_object(call, object, None)?;
@@ -90,6 +93,7 @@ impl Api {
         }
         let name = object::name(&object).to_owned();
         let key = object::key(object::namespace(&object), &name);
+        crd::check_takes_objects(call)?;
         self.check_namespace_takes(call, object::namespace(&object), &name)?;
         if self.store.get(&call.resource.id, &key).is_some() {
             return Err(ApiError::already_exists(call.subject(&name)));
@@ -100,6 +104,7 @@ impl Api {
         if applied.is_none() {
             schema::own_fields(self, call, None, &mut object, FieldsOf::Update)?;
         }
+        crd::settle(self, call, &mut object)?;
         let grant = self.admission.allocate(call, None, &mut object)?;
         if call.dry_run() {
             let mut stored = Stored::new(0, object);
@@ -142,7 +147,7 @@ impl Api {
         let registry = self.registry();
         let Some(namespaces) = registry.get("", "namespaces") else { return Ok(()) };
         match self.store.get(&namespaces.id, namespace) {
-            None => Err(ApiError::not_found(crate::error::Subject::new("", "namespaces", namespace))),
+            None => Err(ApiError::not_found(Subject::new("", "namespaces", namespace))),
             Some(found) if object::is_terminating(&found.value) => {
                 let why = format!(
                     "unable to create new content in namespace {namespace} because it is being terminated"
@@ -282,6 +287,7 @@ impl Api {
         if let Some(own) = own {
             schema::own_fields(self, call, Some(old), &mut object, own)?;
         }
+        crd::settle(self, call, &mut object)?;
         if schema::is_same(old, &object) {
             return Ok(Some(current.clone()));
         }
@@ -449,6 +455,10 @@ impl Api {
             None => finalizers = object::finalizers(old).into_iter().map(str::to_owned).collect(),
             Some(_) => {}
         }
+        if crd::is_definition(&call.resource) {
+            crd::mark_terminating(&mut object, &self.clock.seconds());
+            finalizers = object::finalizers(&object).into_iter().map(str::to_owned).collect();
+        }
         let grace = self.grace_seconds(call, old, options);
         let is_namespace = call.resource.is("", "namespaces");
         let held_namespace = is_namespace && !object::array(old, "/spec/finalizers").is_empty();
@@ -505,6 +515,38 @@ impl Api {
         Err(ApiError::stale(call.subject(&call.name)))
     }
 
+    /// A scheduler's decision: the pod goes to a node, once.
+    fn bind(&self, call: &Call, body: &Bytes) -> ApiResult<Reply> {
+        let binding = decode(call, body)?;
+        let node = object::text(&binding, "/target/name").to_owned();
+        if node.is_empty() {
+            let subject = Subject::new("", "Binding", &call.name);
+            return Err(ApiError::invalid(subject, vec![Cause::required("target.name", "")]));
+        }
+        let pods = call.about_resource(&call.namespace, &call.name);
+        for _ in 0..ATTEMPTS {
+            let current = self.find(&pods)?;
+            let assigned = object::text(&current.value, "/spec/nodeName");
+            if !assigned.is_empty() {
+                let why = format!("pod {} is already assigned to node {assigned:?}", call.name);
+                return Err(ApiError::conflict(Subject::new("", "pods/binding", &call.name), &why));
+            }
+            if object::is_terminating(&current.value) {
+                let why = format!("pod {} is being deleted, cannot be assigned to a host", call.name);
+                return Err(ApiError::conflict(Subject::new("", "pods/binding", &call.name), &why));
+            }
+            let mut pod = current.value.clone();
+            object::child(&mut pod, "spec")["nodeName"] = Value::from(node.as_str());
+            set_scheduled(&mut pod, &self.clock.seconds());
+            let key = object::key(&call.namespace, &call.name);
+            let expected = Expected::Revision(current.revision);
+            if self.store.commit(&pods.resource.id, &key, expected, Some(pod), || ()).is_ok() {
+                return Ok(Reply::Value(StatusCode::CREATED, success(None)));
+            }
+        }
+        Err(ApiError::stale(call.subject(&call.name)))
+    }
+
     /// What must happen together with a commit, before anybody sees it.
     fn effect_of<'a>(
         &'a self,
@@ -512,10 +554,10 @@ impl Api {
         old: Option<&Value>,
         new: Option<&Value>,
     ) -> impl FnOnce() + use<'a> {
-        let registry = crate::crd::registry_after(self, call, old, new);
+        let reregister = crd::reregister(self, &call.resource, old, new);
         move || {
-            if let Some(registry) = registry {
-                self.set_registry(registry);
+            if let Some(reregister) = reregister {
+                self.change_registry(|registry| reregister.apply(registry));
             }
         }
     }
@@ -528,7 +570,7 @@ impl Api {
                 self.logs.forget(object::uid(&stored.value));
             }
         }
-        crate::crd::after_write(self, call, stored, gone);
+        crd::after_write(self, call, stored, gone);
     }
 }
 
@@ -567,10 +609,7 @@ fn check_dry_run(call: &Call) -> ApiResult<()> {
     match call.params.dry_run.iter().find(|value| *value != "All") {
         Some(other) => {
             let cause = Cause::unsupported("dryRun", &json!([other]), &["All"]);
-            Err(ApiError::invalid(
-                crate::error::Subject::new("meta.k8s.io", "CreateOptions", ""),
-                vec![cause],
-            ))
+            Err(ApiError::invalid(Subject::new("meta.k8s.io", "CreateOptions", ""), vec![cause]))
         }
         None => Ok(()),
     }
@@ -665,6 +704,16 @@ fn is_done_terminating(call: &Call, object: &Value) -> bool {
     object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0
 }
 
+/// The condition that binding sets.
+fn set_scheduled(pod: &mut Value, at: &str) {
+    let status = object::child(pod, "status");
+    let slot = object::as_map(status).entry("conditions").or_insert_with(|| json!([]));
+    if let Value::Array(conditions) = slot {
+        conditions.retain(|condition| object::text(condition, "/type") != "PodScheduled");
+        conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": at}));
+    }
+}
+
 /// What a delete asks for, from its body or its query.
 #[derive(Debug, Default)]
 struct DeleteOptions {
@@ -697,10 +746,7 @@ impl DeleteOptions {
                     &Value::from(other),
                     &["Foreground", "Background", "Orphan", "nil"],
                 );
-                Err(ApiError::invalid(
-                    crate::error::Subject::new("meta.k8s.io", "DeleteOptions", ""),
-                    vec![cause],
-                ))
+                Err(ApiError::invalid(Subject::new("meta.k8s.io", "DeleteOptions", ""), vec![cause]))
             }
         }
     }
@@ -822,7 +868,7 @@ fn set_replicas(call: &Call, object: &mut Value, scale: &Value) -> ApiResult<()>
     if replicas < 0 {
         let cause =
             Cause::invalid("spec.replicas", &Value::from(replicas), "must be greater than or equal to 0");
-        let subject = crate::error::Subject::new("autoscaling", "Scale", &call.name);
+        let subject = Subject::new("autoscaling", "Scale", &call.name);
         return Err(ApiError::invalid(subject, vec![cause]));
     }
     let path = call.version.scale.as_ref().map_or(".spec.replicas", |paths| paths.spec_replicas.as_str());
