@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod logs;
 mod object;
+mod openapi;
 pub mod pods;
 mod registry;
 mod replace;
