@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weir_api::gateway::GatewayClassStatus;
 use weir_core::{Diagnostic, Kind, ObjectKey, Objects, Output, Status, Translator};
 use weir_model::resource::{Applied, KindVersion, Update};
 
@@ -64,7 +63,6 @@ pub(crate) struct Reconciler {
     listed: BTreeSet<Kind>,
     /// Kinds that were read once and are not served now.
     lost: BTreeSet<Kind>,
-    classes: BTreeMap<ObjectKey, GatewayClassStatus>,
     /// When to stop waiting for a reference.
     waits: BTreeMap<ObjectKey, Instant>,
     sequence: u64,
@@ -90,7 +88,6 @@ impl Reconciler {
             unlisted: Kind::ALL.into_iter().collect(),
             listed: BTreeSet::new(),
             lost: BTreeSet::new(),
-            classes: BTreeMap::new(),
             waits: BTreeMap::new(),
             sequence: 0,
             oldest_event: None,
@@ -198,15 +195,10 @@ impl Reconciler {
 
     /// Everything in an output but its update.
     fn follow_up(&mut self, output: Output) {
-        let now = Instant::now();
         for (key, status) in output.statuses {
-            if let Status::GatewayClass(status) = &status {
-                self.classes.insert(key.clone(), status.clone());
-            }
-            if let Some((key, status)) = self.gate.offer(key, status, now) {
-                self.write(&key, status);
-            }
+            self.offer(key, status);
         }
+        let now = Instant::now();
         for diagnostic in output.diagnostics {
             self.report(diagnostic);
         }
@@ -272,9 +264,14 @@ impl Reconciler {
         self.objects.set_binds(&report.binds);
         self.stirred = true;
         let rejected = report.rejected.iter().map(|rejected| (rejected.key.clone(), rejected.reason.clone()));
-        self.gate.applied(report.sequence, rejected);
+        let judged_anew = self.gate.applied(report.sequence, rejected);
         for rejected in &report.rejected {
             self.report_rejected(&rejected.key, &rejected.reason);
+        }
+        for key in judged_anew.iter().filter_map(|resource| words::route_of(resource)) {
+            if let Some(status) = self.translator.status(&key).cloned() {
+                self.offer(key, status);
+            }
         }
         for notice in self.provisioning.learn_binds(&report.binds, &self.objects, &self.versions) {
             let finding = words::remapped(&notice);
@@ -289,6 +286,13 @@ impl Reconciler {
         self.tools.status.status_held.set(self.gate.held() as u64);
     }
 
+    /// Write the status now or when the data plane runs what it claims.
+    fn offer(&mut self, key: ObjectKey, status: Status) {
+        if let Some((key, status)) = self.gate.offer(key, status, Instant::now()) {
+            self.write(&key, status);
+        }
+    }
+
     fn write(&self, key: &ObjectKey, status: Status) {
         let Some(object) = self.objects.get(key) else { return };
         let metadata = object.metadata();
@@ -298,8 +302,10 @@ impl Reconciler {
 
     /// The set of kinds that are not served any more changed: every class says so.
     fn rewrite_classes(&self) {
-        for (key, status) in &self.classes {
-            self.write(key, Status::GatewayClass(status.clone()));
+        for (key, _) in self.objects.of_kind(Kind::GatewayClass) {
+            if let Some(status) = self.translator.status(key) {
+                self.write(key, status.clone());
+            }
         }
     }
 

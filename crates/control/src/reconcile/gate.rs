@@ -90,15 +90,30 @@ impl Gate {
         None
     }
 
-    /// Every worker runs this update, without the resources that are rejected.
-    pub(crate) fn applied(&mut self, sequence: u64, rejected: impl IntoIterator<Item = (String, String)>) {
+    /// Every worker runs this update, without the resources that are rejected. Returns the keys of resources that were
+    /// rejected and are not any more, or the other way round.
+    pub(crate) fn applied(
+        &mut self,
+        sequence: u64,
+        rejected: impl IntoIterator<Item = (String, String)>,
+    ) -> Vec<String> {
         self.applied = self.applied.max(sequence);
+        let mut before = BTreeMap::new();
         while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence)
             && let Some(answered) = self.outstanding.pop_front()
         {
-            answered.touched.iter().for_each(|key| drop(self.rejected.remove(key)));
+            before.extend(answered.touched.into_iter().filter_map(|key| self.rejected.remove_entry(&key)));
         }
-        self.rejected.extend(rejected);
+        let mut changed = Vec::new();
+        for (key, reason) in rejected {
+            let known = before.remove(&key).or_else(|| self.rejected.get(&key).cloned());
+            if known.as_ref() != Some(&reason) {
+                changed.push(key.clone());
+            }
+            self.rejected.insert(key, reason);
+        }
+        changed.extend(before.into_keys());
+        changed
     }
 
     /// What may be written now.
@@ -289,14 +304,15 @@ mod tests {
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
         assert!(gate.offer(route(), route_status(), now).is_none());
-        gate.applied(1, [("httproute/default/r".to_owned(), "too big".to_owned())]);
+        let changed = gate.applied(1, [("httproute/default/r".to_owned(), "too big".to_owned())]);
+        assert_eq!(changed, ["httproute/default/r"]);
         assert_eq!(status_of(&gate.release(now)[0].1, types::ACCEPTED), ConditionStatus::False);
         gate.sent(2, Vec::new(), now);
         gate.applied(2, []);
         let still = gate.offer(route(), route_status(), now).unwrap();
         assert_eq!(status_of(&still.1, types::ACCEPTED), ConditionStatus::False, "it was not in the update");
         gate.sent(3, vec!["httproute/default/r".to_owned()], now);
-        gate.applied(3, []);
+        assert_eq!(gate.applied(3, []), ["httproute/default/r"]);
         let again = gate.offer(route(), route_status(), now).unwrap();
         assert_eq!(status_of(&again.1, types::ACCEPTED), ConditionStatus::True);
     }

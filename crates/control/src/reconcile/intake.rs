@@ -154,7 +154,6 @@ impl Reconciler {
     fn forget(&mut self, key: &ObjectKey) {
         self.tools.statuses.forget(key);
         self.gate.forget(key);
-        self.classes.remove(key);
         self.waits.remove(key);
         self.provisioning.forget(key);
     }

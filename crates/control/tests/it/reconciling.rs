@@ -1,0 +1,251 @@
+//! From an event to an update, and how references that have not been seen are dealt with.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+use weir_model::resource::{Body, HttpRoute};
+
+use crate::plane::{Plane, gateway, ready_api, route, service, slice};
+
+fn http_route(plane: &Plane, name: &str) -> Option<HttpRoute> {
+    match plane.resources().remove(&format!("httproute/default/{name}"))?.body {
+        Some(Body::HttpRoute(route)) => Some(route),
+        _ => None,
+    }
+}
+
+fn invalid_reason(plane: &Plane, name: &str) -> Option<String> {
+    Some(http_route(plane, name)?.rules[0].backends[0].invalid_reason.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_translated_before_every_first_list_is_complete() {
+    let api = ready_api();
+    api.apply("httproutes", route("r", "g", "echo"));
+    api.fail("/httproutes", 4, 500);
+    let plane = Plane::start(api);
+    plane.until("the Gateways are watched", |plane| plane.api.is_watched("gateways")).await;
+    plane.settle().await;
+    assert!(plane.updates().is_empty() && !plane.status.ready());
+    plane.until("the first update", |plane| !plane.updates().is_empty()).await;
+    let first = &plane.updates()[0];
+    assert!(first.full && first.sequence == 1);
+    assert!(plane.keys().contains(&"httproute/default/r".to_owned()), "{:?}", plane.keys());
+    assert!(plane.keys().contains(&"endpoints/default/echo/80".to_owned()), "{:?}", plane.keys());
+    assert!(plane.status.ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_timer_lies_between_an_event_and_its_update() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    for round in 0..20 {
+        tokio::time::advance(Duration::from_millis(777)).await;
+        let before = plane.updates().len();
+        let event = Instant::now();
+        let mut edited = route("r", "g", "echo");
+        edited["spec"]["rules"][0]["backendRefs"][0]["weight"] = json!(round + 2);
+        plane.api.apply("httproutes", edited);
+        // Tasks run while the clock stands still: it moves only when all of them wait.
+        plane.settle().await;
+        assert_eq!(event, Instant::now());
+        assert_eq!(plane.updates().len(), before + 1);
+        assert_eq!(plane.last_update_at(), event);
+        assert_eq!(http_route(&plane, "r").unwrap().rules[0].backends[0].weight, round + 2);
+        assert_eq!(
+            plane.condition("httproutes", "default", "r", "Accepted"),
+            "True",
+            "and the status as well"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_are_there_together_are_one_update() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    let before = plane.updates().len();
+    for number in 0..100 {
+        plane.api.apply("httproutes", route(&format!("r{number}"), "g", "echo"));
+    }
+    plane.until("all are served", |plane| http_route(plane, "r99").is_some()).await;
+    assert!(plane.updates().len() - before <= 5, "{} updates", plane.updates().len() - before);
+    let numbers: Vec<u64> = plane.updates().iter().map(|update| update.sequence).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_data_plane_gets_what_piled_up_at_once() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    plane.until("served", |plane| http_route(plane, "r").is_some()).await;
+    plane.api.delete("httproutes", "default", "r");
+    plane.until("gone", |plane| http_route(plane, "r").is_none()).await;
+    let last = plane.updates().pop().unwrap();
+    assert_eq!(last.removals, ["httproute/default/r"]);
+    assert!(
+        last.versions.iter().any(|version| version.kind == "HTTPRoute" && version.resource_version != "0")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reference_that_no_watch_has_shown_is_read() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.delay("services");
+    plane.api.apply("services", service("late"));
+    plane.api.apply("endpointslices", slice("late", "127.1.0.2"));
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("r", "g", "late"));
+    plane.until("served", |plane| http_route(plane, "r").is_some()).await;
+    assert_eq!(invalid_reason(&plane, "r").unwrap(), "");
+    assert!(plane.api.reads("/services/late") >= 1);
+    assert!(event.elapsed() < Duration::from_millis(10), "nothing was waited for");
+    // The event that comes late says nothing new.
+    plane.api.flush("services");
+    plane.settle().await;
+    assert_eq!(invalid_reason(&plane, "r").unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_service_is_absent_at_once_and_found_when_it_comes() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("r", "g", "missing"));
+    plane
+        .until("told", |plane| plane.condition("httproutes", "default", "r", "ResolvedRefs") == "False")
+        .await;
+    assert!(event.elapsed() < Duration::from_millis(10), "{:?}", event.elapsed());
+    assert_eq!(invalid_reason(&plane, "r").unwrap(), "BackendNotFound");
+    plane.api.apply("endpointslices", slice("missing", "127.1.0.2"));
+    plane.api.apply("services", service("missing"));
+    plane
+        .until("told", |plane| plane.condition("httproutes", "default", "r", "ResolvedRefs") == "True")
+        .await;
+    assert_eq!(invalid_reason(&plane, "r").unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_reference_is_unknown_an_edited_rule_keeps_its_form_for_a_second_at_most() {
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    plane.until("served", |plane| invalid_reason(plane, "r").is_some_and(|reason| reason.is_empty())).await;
+    plane.api.fail("/services/unseen", 1_000, 500);
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("r", "g", "unseen"));
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(
+        http_route(&plane, "r").unwrap().rules[0].backends[0].backend_key,
+        "backend/default/echo/80",
+        "the last good form"
+    );
+    plane
+        .until("given up", |plane| invalid_reason(plane, "r").is_some_and(|reason| !reason.is_empty()))
+        .await;
+    let waited = event.elapsed();
+    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_millis(1_100), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_service_without_slices_is_waited_for_a_second_at_most() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.apply("services", service("slow"));
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("r", "g", "slow"));
+    plane.settle().await;
+    assert!(http_route(&plane, "r").is_none_or(|route| route.rules.is_empty()), "a new rule waits");
+    plane.api.apply("endpointslices", slice("slow", "127.1.0.3"));
+    plane.settle().await;
+    assert_eq!(event, Instant::now());
+    assert!(http_route(&plane, "r").is_some(), "the slice is what it waited for");
+
+    plane.api.apply("services", service("never"));
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("other", "g", "never"));
+    plane
+        .until("served", |plane| http_route(plane, "other").is_some_and(|route| !route.rules.is_empty()))
+        .await;
+    let waited = event.elapsed();
+    assert!(waited >= Duration::from_secs(1) && waited < Duration::from_millis(1_100), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_hurts_only_itself() {
+    let api = ready_api();
+    let mut broken = route("broken", "g", "echo");
+    broken["spec"]["rules"] = json!("not a list");
+    api.apply("httproutes", broken);
+    api.apply("httproutes", route("fine", "g", "echo"));
+    let plane = Plane::start(api);
+    plane.until("served", |plane| http_route(plane, "fine").is_some()).await;
+    assert!(http_route(&plane, "broken").is_none());
+    plane
+        .until("told", |plane| {
+            plane.api.all("events").iter().any(|event| {
+                event["reason"] == "Unreadable"
+                    && event["involvedObject"]["name"] == "broken"
+                    && event["involvedObject"]["kind"] == "HTTPRoute"
+            })
+        })
+        .await;
+    assert_eq!(plane.status.undecodable_objects.get(), 1);
+    // One that was good before stays as it was.
+    let mut worse = route("fine", "g", "echo");
+    worse["spec"]["rules"] = json!(7);
+    plane.api.apply("httproutes", worse);
+    plane.until("noticed", |plane| plane.status.undecodable_objects.get() == 2).await;
+    plane.settle().await;
+    assert!(http_route(&plane, "fine").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_is_written_causes_no_translation() {
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    plane
+        .until("accepted", |plane| plane.condition("httproutes", "default", "r", "Accepted") == "True")
+        .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (translations, writes) = (plane.status.translations.get(), plane.api.writes("").len());
+    plane.api.edit("httproutes", "default", "r", |object| {
+        object["status"]["parents"].as_array_mut().unwrap().push(json!({
+            "parentRef": {"name": "other"}, "controllerName": "example.com/other", "conditions": [],
+        }));
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(plane.status.translations.get(), translations);
+    assert_eq!(plane.api.writes("").len(), writes, "and no write: nothing of ours changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_is_prompt_whatever_goes_on() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.fail("/status", 1_000, 500);
+    plane.api.fail("/services/unseen", 1_000, 500);
+    plane.api.apply("httproutes", route("r", "g", "unseen"));
+    plane.api.apply("gateways", gateway("h", "weir"));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = Instant::now();
+    plane.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), plane.task).await.unwrap().unwrap();
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+}
