@@ -6,3 +6,4 @@ mod explain;
 mod random;
 mod select;
 mod split;
+mod world;

@@ -30,8 +30,8 @@ impl Random {
         self.below(n) == 0
     }
 
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.size(from.len())]
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.size(from.len())]
     }
 
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
