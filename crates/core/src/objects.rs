@@ -409,6 +409,11 @@ impl Objects {
         }
     }
 
+    /// What [`Objects::set_binds`] was last given, by address and port.
+    pub fn bind_reports(&self) -> impl Iterator<Item = &BindReport> {
+        self.binds.values()
+    }
+
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
         self.entries.get(key).map(|entry| &entry.object)
     }

@@ -307,7 +307,7 @@ impl Translator {
                 step.restate.insert(key.clone());
             }
             None => {
-                self.forget(key);
+                self.statuses.remove(key);
                 self.diagnose(key, findings, step);
             }
         }

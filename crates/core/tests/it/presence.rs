@@ -1,0 +1,212 @@
+//! Watches of different kinds are not ordered: what is not there yet is not called missing.
+
+use serde_json::{Value, json};
+use weir_core::{Kind, ObjectKey, Status};
+use weir_model::resource::{Body, HttpRoute};
+
+use crate::world::{World, key};
+
+fn service(name: &str) -> Value {
+    json!({"kind": "Service", "metadata": {"namespace": "default", "name": name},
+           "spec": {"ports": [{"name": "http", "port": 80}]}})
+}
+
+fn slice(service: &str) -> Value {
+    json!({"kind": "EndpointSlice",
+        "metadata": {"namespace": "default", "name": format!("{service}-1"),
+                     "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.0.0.1"]}]})
+}
+
+fn route(generation: i64, backends: &[&str]) -> Value {
+    let backends: Vec<Value> = backends.iter().map(|name| json!({"name": name, "port": 80})).collect();
+    json!({"kind": "HTTPRoute", "metadata": {"namespace": "default", "name": "r", "generation": generation},
+           "spec": {"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": backends}]}})
+}
+
+/// A Gateway that is bound, a Service `old` with an endpoint, and a route to it.
+fn serving() -> World {
+    let mut world = World::new();
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}}));
+    world.put(json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": "gw", "generation": 1},
+        "spec": {"gatewayClassName": "weir", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}));
+    world.put(service("old"));
+    world.put(slice("old"));
+    world.put(route(1, &["old"]));
+    world.settle();
+    world
+}
+
+fn programmed(world: &World) -> Option<HttpRoute> {
+    match world.resource("httproute/default/r")?.body.clone() {
+        Some(Body::HttpRoute(route)) => Some(route),
+        _ => None,
+    }
+}
+
+fn backends(world: &World) -> Vec<(String, String)> {
+    let route = programmed(world).expect("the route");
+    route.rules[0].backends.iter().map(|b| (b.backend_key.clone(), b.invalid_reason.clone())).collect()
+}
+
+fn route_key() -> ObjectKey {
+    key(Kind::HttpRoute, "default", "r")
+}
+
+#[test]
+fn an_edited_route_keeps_its_last_good_form_while_a_service_is_unknown() {
+    let mut world = serving();
+    let before = programmed(&world);
+    let output = world.put(route(2, &["old", "new"]));
+    assert!(output.update_is_empty() && output.statuses.is_empty());
+    assert_eq!(output.wants, [key(Kind::Service, "default", "new")]);
+    assert_eq!(output.waits, output.wants);
+    assert_eq!(programmed(&world), before);
+
+    let output = world.put(service("new"));
+    assert!(output.update_is_empty() && output.statuses.is_empty(), "it has no EndpointSlice yet");
+    let output = world.put(slice("new"));
+    let keys: Vec<&str> = output.update.upserts.iter().map(|r| r.key()).collect();
+    assert_eq!(keys, ["backend/default/new/80", "endpoints/default/new/80", "httproute/default/r"]);
+    assert!(matches!(&output.statuses[..], [(_, Status::HttpRoute(_))]));
+    assert_eq!(world.translator.waits().count(), 0);
+}
+
+#[test]
+fn a_new_route_waits_with_its_status() {
+    let mut world = serving();
+    world.remove(&route_key());
+    let output = world.put(route(1, &["new"]));
+    assert!(output.update_is_empty() && output.statuses.is_empty() && output.diagnostics.is_empty());
+    assert_eq!(programmed(&world), None);
+    let new = key(Kind::Service, "default", "new");
+    world.objects.confirm_absent(new.clone());
+    let output = world.step(&[new]);
+    assert_eq!(output.statuses.len(), 2, "the route and the Gateway that counts it: {:?}", output.statuses);
+    assert_eq!(backends(&world), [("backend/default/new/80".to_owned(), "BackendNotFound".to_owned())]);
+}
+
+#[test]
+fn a_service_without_slices_is_waited_for_until_waived() {
+    let mut world = serving();
+    world.put(service("new"));
+    let output = world.put(route(2, &["new"]));
+    let new = key(Kind::Service, "default", "new");
+    assert!(output.update_is_empty() && output.wants.is_empty());
+    assert_eq!(output.waits, std::slice::from_ref(&new));
+    world.objects.waive(new.clone());
+    let output = world.step(&[new]);
+    assert!(!output.update_is_empty());
+    assert_eq!(backends(&world), [("backend/default/new/80".to_owned(), String::new())]);
+    // From now on the Service is known: an edit does not wait again.
+    assert!(!world.put(route(3, &["old", "new"])).update_is_empty());
+}
+
+#[test]
+fn an_absence_answers_only_references_that_are_older() {
+    let mut world = serving();
+    let new = key(Kind::Service, "default", "new");
+    world.put(route(2, &["new"]));
+    let mark = world.objects.mark();
+    // The read begins; meanwhile the route is edited, in a world where the Service may exist by now.
+    world.put(route(3, &["new", "old"]));
+    world.objects.confirm_absent_since(new.clone(), mark);
+    let output = world.step(std::slice::from_ref(&new));
+    assert!(output.update_is_empty() && output.statuses.is_empty());
+    assert_eq!(output.wants, std::slice::from_ref(&new), "asked for again");
+    world.objects.confirm_absent_since(new.clone(), world.objects.mark());
+    assert!(!world.step(&[new]).update_is_empty());
+}
+
+#[test]
+fn a_status_written_by_somebody_does_not_open_the_question_again() {
+    let mut world = serving();
+    world.put(route(2, &["new"]));
+    world.settle();
+    assert_eq!(world.translator.waits().count(), 0);
+    let mut echo = route(2, &["new"]);
+    echo["metadata"]["resourceVersion"] = json!("77");
+    echo["status"] = json!({"parents": [{"controllerName": "weir.dev/gateway-controller"}]});
+    let output = world.put(echo);
+    assert!(output.update_is_empty() && output.statuses.is_empty() && output.wants.is_empty());
+}
+
+#[test]
+fn a_service_that_was_deleted_is_missing_at_once() {
+    let mut world = serving();
+    let output = world.remove(&key(Kind::Service, "default", "old"));
+    assert!(output.wants.is_empty() && output.waits.is_empty());
+    assert_eq!(output.update.removals, ["backend/default/old/80", "endpoints/default/old/80"]);
+    assert_eq!(backends(&world), [("backend/default/old/80".to_owned(), "BackendNotFound".to_owned())]);
+}
+
+#[test]
+fn a_grant_may_come_after_the_route_that_needs_it() {
+    let mut world = serving();
+    let mut cross = route(2, &[]);
+    cross["spec"]["rules"] = json!([{"backendRefs": [{"namespace": "other", "name": "s", "port": 80}]}]);
+    let output = world.put(cross);
+    assert_eq!(output.wants, [ObjectKey::grants_of("other")]);
+    assert!(output.update_is_empty() && output.statuses.is_empty());
+    let output = world.put(json!({"kind": "ReferenceGrant", "metadata": {"namespace": "other", "name": "g"},
+        "spec": {"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "default"}],
+                 "to": [{"group": "", "kind": "Service"}]}}));
+    assert_eq!(output.wants, [key(Kind::Service, "other", "s")], "permitted; now the Service matters");
+    world.settle();
+    assert_eq!(backends(&world), [("backend/other/s/80".to_owned(), "BackendNotFound".to_owned())]);
+    // A permission that is taken back counts at once, without a question.
+    let output = world.remove(&key(Kind::ReferenceGrant, "other", "g"));
+    assert!(output.wants.is_empty());
+    assert_eq!(backends(&world), [("backend/other/s/80".to_owned(), "RefNotPermitted".to_owned())]);
+}
+
+#[test]
+fn a_gateway_that_is_unknown_is_asked_for_and_named_once_it_is_known_not_to_be_there() {
+    let mut world = World::new();
+    let output = world.put(route(1, &["s"]));
+    assert_eq!(output.wants, [key(Kind::Gateway, "default", "gw")]);
+    assert!(output.diagnostics.is_empty());
+    let gateway = key(Kind::Gateway, "default", "gw");
+    world.objects.confirm_absent(gateway.clone());
+    let output = world.step(&[gateway]);
+    assert_eq!(output.diagnostics.len(), 1);
+    assert_eq!(output.diagnostics[0].reason, "GatewayNotFound");
+    assert!(output.statuses.is_empty(), "a parent that is not ours gets no status from us");
+}
+
+#[test]
+fn a_gateway_waits_for_its_class_and_a_class_for_its_parameters() {
+    let mut world = World::new();
+    let output = world.put(json!({"kind": "Gateway", "metadata": {"namespace": "kong", "name": "kong"},
+        "spec": {"gatewayClassName": "c", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}));
+    assert_eq!(output.wants, [key(Kind::GatewayClass, "", "c")]);
+    let output = world.put(json!({"kind": "GatewayClass", "metadata": {"name": "c"},
+        "spec": {"controllerName": "konghq.com/gateway-operator", "parametersRef": {
+            "group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "namespace": "kong", "name": "p"}}}));
+    assert_eq!(output.wants, [key(Kind::GatewayConfiguration, "kong", "p")]);
+    assert!(output.statuses.is_empty() && output.gateways.is_empty());
+    let output = world
+        .put(json!({"kind": "GatewayConfiguration", "metadata": {"namespace": "kong", "name": "p"},
+        "spec": {}}));
+    assert_eq!(output.gateways.len(), 1);
+    let stated: Vec<String> = output.statuses.iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(stated, ["GatewayClass c", "Gateway kong/kong", "GatewayConfiguration kong/p"]);
+}
+
+#[test]
+fn stale_entries_of_ours_are_taken_away_from_a_route_that_left() {
+    let mut world = World::new();
+    let mut left = route(1, &[]);
+    left["spec"]["parentRefs"] = json!([]);
+    left["status"] =
+        json!({"parents": [{"controllerName": "weir.dev/gateway-controller"}, {"controllerName": "x/y"}]});
+    let output = world.put(left);
+    assert_eq!(output.statuses, [(route_key(), Status::HttpRoute(Vec::new()))]);
+    let mut foreign = route(1, &[]);
+    foreign["metadata"]["name"] = json!("foreign");
+    foreign["spec"]["parentRefs"] = json!([]);
+    foreign["status"] = json!({"parents": [{"controllerName": "x/y"}]});
+    assert!(world.put(foreign).statuses.is_empty());
+}

@@ -1,0 +1,438 @@
+//! After any sequence of edits: what came a change at a time equals what comes from scratch, in any order, and nothing
+//! makes translation panic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use weir_core::{Kind, Object, ObjectKey, Objects, Status, TranslateConfig, Translator};
+use weir_model::resource::BindReport;
+
+use crate::world::World;
+
+/// Everything that a translator says, with equal meanings made equal.
+#[derive(Debug, PartialEq)]
+struct Saying {
+    resources: Vec<(String, Vec<u8>)>,
+    statuses: BTreeMap<ObjectKey, Status>,
+    diagnostics: Vec<weir_core::Diagnostic>,
+    needs: Vec<weir_core::GatewayNeed>,
+}
+
+fn saying(translator: &Translator, objects: &Objects) -> Saying {
+    use prost::Message as _;
+    let keys: BTreeSet<ObjectKey> =
+        Kind::ALL.iter().flat_map(|kind| objects.of_kind(*kind)).map(|(key, _)| key.clone()).collect();
+    let mut statuses: BTreeMap<ObjectKey, Status> =
+        keys.iter().filter_map(|key| Some((key.clone(), translator.status(key)?.clone()))).collect();
+    // No entry of ours is the same as never having had one.
+    statuses.retain(|_, status| *status != Status::HttpRoute(Vec::new()));
+    Saying {
+        resources: translator.resources().map(|r| (r.key().to_owned(), r.encode_to_vec())).collect(),
+        statuses,
+        diagnostics: translator.diagnostics().cloned().collect(),
+        needs: translator.needs().cloned().collect(),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Upsert(usize, u64),
+    Remove(usize),
+    ConfirmAll,
+    WaiveAll,
+    Bind(u64),
+    Translate,
+    Settle,
+}
+
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let edit = prop_oneof![
+        12 => (0..SLOTS, any::<u64>()).prop_map(|(slot, seed)| Edit::Upsert(slot, seed)),
+        3 => (0..SLOTS).prop_map(Edit::Remove),
+        1 => Just(Edit::ConfirmAll),
+        1 => Just(Edit::WaiveAll),
+        1 => any::<u64>().prop_map(Edit::Bind),
+        6 => Just(Edit::Translate),
+        1 => Just(Edit::Settle),
+    ];
+    prop::collection::vec(edit, 1..60)
+}
+
+fn apply(edits: &[Edit]) -> World {
+    let mut world = World::new();
+    let mut changed = Vec::new();
+    for edit in edits {
+        match edit {
+            Edit::Upsert(slot, seed) => {
+                if let Some(object) = object(*slot, *seed) {
+                    changed.push(world.objects.upsert(object));
+                }
+            }
+            Edit::Remove(slot) => {
+                let key = slot_key(*slot);
+                world.objects.remove(&key);
+                changed.push(key);
+            }
+            Edit::ConfirmAll => {
+                for key in world.translator.wants().cloned().collect::<Vec<_>>() {
+                    world.objects.confirm_absent(key.clone());
+                    changed.push(key);
+                }
+            }
+            Edit::WaiveAll => {
+                for key in world.translator.waits().cloned().collect::<Vec<_>>() {
+                    world.objects.waive(key.clone());
+                    changed.push(key);
+                }
+            }
+            Edit::Bind(seed) => {
+                let mut dice = Dice(*seed);
+                let mut binds = Vec::new();
+                for (host, port) in [(1, 80), (1, 81), (2, 80), (2, 81), (3, 80)] {
+                    if dice.roll(3) > 0 {
+                        let error = dice.pick(&["", "", "in use"]).to_owned();
+                        let address = format!("127.0.1.{host}");
+                        binds.push(BindReport { address, port, bound_port: port + 8000, error });
+                    }
+                }
+                world.objects.set_binds(&binds);
+            }
+            Edit::Translate => {
+                world.step(&std::mem::take(&mut changed));
+            }
+            Edit::Settle => {
+                world.step(&std::mem::take(&mut changed));
+                world.settle();
+            }
+        }
+    }
+    world.step(&changed);
+    world.settle();
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_change_at_a_time_says_what_a_fresh_start_says(edits in edits()) {
+        let world = apply(&edits);
+        let mut fresh = Translator::new(TranslateConfig::default());
+        let output = fresh.translate(&world.objects, &[]);
+        prop_assert!(output.update.full);
+        prop_assert_eq!(fresh.waits().count(), 0);
+        prop_assert_eq!(saying(&world.translator, &world.objects), saying(&fresh, &world.objects));
+    }
+
+    #[test]
+    fn naming_everything_again_says_nothing_new(edits in edits()) {
+        let mut world = apply(&edits);
+        let keys: Vec<ObjectKey> = (0..SLOTS).map(slot_key).collect();
+        let output = world.step(&keys);
+        prop_assert!(output.update_is_empty());
+        prop_assert!(output.statuses.is_empty() && output.diagnostics.is_empty());
+        prop_assert!(output.gateways.is_empty() && output.released.is_empty());
+    }
+
+    #[test]
+    fn the_order_of_objects_does_not_matter(
+        seeds in prop::collection::vec((0..SLOTS, any::<u64>()), 1..30),
+        order in any::<u64>(),
+    ) {
+        let objects: BTreeMap<ObjectKey, Object> = seeds
+            .iter()
+            .filter_map(|(slot, seed)| object(*slot, *seed))
+            .map(|object| (object.key(), object))
+            .collect();
+        let mut shuffled: Vec<Object> = objects.values().cloned().collect();
+        let mut dice = Dice(order);
+        for index in (1..shuffled.len()).rev() {
+            shuffled.swap(index, dice.roll(index + 1));
+        }
+        let mut together = World::new();
+        for object in objects.values() {
+            together.objects.upsert(object.clone());
+        }
+        together.settle();
+        let mut apart = World::new();
+        for object in shuffled {
+            let key = apart.objects.upsert(object);
+            apart.step(&[key]);
+            if dice.roll(4) == 0 {
+                apart.settle();
+            }
+        }
+        apart.settle();
+        prop_assert_eq!(saying(&together.translator, &together.objects), saying(&apart.translator, &apart.objects));
+    }
+
+    #[test]
+    fn an_update_leads_from_each_set_of_resources_to_the_next(edits in edits()) {
+        let mut world = World::new();
+        let mut held: BTreeMap<String, weir_model::resource::Resource> = BTreeMap::new();
+        for edit in &edits {
+            let key = match edit {
+                Edit::Upsert(slot, seed) => match object(*slot, *seed) {
+                    Some(object) => world.objects.upsert(object),
+                    None => continue,
+                },
+                Edit::Remove(slot) => {
+                    world.objects.remove(&slot_key(*slot));
+                    slot_key(*slot)
+                }
+                _ => continue,
+            };
+            let update = world.step(&[key]).update;
+            for resource in update.upserts {
+                held.insert(resource.key().to_owned(), resource);
+            }
+            for key in update.removals {
+                prop_assert!(held.remove(&key).is_some(), "{} was not there", key);
+            }
+            prop_assert!(held.values().eq(world.translator.resources()));
+        }
+    }
+
+    #[test]
+    fn no_object_makes_translation_panic(
+        seeds in prop::collection::vec((0..SLOTS, any::<u64>(), any::<u64>()), 1..20),
+    ) {
+        let mut world = World::new();
+        for (slot, seed, damage) in seeds {
+            let mut json = json_of(slot, seed);
+            spoil(&mut json, &mut Dice(damage));
+            if let Ok(object) = Object::read(slot_key(slot).kind, json) {
+                let key = world.objects.upsert(object);
+                world.step(&[key]);
+            }
+        }
+        world.settle();
+    }
+}
+
+/// Replaces one value somewhere in an object.
+fn spoil(json: &mut Value, dice: &mut Dice) {
+    let odd = |dice: &mut Dice| match dice.roll(10) {
+        0 => Value::Null,
+        1 => json!(-1),
+        2 => json!(70_000),
+        3 => json!(""),
+        4 => json!("((("),
+        5 => json!("x".repeat(5_000)),
+        6 => json!([]),
+        7 => json!({}),
+        8 => json!("\r\nX: y"),
+        _ => json!("ümlaut/*?%zz"),
+    };
+    let children = match json {
+        Value::Array(items) => items.len(),
+        Value::Object(fields) => fields.len(),
+        _ => 0,
+    };
+    if children == 0 || dice.roll(6) == 0 {
+        *json = odd(dice);
+        return;
+    }
+    let index = dice.roll(children);
+    match json {
+        Value::Array(items) => spoil(&mut items[index], dice),
+        Value::Object(fields) => spoil(fields.values_mut().nth(index).expect("in range"), dice),
+        _ => {}
+    }
+}
+
+/// A small generator, so that one number is one object.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        usize::try_from(z % u64::try_from(sides).expect("small")).expect("small")
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.roll(of.len())].clone()
+    }
+}
+
+const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const KINDS: [(Kind, usize); 10] = [
+    (Kind::GatewayClass, 3),
+    (Kind::Gateway, 4),
+    (Kind::HttpRoute, 6),
+    (Kind::ReferenceGrant, 3),
+    (Kind::Service, 4),
+    (Kind::EndpointSlice, 5),
+    (Kind::Namespace, 3),
+    (Kind::GatewayConfiguration, 2),
+    (Kind::Ingress, 2),
+    (Kind::IngressClass, 2),
+];
+const SLOTS: usize = 34;
+
+fn slot_key(slot: usize) -> ObjectKey {
+    let mut index = slot;
+    for (kind, count) in KINDS {
+        if index < count {
+            return match kind {
+                Kind::Namespace => ObjectKey::new(kind, "", NAMESPACES[index]),
+                Kind::IngressClass => ObjectKey::new(kind, "", ["kong", "n0"][index]),
+                Kind::GatewayClass => ObjectKey::new(kind, "", format!("n{index}")),
+                _ => ObjectKey::new(kind, NAMESPACES[index % 2], format!("n{}", index / 2)),
+            };
+        }
+        index -= count;
+    }
+    unreachable!("{slot} is not a slot")
+}
+
+fn object(slot: usize, seed: u64) -> Option<Object> {
+    Object::read(slot_key(slot).kind, json_of(slot, seed)).ok()
+}
+
+fn json_of(slot: usize, seed: u64) -> Value {
+    let key = slot_key(slot);
+    let mut dice = Dice(seed);
+    let mut object = body(key.kind, &mut dice);
+    let metadata = &mut object["metadata"];
+    metadata["name"] = json!(key.name);
+    if !key.namespace.is_empty() {
+        metadata["namespace"] = json!(key.namespace);
+    }
+    metadata["uid"] = json!(format!("uid-{slot}"));
+    metadata["generation"] = json!(seed % 1_000);
+    object
+}
+
+fn body(kind: Kind, dice: &mut Dice) -> Value {
+    match kind {
+        Kind::GatewayClass => class(dice),
+        Kind::Gateway => gateway(dice),
+        Kind::HttpRoute => route(dice),
+        Kind::ReferenceGrant => json!({"metadata": {}, "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": dice.pick(&["HTTPRoute", "GRPCRoute"]),
+                      "namespace": dice.pick(&NAMESPACES)}],
+            "to": [{"group": "", "kind": "Service", "name": dice.pick(&[json!(null), json!("n0"), json!("n9")])}]}}),
+        Kind::Service => json!({"metadata": {}, "spec": {
+            "type": dice.pick(&["ClusterIP", "ClusterIP", "ClusterIP", "ExternalName"]),
+            "ports": [{"name": "http", "port": dice.pick(&[80, 81]),
+                       "appProtocol": dice.pick(&[json!(null), json!(null), json!("kubernetes.io/h2c")])}]}}),
+        Kind::EndpointSlice => json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": dice.pick(&["n0", "n1", "n7"])}},
+            "addressType": dice.pick(&["IPv4", "IPv6", "FQDN"]),
+            "ports": [{"name": dice.pick(&["http", "other"]), "port": dice.pick(&[8080, 0])}],
+            "endpoints": [
+                {"addresses": [dice.pick(&["10.0.0.1", "10.0.0.2", "::1", "x"])],
+                 "conditions": {"ready": dice.pick(&[json!(null), json!(true), json!(false)])}},
+                {"addresses": ["10.0.0.3", "10.0.0.1"],
+                 "conditions": {"ready": false, "serving": true, "terminating": dice.pick(&[true, false])}}]}),
+        Kind::Namespace => json!({"metadata": {"labels": {"team": dice.pick(&["x", "y"])}}}),
+        Kind::GatewayConfiguration => json!({"metadata": {}, "spec": dice.pick(&[
+            json!({}), json!({"dataPlaneOptions": {"deployment": {"replicas": 2}}})])}),
+        Kind::Ingress => json!({"metadata": {}, "spec": {
+            "ingressClassName": dice.pick(&[json!(null), json!("kong"), json!("n0"), json!("else")])}}),
+        Kind::IngressClass => json!({"metadata": {}, "spec": {
+            "controller": dice.pick(&["ingress-controllers.konghq.com/kong", "other/controller"])}}),
+    }
+}
+
+fn class(dice: &mut Dice) -> Value {
+    let controller = dice.pick(&[
+        "weir.dev/gateway-controller",
+        "konghq.com/kic-gateway-controller",
+        "konghq.com/gateway-operator",
+        "example.com/other",
+    ]);
+    let annotations = dice.pick(&[json!({}), json!({"konghq.com/gatewayclass-unmanaged": "true"})]);
+    let parameters = dice.pick(&[
+        json!(null),
+        json!(null),
+        json!({"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": "n0", "namespace": "a"}),
+        json!({"group": "x", "kind": "Y", "name": "z"}),
+    ]);
+    json!({"metadata": {"annotations": annotations},
+           "spec": {"controllerName": controller, "parametersRef": parameters}})
+}
+
+fn gateway(dice: &mut Dice) -> Value {
+    let listeners: Vec<Value> = (0..=dice.roll(3))
+        .map(|index| {
+            json!({"name": dice.pick(&["l0", "l1", "l2", &format!("m{index}")]),
+                "port": dice.pick(&[80, 80, 81]),
+                "protocol": dice.pick(&["HTTP", "HTTP", "HTTP", "HTTPS", "TCP", "x.com/odd"]),
+                "hostname": dice.pick(&[json!(null), json!("*.example.com"), json!("a.example.com")]),
+                "allowedRoutes": {
+                    "namespaces": {
+                        "from": dice.pick(&["All", "All", "Same", "Selector", "None", "Odd"]),
+                        "selector": {"matchLabels": {"team": "x"}}},
+                    "kinds": dice.pick(&[
+                        json!([]), json!([]), json!([{"kind": "HTTPRoute"}, {"kind": "Odd"}]), json!([{"kind": "Odd"}])])}})
+        })
+        .collect();
+    let infrastructure = dice.pick(&[
+        json!(null),
+        json!(null),
+        json!({"labels": {"a": "b"}}),
+        json!({"parametersRef": {"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": "n0"}}),
+    ]);
+    let addresses =
+        dice.pick(&[json!([]), json!([]), json!([{"value": "127.0.0.77"}]), json!([{"type": "x.y/z"}])]);
+    json!({"metadata": {}, "spec": {
+        "gatewayClassName": dice.pick(&["n0", "n0", "n1", "n5"]),
+        "listeners": listeners, "addresses": addresses, "infrastructure": infrastructure}})
+}
+
+fn route(dice: &mut Dice) -> Value {
+    let parents: Vec<Value> = (0..dice.roll(3))
+        .map(|_| {
+            json!({"kind": dice.pick(&["Gateway", "Gateway", "Gateway", "Service"]),
+                "namespace": dice.pick(&[json!(null), json!("a"), json!("b")]),
+                "name": dice.pick(&["n0", "n0", "n1", "n8"]),
+                "sectionName": dice.pick(&[json!(null), json!(null), json!("l0"), json!("l9")]),
+                "port": dice.pick(&[json!(null), json!(null), json!(80), json!(99)])})
+        })
+        .collect();
+    let rules: Vec<Value> = (0..dice.roll(3)).map(|_| rule(dice)).collect();
+    json!({"metadata": {"annotations": dice.pick(&[
+                json!({}), json!({"konghq.com/strip-path": "true"}), json!({"konghq.com/plugins": "p"})])},
+        "spec": {"parentRefs": parents,
+            "hostnames": dice.pick(&[json!([]), json!(["a.example.com"]), json!(["b.org", "*.example.com"])]),
+            "rules": rules}})
+}
+
+fn rule(dice: &mut Dice) -> Value {
+    let backends: Vec<Value> = (0..dice.roll(3))
+        .map(|_| {
+            json!({"name": dice.pick(&["n0", "n1", "n6"]), "kind": dice.pick(&["Service", "Service", "Other"]),
+                "namespace": dice.pick(&[json!(null), json!(null), json!("a"), json!("b")]),
+                "port": dice.pick(&[json!(80), json!(80), json!(81), json!(null)]),
+                "weight": dice.pick(&[json!(null), json!(0), json!(5), json!(-3)])})
+        })
+        .collect();
+    json!({"name": dice.pick(&[json!(null), json!(null), json!("r")]),
+        "matches": dice.pick(&[
+            json!([]),
+            json!([{"path": {"value": "/x"}}]),
+            json!([{"path": {"type": "RegularExpression", "value": "/("}}, {"method": "GET"}])]),
+        "filters": dice.pick(&[
+            json!([]), json!([]),
+            json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}}]),
+            json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "n0"}}}])]),
+        "timeouts": dice.pick(&[json!(null), json!({"request": "10s"}), json!({"request": "soon"})]),
+        "backendRefs": backends})
+}
+
+#[test]
+fn the_slots_are_all_kinds() {
+    let keys: BTreeSet<ObjectKey> = (0..SLOTS).map(slot_key).collect();
+    assert_eq!(keys.len(), SLOTS);
+    assert_eq!(keys.iter().map(|key| key.kind).collect::<BTreeSet<_>>().len(), Kind::ALL.len());
+    for slot in 0..SLOTS {
+        assert!((0..20).all(|seed| object(slot, seed).is_some()), "{} is not readable", slot_key(slot));
+    }
+}
