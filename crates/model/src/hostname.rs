@@ -81,6 +81,17 @@ impl Hostname {
     }
 }
 
+/// As configured: empty for any, `*.example.com` for a wildcard.
+impl std::fmt::Display for Hostname {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Hostname::Any => Ok(()),
+            Hostname::Exact(name) => f.write_str(&String::from_utf8_lossy(name)),
+            Hostname::Wildcard(suffix) => write!(f, "*{}", String::from_utf8_lossy(suffix)),
+        }
+    }
+}
+
 /// The host of a request, ready for comparison: lower case, without a trailing dot. Never allocates.
 pub struct RequestHost {
     buffer: [u8; MAX_HOSTNAME_BYTES],

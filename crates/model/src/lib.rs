@@ -8,12 +8,14 @@
 //! | [`resource`] | the messages: the one form in memory, on the wire and on disk |
 //! | [`table`] | [`table::Snapshot`]: resources compiled to persistent tables, changed by small updates |
 //! | [`select`] | one request to one rule, and why |
+//! | [`explain`] | the same selection, told |
 //! | [`split`] | one ticket to one backend |
 //! | [`rewrite`] | paths, locations and headers as filters change them |
 //! | [`path`], [`hostname`] | normal forms and their comparison |
 //! | [`limits`] | every bound and time-out, with unit, default and source |
 
 mod bytemap;
+pub mod explain;
 pub mod hostname;
 pub mod limits;
 pub mod path;

@@ -99,7 +99,12 @@ struct History {
     /// By backend key: the sums of epochs that nothing can count in any more.
     settled: Vec<(Arc<str>, u64)>,
     /// Epochs that ended but may still be held by a worker that has not swapped yet.
-    ended: Vec<(Arc<[Arc<str>]>, Arc<Tally>)>,
+    ended: Vec<Ended>,
+}
+
+struct Ended {
+    backends: Arc<[Arc<str>]>,
+    tally: Arc<Tally>,
 }
 
 /// What makes one split different from another.
@@ -257,13 +262,13 @@ impl Tally {
 impl History {
     fn end(&mut self, backends: Arc<[Arc<str>]>, tally: Arc<Tally>) {
         self.settle();
-        self.ended.push((backends, tally));
+        self.ended.push(Ended { backends, tally });
     }
 
     /// Sums up the epochs that nobody else holds.
     fn settle(&mut self) {
         let settled = &mut self.settled;
-        self.ended.retain_mut(|(backends, tally)| {
+        self.ended.retain_mut(|Ended { backends, tally }| {
             // `get_mut` succeeds for the last owner only, and then sees all that others counted.
             if Arc::get_mut(tally).is_none() {
                 return true;
@@ -282,7 +287,7 @@ impl History {
     /// What ended epochs served, by backend key.
     fn served(&self, key: &str) -> u64 {
         let settled: u64 = self.settled.iter().filter(|(k, _)| **k == *key).map(|(_, sum)| sum).sum();
-        let ended = self.ended.iter().flat_map(|(backends, tally)| {
+        let ended = self.ended.iter().flat_map(|Ended { backends, tally }| {
             backends.iter().enumerate().filter(|(_, k)| ***k == *key).map(|(index, _)| tally.served(index))
         });
         settled + ended.sum::<u64>()

@@ -107,6 +107,25 @@ pub(crate) struct ByRank(Arc<MatchEntry>);
 
 const FEW_CANDIDATES: usize = 16;
 
+impl MatchEntry {
+    pub fn rule(&self) -> &Arc<CompiledRule> {
+        &self.rule
+    }
+
+    pub fn listener(&self) -> &Arc<CompiledListener> {
+        &self.listener
+    }
+
+    pub fn matched(&self) -> &CompiledMatch {
+        &self.matched
+    }
+
+    /// Place among the rule's matches.
+    pub fn alternative(&self) -> usize {
+        self.alternative
+    }
+}
+
 impl BindTable {
     pub(crate) fn new(address: BindAddress) -> BindTable {
         BindTable { address, groups: HostMap::default(), listeners: 0 }

@@ -32,7 +32,6 @@ pub struct CompiledRule {
     pub backend_request_timeout: Option<Duration>,
     /// Remove what the path match matched before the request is forwarded ([`crate::rewrite::strip_path`]).
     pub strip_path: bool,
-    pub(crate) source: HttpRule,
 }
 
 /// A backendRef.
@@ -90,6 +89,18 @@ pub enum PathPattern {
     /// Without trailing slashes; empty for `/`.
     Prefix(Arc<[u8]>),
     Regex(Box<PathRegex>),
+}
+
+/// The kind and the pattern: `PathPrefix /foo`.
+impl std::fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PathPattern::Exact(path) => write!(f, "Exact {}", String::from_utf8_lossy(path)),
+            PathPattern::Prefix(path) if path.is_empty() => f.write_str("PathPrefix /"),
+            PathPattern::Prefix(path) => write!(f, "PathPrefix {}", String::from_utf8_lossy(path)),
+            PathPattern::Regex(regex) => write!(f, "RegularExpression {}", regex.pattern),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -162,20 +173,20 @@ impl CompiledRoute {
             }
             _ => Arc::from(format!("{}/{}", source.namespace, source.name)),
         };
-        let mut old: Vec<Option<&RuleEntry>> =
-            before.map(|before| before.rules.iter().map(Some).collect()).unwrap_or_default();
+        let mut old: Vec<Option<Predecessor<'_>>> =
+            before.map(CompiledRoute::predecessors).unwrap_or_default();
         let mut rules = Vec::with_capacity(source.rules.len());
         for (index, rule) in source.rules.iter().enumerate() {
             // Each old rule continues in one new rule at most.
             let predecessor = old
                 .iter_mut()
-                .find(|entry| entry.is_some_and(|e| e.rule.source.split_identity == rule.split_identity))
+                .find(|old| old.is_some_and(|old| old.source.split_identity == rule.split_identity))
                 .and_then(Option::take);
             let targets: Vec<Target> = rule.backends.iter().map(|backend| target(backend, context)).collect();
             match predecessor {
-                Some(entry) if says_the_same(entry, rule, index, &id, &targets) => {
+                Some(old) if old.says_the_same(rule, index, &id, &targets) => {
                     work.rules_kept += 1;
-                    rules.push(entry.clone());
+                    rules.push(old.entry.clone());
                 }
                 _ => {
                     work.rules_compiled += 1;
@@ -186,6 +197,11 @@ impl CompiledRoute {
             }
         }
         Ok(CompiledRoute { source: source.clone(), rules })
+    }
+
+    fn predecessors(&self) -> Vec<Option<Predecessor<'_>>> {
+        let pairs = self.source.rules.iter().zip(&self.rules);
+        pairs.map(|(source, entry)| Some(Predecessor { source, entry })).collect()
     }
 }
 
@@ -199,22 +215,27 @@ fn target(backend: &WeightedBackend, context: &RuleContext<'_>) -> Target {
     }
 }
 
-fn says_the_same(
-    entry: &RuleEntry,
-    rule: &HttpRule,
-    index: usize,
-    id: &Arc<str>,
-    targets: &[Target],
-) -> bool {
-    entry.rule.index == index
-        && entry.rule.route == *id
-        && entry.rule.source == *rule
-        && entry.rule.backends.iter().zip(targets).all(|(backend, target)| match (&backend.target, target) {
+/// A rule as it was before an edit.
+#[derive(Clone, Copy)]
+struct Predecessor<'a> {
+    source: &'a HttpRule,
+    entry: &'a RuleEntry,
+}
+
+impl Predecessor<'_> {
+    fn says_the_same(&self, rule: &HttpRule, index: usize, id: &Arc<str>, targets: &[Target]) -> bool {
+        let old = &self.entry.rule;
+        let same_target = |(backend, target): (&RuleBackend, &Target)| match (&backend.target, target) {
             (Target::Backend(a), Target::Backend(b)) => Arc::ptr_eq(a, b),
             (Target::Invalid(a), Target::Invalid(b)) => a == b,
             (Target::Unknown, Target::Unknown) => true,
             _ => false,
-        })
+        };
+        old.index == index
+            && old.route == *id
+            && *self.source == *rule
+            && old.backends.iter().zip(targets).all(same_target)
+    }
 }
 
 fn compile_rule(
@@ -223,11 +244,11 @@ fn compile_rule(
     route: &Arc<str>,
     parent: &HttpRoute,
     targets: Vec<Target>,
-    before: Option<&RuleEntry>,
+    before: Option<Predecessor<'_>>,
     context: &RuleContext<'_>,
 ) -> Result<RuleEntry, String> {
     let matches = match before {
-        Some(entry) if entry.rule.source.matches == source.matches => entry.matches.clone(),
+        Some(old) if old.source.matches == source.matches => old.entry.matches.clone(),
         _ => {
             let compiled: Result<Vec<_>, String> = source.matches.iter().map(compile_match).collect();
             Arc::from(compiled?)
@@ -253,7 +274,6 @@ fn compile_rule(
         request_timeout: timeout(source.request_timeout_ms),
         backend_request_timeout: timeout(source.backend_request_timeout_ms),
         strip_path: source.strip_path,
-        source: source.clone(),
     };
     Ok(RuleEntry { rule: Arc::new(rule), matches })
 }
@@ -262,15 +282,15 @@ fn split(
     source: &HttpRule,
     parent: &HttpRoute,
     backends: &[RuleBackend],
-    before: Option<&RuleEntry>,
+    before: Option<Predecessor<'_>>,
     context: &RuleContext<'_>,
 ) -> Result<Arc<Split>, String> {
     let keys: Vec<Arc<str>> = backends.iter().map(|backend| backend.key.clone()).collect();
     let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
     if let Some(before) = before
-        && before.rule.split.continues(&keys, &weights)
+        && before.entry.rule.split.continues(&keys, &weights)
     {
-        return Ok(before.rule.split.clone());
+        return Ok(before.entry.rule.split.clone());
     }
     // The route's key keeps rules apart whose identities are equal by mistake.
     let identity = format!("{}\0{}", parent.key, source.split_identity);
@@ -282,7 +302,7 @@ fn split(
         weights: &weights,
     };
     let split = match before {
-        Some(before) => before.rule.split.successor(&spec, context.layouts),
+        Some(before) => before.entry.rule.split.successor(&spec, context.layouts),
         None => Split::new(&spec, context.layouts),
     };
     split.map(Arc::new).map_err(|error| error.to_string())
