@@ -5,16 +5,18 @@
 //! and which parsers disagree about) and trailer fields that may not be trailers. Bytes after the body's end are
 //! never touched.
 //!
-//! Limits here are ours: 16 hexadecimal digits of chunk size and at most 2^63 - 1 bytes a chunk;
-//! [`EXTENSION_BYTES`] of extensions and [`TRAILER_BYTES`] of trailers a body.
+//! Bounds: 16 hexadecimal digits of chunk size and at most 2^63 - 1 bytes a chunk; [`BodyLimits`] for the rest.
 
 use crate::field::{HOP_BY_HOP, Known, KnownSet, classify, is_token_byte, is_value_byte};
 
-/// Most bytes of chunk extensions in one body. Unit: bytes. Source: ours.
-pub const EXTENSION_BYTES: u32 = 16 * 1024;
-
-/// Most bytes of one body's trailer section. Unit: bytes. Source: ours.
-pub const TRAILER_BYTES: u32 = 8 * 1024;
+/// Bounds on what a chunked body has beside its data.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes of chunk extensions in one body.
+    pub extension_bytes: u32,
+    /// Bytes of the trailer section, its final empty line included.
+    pub trailer_bytes: u32,
+}
 
 /// How a message's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +73,8 @@ pub struct Step {
 pub struct BodyScan {
     state: State,
     form: Form,
-    extension_bytes: u32,
-    trailer_bytes: u32,
+    /// What is left of each.
+    left: BodyLimits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +110,14 @@ enum Verdict {
 }
 
 impl BodyScan {
-    pub fn new(framing: Framing, form: Form) -> BodyScan {
+    pub fn new(framing: Framing, form: Form, limits: BodyLimits) -> BodyScan {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { value: 0, digits: 0 },
             Framing::UntilClose | Framing::Tunnel => State::UntilClose,
         };
-        BodyScan { state, form, extension_bytes: 0, trailer_bytes: 0 }
+        BodyScan { state, form, left: limits }
     }
 
     pub fn is_done(&self) -> bool {
@@ -247,10 +249,9 @@ impl BodyScan {
     /// Drops an extension up to, not including, the CR that ends its line.
     fn extension(&mut self, input: &[u8], value: u64) -> Result<usize, BodyError> {
         let length = input.iter().position(|b| !is_value_byte(*b)).unwrap_or(input.len());
-        self.extension_bytes = self.extension_bytes.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
-        if self.extension_bytes > EXTENSION_BYTES {
-            return Err(BodyError::Extension);
-        }
+        let spent = u32::try_from(length).unwrap_or(u32::MAX);
+        self.left.extension_bytes =
+            self.left.extension_bytes.checked_sub(spent).ok_or(BodyError::Extension)?;
         match input.get(length) {
             None => {}
             // As after bare digits: the CR is read again there, and passed on.
@@ -261,7 +262,7 @@ impl BodyScan {
     }
 
     fn trailer(&mut self, input: &[u8]) -> Result<Option<(usize, Verdict)>, BodyError> {
-        let room = (TRAILER_BYTES - self.trailer_bytes) as usize;
+        let room = self.left.trailer_bytes as usize;
         let Some(end) = memchr::memchr(b'\n', input) else {
             return if input.len() >= room { Err(BodyError::TrailersTooLarge) } else { Ok(None) };
         };
@@ -270,7 +271,7 @@ impl BodyScan {
             return Err(BodyError::TrailersTooLarge);
         }
         let line = input[..length].strip_suffix(b"\r\n").ok_or(BodyError::Trailer)?;
-        self.trailer_bytes += u32::try_from(length).unwrap_or(TRAILER_BYTES);
+        self.left.trailer_bytes -= u32::try_from(length).unwrap_or(self.left.trailer_bytes);
         let kept = self.form == Form::AsSent;
         if line.is_empty() {
             self.state = State::Done;

@@ -206,6 +206,11 @@ impl<'s, 'b> Fields<'s, 'b> {
         fields
     }
 
+    /// No fields at all.
+    pub fn none() -> Fields<'static, 'static> {
+        Fields::new(b"\r\n", &[])
+    }
+
     pub fn len(&self) -> usize {
         self.headers.len()
     }

@@ -42,17 +42,14 @@ pub struct Forwarding<'a> {
 pub struct RequestTarget<'a> {
     pub path: &'a [u8],
     pub query: Option<&'a [u8]>,
-    /// Written instead of the client's `Host`; `None` keeps the client's line.
+    /// Written in the place of the client's `Host`, which the caller drops then; `None` keeps the client's line.
     pub host: Option<&'a [u8]>,
 }
 
 /// The kinds of request fields that are not copied as they are. Names that filters set or remove come on top
 /// ([`Fields::drop_name`]).
-pub fn request_dropped(head: &RequestHead<'_, '_>, target: &RequestTarget<'_>, trusted: bool) -> Dropped {
+pub fn request_dropped(head: &RequestHead<'_, '_>, trusted: bool) -> Dropped {
     let mut kinds = if trusted { KnownSet::EMPTY.with(Known::XForwardedFor) } else { FORWARDING };
-    if target.host.is_some() {
-        kinds = kinds.with(Known::Host);
-    }
     if !head.expect_continue {
         kinds = kinds.with(Known::Expect);
     }
@@ -177,6 +174,7 @@ pub fn response(
     delimiting: Delimiting,
     dropped: Dropped,
     keep_alive: bool,
+    via: bool,
     out: &mut Vec<u8>,
 ) {
     status_line(head, out);
@@ -193,8 +191,10 @@ pub fn response(
         }
         None => connection(keep_alive && delimiting != Delimiting::Close, out),
     }
-    out.extend_from_slice(if head.version == Version::Http10 { b"Via: 1.0" } else { b"Via: 1.1" });
-    out.extend_from_slice(PSEUDONYM);
+    if via {
+        out.extend_from_slice(if head.version == Version::Http10 { b"Via: 1.0" } else { b"Via: 1.1" });
+        out.extend_from_slice(PSEUDONYM);
+    }
 }
 
 /// Writes an interim response (1xx but not 101) whole.

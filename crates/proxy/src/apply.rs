@@ -1,0 +1,267 @@
+//! Changes: an update becomes a snapshot, sockets, and a message to every worker.
+//!
+//! One thread owns the current snapshot and the sockets, and takes updates one after another. The order inside
+//! one update keeps every promise about it: sockets that are wanted are bound first, then every worker runs the
+//! new snapshot, then new sockets accept, then sockets that nobody wants are closed. What could not be bound is tried again with
+//! each update and by a slow timer, and heals.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use weir_model::resource::{Applied, BindReport, Update};
+use weir_model::table::{BindAddress, Snapshot};
+
+use crate::bind::{self, AcceptOrder, Bind};
+use crate::metrics::FrontMetrics;
+use crate::worker::{Order, Settings, WorkerHandle};
+
+/// How often binds that failed are tried again by themselves. Unit: time. Source: ours.
+const BIND_RETRY: Duration = Duration::from_secs(2);
+
+/// What the apply thread is told.
+pub(crate) enum ApplyOrder {
+    Update(Box<Update>, oneshot::Sender<Applied>),
+    Drain { delay: Duration, deadline: Duration, done: oneshot::Sender<()> },
+}
+
+pub(crate) struct Applier {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) accept: mpsc::Sender<AcceptOrder>,
+    pub(crate) low_port_fallback: bool,
+    pub(crate) metrics: Arc<FrontMetrics>,
+    /// The snapshot that every worker runs, for those who look from outside.
+    pub(crate) current: Arc<Mutex<Snapshot>>,
+    pub(crate) reports: watch::Sender<Arc<[BindReport]>>,
+    /// By wanted address.
+    pub(crate) binds: BTreeMap<BindAddress, State>,
+    pub(crate) draining: bool,
+}
+
+/// What became of a wanted bind.
+pub(crate) enum State {
+    Bound(Arc<Bind>),
+    Failed(io::Error),
+}
+
+impl Applier {
+    /// Starts the apply thread. It ends when the sender is dropped.
+    pub(crate) fn start(self) -> io::Result<mpsc::Sender<ApplyOrder>> {
+        let (orders, ordered) = mpsc::channel(16);
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name("weir-apply".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    // The starter waits for this.
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
+            runtime.block_on(self.run(ordered));
+        })?;
+        outcome.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+        Ok(orders)
+    }
+
+    async fn run(mut self, mut orders: mpsc::Receiver<ApplyOrder>) {
+        loop {
+            let order = if self.draining || self.binds.values().all(|state| matches!(state, State::Bound(_)))
+            {
+                orders.recv().await
+            } else {
+                match tokio::time::timeout(BIND_RETRY, orders.recv()).await {
+                    Ok(order) => order,
+                    Err(_) => {
+                        self.retry_binds().await;
+                        continue;
+                    }
+                }
+            };
+            match order {
+                // Nobody waits for an answer any more: the proxy is being dropped.
+                Some(ApplyOrder::Update(update, done)) => _ = done.send(self.apply(&update).await),
+                Some(ApplyOrder::Drain { delay, deadline, done }) => {
+                    self.drain(delay, deadline).await;
+                    let _ = done.send(());
+                }
+                None => break,
+            }
+        }
+        let (done, closed) = oneshot::channel();
+        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    async fn apply(&mut self, update: &Update) -> Applied {
+        let before = self.current.lock().clone();
+        let (snapshot, rejected) = before.apply_at(update, self.settings.epoch.millis_at(Instant::now()));
+        self.metrics.updates.fetch_add(1, Relaxed);
+        self.metrics.rejected_resources.fetch_add(rejected.len() as u64, Relaxed);
+        let opened = if self.draining { Vec::new() } else { self.open_wanted(&snapshot) };
+        self.run_on_workers(&snapshot).await;
+        *self.current.lock() = snapshot.clone();
+        self.accept_on(opened).await;
+        if self.close_unwanted(&snapshot).await && !self.draining {
+            // A port may have been ours under another address.
+            let opened = self.open_wanted(&snapshot);
+            self.accept_on(opened).await;
+        }
+        let binds = self.report();
+        Applied { sequence: update.sequence, binds: binds.to_vec(), rejected }
+    }
+
+    /// Every worker runs the snapshot when this returns.
+    async fn run_on_workers(&self, snapshot: &Snapshot) {
+        let mut pending = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let (done, running) = oneshot::channel();
+            if worker.orders.send(Order::Snapshot(Box::new(snapshot.clone()), done)).await.is_ok() {
+                pending.push(running);
+            }
+        }
+        for running in pending {
+            // A worker that ended runs nothing; its connections went with it.
+            let _ = running.await;
+        }
+    }
+
+    /// Tries every wanted bind that has no socket.
+    fn open_wanted(&mut self, snapshot: &Snapshot) -> Vec<(Arc<Bind>, std::net::TcpListener)> {
+        let wanted: Vec<BindAddress> = snapshot.binds().map(|(address, _)| address).collect();
+        let mut opened = Vec::new();
+        for address in &wanted {
+            if matches!(self.binds.get(address), Some(State::Bound(_))) {
+                continue;
+            }
+            let dual_stack = bind::is_dual_stack(*address, wanted.iter().copied());
+            let state = match bind::open(*address, dual_stack, self.low_port_fallback) {
+                Ok((socket, bound_port)) => {
+                    let bind = Arc::new(Bind { address: *address, bound_port });
+                    opened.push((bind.clone(), socket));
+                    State::Bound(bind)
+                }
+                Err(error) => {
+                    self.metrics.bind_failures.fetch_add(1, Relaxed);
+                    if !matches!(self.binds.get(address), Some(State::Failed(before)) if before.kind() == error.kind())
+                    {
+                        tracing::warn!(%address, %error, "binding a socket failed; it is tried again");
+                    }
+                    State::Failed(error)
+                }
+            };
+            self.binds.insert(*address, state);
+        }
+        opened
+    }
+
+    async fn accept_on(&mut self, opened: Vec<(Arc<Bind>, std::net::TcpListener)>) {
+        for (bind, socket) in opened {
+            let address = bind.address;
+            let (done, added) = oneshot::channel();
+            let sent = self.accept.send(AcceptOrder::Add(bind, socket, done)).await;
+            let outcome = match sent {
+                Ok(()) => added.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+                Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+            };
+            if let Err(error) = outcome {
+                tracing::error!(%address, %error, "a bound socket could not be accepted on");
+                self.binds.insert(address, State::Failed(error));
+            }
+        }
+    }
+
+    /// Closes the sockets that the snapshot does not want. True if that may let a failed bind succeed.
+    async fn close_unwanted(&mut self, snapshot: &Snapshot) -> bool {
+        let unwanted: Vec<BindAddress> =
+            self.binds.keys().filter(|address| snapshot.bind(address).is_none()).copied().collect();
+        let mut freed = Vec::new();
+        for address in unwanted {
+            if let Some(State::Bound(bind)) = self.binds.remove(&address) {
+                let (done, closed) = oneshot::channel();
+                if self.accept.send(AcceptOrder::Remove(address, done)).await.is_ok() {
+                    let _ = closed.await;
+                }
+                freed.push(bind.bound_port);
+            }
+        }
+        self.binds
+            .iter()
+            .any(|(address, state)| matches!(state, State::Failed(_)) && freed.contains(&address.port))
+    }
+
+    async fn retry_binds(&mut self) {
+        let snapshot = self.current.lock().clone();
+        let opened = self.open_wanted(&snapshot);
+        if !opened.is_empty() {
+            self.accept_on(opened).await;
+            self.report();
+        }
+    }
+
+    /// The state of every wanted bind, published too.
+    fn report(&self) -> Arc<[BindReport]> {
+        let reports: Arc<[BindReport]> = self
+            .binds
+            .iter()
+            .map(|(address, state)| {
+                let (bound_port, error) = match state {
+                    State::Bound(bind) => (u32::from(bind.bound_port), String::new()),
+                    State::Failed(error) => (0, format!("{address}: {error}")),
+                };
+                BindReport {
+                    address: address.ip.to_string(),
+                    port: u32::from(address.port),
+                    bound_port,
+                    error,
+                }
+            })
+            .collect();
+        self.reports.send_if_modified(|published| {
+            let changed = *published != reports;
+            *published = reports.clone();
+            changed
+        });
+        reports
+    }
+
+    /// Goes on accepting for `delay`, then closes the sockets and gives what is under way until `deadline`.
+    async fn drain(&mut self, delay: Duration, deadline: Duration) {
+        self.draining = true;
+        for worker in &self.workers {
+            // A worker that ended has no connections.
+            let _ = worker.orders.send(Order::Retire).await;
+        }
+        tokio::time::sleep(delay).await;
+        let (done, closed) = oneshot::channel();
+        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+        self.binds.clear();
+        self.report();
+        let mut pending = Vec::new();
+        for worker in &self.workers {
+            let (done, drained) = oneshot::channel();
+            if worker.orders.send(Order::Drain(done)).await.is_ok() {
+                pending.push(drained);
+            }
+        }
+        let all = async {
+            for drained in pending {
+                let _ = drained.await;
+            }
+        };
+        if tokio::time::timeout(deadline, all).await.is_err() {
+            let open: usize = self.workers.iter().map(|worker| worker.load.open.load(Relaxed)).sum();
+            tracing::warn!(open, "connections were still busy at the end of the drain time");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Listening sockets, and the one thread that accepts on all of them.
+//!
+//! One socket for each address and port, without `SO_REUSEPORT`: a port that somebody else has is an error and not half
+//! of the traffic, and a socket is kept for as long as it is wanted, so that no connection that waits in it is lost.
+//! Each connection goes to the worker with the fewest.
+//!
+//! Invariants: before a socket is closed, whatever waits in it is accepted; when there are too many connections or no file
+//! descriptors, accepting pauses and goes on by itself, and idle connections are closed to make room.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use weir_model::table::BindAddress;
+
+use crate::metrics::FrontMetrics;
+use crate::worker::{Handed, Order, WorkerHandle};
+
+/// Connections that may wait in the kernel. Unit: connections. Source: ours (the kernel's `somaxconn` bounds it further).
+const BACKLOG: i32 = 4096;
+
+/// Distance of the ports that stand in for one under 1024. Source: ours.
+const FALLBACK_FIRST: u16 = 8_000;
+const FALLBACK_STEP: u16 = 10_000;
+
+/// A socket as connections that came through it see it.
+#[derive(Debug)]
+pub(crate) struct Bind {
+    /// What is served there.
+    pub(crate) address: BindAddress,
+    /// The port that clients connect to.
+    pub(crate) bound_port: u16,
+}
+
+/// Opens a socket and listens on it. Gives the socket and the port that it really has.
+pub(crate) fn open(
+    address: BindAddress,
+    dual_stack: bool,
+    low_port_fallback: bool,
+) -> io::Result<(std::net::TcpListener, u16)> {
+    let denied = match listen(SocketAddr::from(address), dual_stack) {
+        Ok(socket) => return Ok((socket, address.port)),
+        Err(error) => error,
+    };
+    if denied.kind() != io::ErrorKind::PermissionDenied || address.port >= 1024 || !low_port_fallback {
+        return Err(denied);
+    }
+    for port in stand_ins(address.port) {
+        if let Ok(socket) = listen(SocketAddr::new(address.ip, port), dual_stack) {
+            return Ok((socket, port));
+        }
+    }
+    Err(denied)
+}
+
+fn stand_ins(port: u16) -> impl Iterator<Item = u16> {
+    (0..6).map_while(move |step| {
+        FALLBACK_STEP.checked_mul(step)?.checked_add(FALLBACK_FIRST)?.checked_add(port)
+    })
+}
+
+fn listen(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    // Lets a restart bind while connections of the last run are in TIME_WAIT; two live listeners still exclude each other.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Whether a socket on `::` shall take IPv4 too: not where a socket on `0.0.0.0` is wanted beside it.
+pub(crate) fn is_dual_stack(address: BindAddress, mut wanted: impl Iterator<Item = BindAddress>) -> bool {
+    let v4 = BindAddress { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: address.port };
+    address.ip.is_unspecified() && !wanted.any(|other| other == v4)
+}
+
+/// What the accept thread is told.
+pub(crate) enum AcceptOrder {
+    Add(Arc<Bind>, std::net::TcpListener, oneshot::Sender<io::Result<()>>),
+    /// Accept what waits, then close the socket.
+    Remove(BindAddress, oneshot::Sender<()>),
+    /// The same for all.
+    RemoveAll(oneshot::Sender<()>),
+}
+
+/// What accepting needs.
+pub(crate) struct Acceptor {
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) most_connections: usize,
+    pub(crate) pause: Duration,
+    /// Told when a connection closes.
+    pub(crate) room: Arc<Notify>,
+    pub(crate) metrics: Arc<FrontMetrics>,
+}
+
+struct Accepting {
+    stop: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Acceptor {
+    /// Starts the accept thread.
+    pub(crate) fn start(self) -> io::Result<mpsc::Sender<AcceptOrder>> {
+        let (orders, ordered) = mpsc::channel(16);
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name("weir-accept".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    // The starter waits for this.
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
+            runtime.block_on(Arc::new(self).run(ordered));
+        })?;
+        outcome.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
+        Ok(orders)
+    }
+
+    async fn run(self: Arc<Self>, mut orders: mpsc::Receiver<AcceptOrder>) {
+        let mut accepting: BTreeMap<BindAddress, Accepting> = BTreeMap::new();
+        while let Some(order) = orders.recv().await {
+            match order {
+                AcceptOrder::Add(bind, socket, done) => {
+                    let added = TcpListener::from_std(socket).map(|listener| {
+                        let stop = Arc::<Notify>::default();
+                        let address = bind.address;
+                        let task = tokio::spawn(self.clone().accept(listener, bind, stop.clone()));
+                        accepting.insert(address, Accepting { stop, task });
+                    });
+                    // Nobody waits any more: the proxy is being dropped.
+                    let _ = done.send(added);
+                }
+                AcceptOrder::Remove(address, done) => {
+                    if let Some(accepting) = accepting.remove(&address) {
+                        accepting.close().await;
+                    }
+                    let _ = done.send(());
+                }
+                AcceptOrder::RemoveAll(done) => {
+                    for (_, accepting) in std::mem::take(&mut accepting) {
+                        accepting.close().await;
+                    }
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, bind: Arc<Bind>, stop: Arc<Notify>) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.notified() => break,
+                accepted = self.accept_one(&listener) => accepted,
+            };
+            self.hand_over(accepted, &bind).await;
+        }
+        // What has connected already is not turned away: until the kernel has nothing more.
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(accepted) = listener.accept() {
+            self.hand_over(accepted, &bind).await;
+        }
+    }
+
+    async fn accept_one(&self, listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
+        loop {
+            self.wait_for_room().await;
+            match listener.accept().await.and_then(into_std) {
+                Ok(accepted) => return accepted,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    self.metrics.accept_failures.fetch_add(1, Relaxed);
+                    tracing::warn!(%error, "accepting a connection failed; trying again");
+                    self.shed(16);
+                    tokio::time::sleep(self.pause).await;
+                }
+            }
+        }
+    }
+
+    /// While there are too many connections, more wait in the kernel.
+    async fn wait_for_room(&self) {
+        while self.open() >= self.most_connections {
+            self.metrics.accept_pauses.fetch_add(1, Relaxed);
+            self.shed(1);
+            let notified = self.room.notified();
+            if self.open() < self.most_connections {
+                break;
+            }
+            // A pause bounds the wait should the connection that was asked to close have become busy.
+            let _ = tokio::time::timeout(self.pause, notified).await;
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.workers.iter().map(|worker| worker.load.open.load(Relaxed)).sum()
+    }
+
+    /// Asks the fullest worker to close idle connections.
+    fn shed(&self, count: usize) {
+        if let Some(worker) = self.workers.iter().max_by_key(|worker| worker.load.open.load(Relaxed)) {
+            // A full queue means that it has been asked already.
+            let _ = worker.orders.try_send(Order::Shed(count));
+        }
+    }
+
+    async fn hand_over(&self, (stream, peer): (std::net::TcpStream, SocketAddr), bind: &Arc<Bind>) {
+        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.open.load(Relaxed)) else {
+            return;
+        };
+        worker.load.open.fetch_add(1, Relaxed);
+        if worker.connections.send(Handed { stream, peer, bind: bind.clone() }).await.is_err() {
+            worker.load.open.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Accepting {
+    async fn close(self) {
+        self.stop.notify_one();
+        // A task that panicked has closed its socket, too.
+        let _ = self.task.await;
+    }
+}
+
+fn into_std(
+    (stream, peer): (tokio::net::TcpStream, SocketAddr),
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    stream.into_std().map(|stream| (stream, peer))
+}
+
+/// The peer went away between its handshake and now: nothing to wait for.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_stand_in_for_low_ones_are_valid_ports() {
+        let of = |port| stand_ins(port).collect::<Vec<_>>();
+        assert_eq!(of(80), [8080, 18080, 28080, 38080, 48080, 58080]);
+        assert_eq!(of(1023), [9023, 19023, 29023, 39023, 49023, 59023]);
+    }
+
+    #[test]
+    fn an_unspecified_ipv6_socket_takes_ipv4_unless_that_has_its_own() {
+        let address = |ip: &str| BindAddress { ip: ip.parse().unwrap(), port: 80 };
+        assert!(is_dual_stack(address("::"), [address("::"), address("127.0.0.1")].into_iter()));
+        assert!(!is_dual_stack(address("::"), [address("::"), address("0.0.0.0")].into_iter()));
+        assert!(!is_dual_stack(address("::1"), [address("::1")].into_iter()));
+    }
+}

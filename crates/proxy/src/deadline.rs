@@ -1,0 +1,51 @@
+//! One timer a connection, moved lazily.
+//!
+//! A connection's deadline changes several times a request, nearly always to a later moment. [`Deadline::set`]
+//! only writes it down; the runtime's timer is touched when it fires too early, or when a deadline comes before
+//! the armed one. So a request on a kept connection arms no timer at all.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::time::Sleep;
+
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    sleep: Pin<Box<Sleep>>,
+    /// The task is registered with the timer for the moment it is armed for.
+    registered: bool,
+}
+
+impl Deadline {
+    pub(crate) fn new(at: Instant) -> Deadline {
+        Deadline { at, sleep: Box::pin(tokio::time::sleep_until(at.into())), registered: false }
+    }
+
+    pub(crate) fn set(&mut self, at: Instant) {
+        self.at = at;
+    }
+
+    /// Ready when the deadline has passed. Must be polled by the same task every time.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let armed: Instant = self.sleep.deadline().into();
+        if armed > self.at {
+            self.sleep.as_mut().reset(self.at.into());
+            self.registered = false;
+        }
+        if self.registered && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if Instant::from(self.sleep.deadline()) >= self.at {
+                self.registered = false;
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.at.into());
+        }
+        self.registered = true;
+        Poll::Pending
+    }
+}

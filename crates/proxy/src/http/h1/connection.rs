@@ -1,0 +1,252 @@
+//! A client's connection: one request after another, and its end.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+use weir_codec::head::HeadScan;
+
+use super::pipe::Pipe;
+use super::route::{self, Decision};
+use crate::bind::Bind;
+use crate::buffer::ReadBuffer;
+use crate::deadline::Deadline;
+use crate::error::Failure;
+use crate::io::Socket;
+use crate::record::RequestRecord;
+use crate::worker::{Registered, Worker};
+
+/// How long a connection that was accepted at the end may take to say something. Unit: time. Source: ours.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) {
+    let mut connection = Connection::new(registered, stream, peer, bind);
+    loop {
+        match connection.turn().await {
+            Next::Request => {}
+            Next::Close => break,
+            Next::Linger => return connection.linger().await,
+        }
+    }
+}
+
+/// What follows a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another request may come.
+    Request,
+    Close,
+    /// The client may be sending still: a close at once would reset what it has not read yet.
+    Linger,
+}
+
+/// What came from the client.
+enum Arrival {
+    /// A whole head of this length.
+    Head(usize),
+    /// Nothing more, at a place where a connection may end.
+    End,
+    Refused(Failure),
+}
+
+pub(super) struct Connection {
+    pub(super) registered: Registered,
+    pub(super) client: Socket,
+    pub(super) input: ReadBuffer,
+    pub(super) deadline: Deadline,
+    pub(super) bind: Arc<Bind>,
+    /// The peer may say on whose behalf it speaks.
+    pub(super) trusted: bool,
+    /// Requests so far, the current one included.
+    pub(super) served: usize,
+    scan: HeadScan,
+    peer: Box<str>,
+    local: Box<str>,
+}
+
+impl Connection {
+    fn new(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Connection {
+        let worker = &registered.worker;
+        let ip = peer.ip().to_canonical();
+        let local = if bind.address.ip.is_unspecified() {
+            stream.local_addr().map(|address| address.to_string()).unwrap_or_default()
+        } else {
+            SocketAddr::new(bind.address.ip, bind.bound_port).to_string()
+        };
+        Connection {
+            client: Socket::new(stream, worker.metrics.clone()),
+            input: ReadBuffer::default(),
+            deadline: Deadline::new(worker.clock.now() + worker.settings.limits.first_byte_timeout),
+            bind,
+            trusted: worker.settings.trusted.iter().any(|network| network.contains(ip)),
+            served: 0,
+            scan: HeadScan::default(),
+            peer: ip.to_string().into(),
+            local: local.into(),
+            registered,
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.registered.worker
+    }
+
+    /// The peer's address without a port.
+    pub(super) fn peer(&self) -> &[u8] {
+        self.peer.as_bytes()
+    }
+
+    pub(super) fn peer_text(&self) -> String {
+        self.peer.to_string()
+    }
+
+    /// What stands for `Host` where an old client sent none.
+    pub(super) fn local_authority(&self) -> &[u8] {
+        self.local.as_bytes()
+    }
+
+    async fn turn(&mut self) -> Next {
+        let arrival = {
+            let mut first_byte = None;
+            let worker = self.worker().clone();
+            let began = worker.clock.now();
+            poll_fn(|cx| self.poll_head(cx, &worker, began, &mut first_byte)).await
+        };
+        self.registered.presence.idle_since.set(None);
+        let mut record = RequestRecord::new(self.worker().clock.now());
+        match arrival {
+            Arrival::End => Next::Close,
+            Arrival::Head(length) => {
+                self.scan = HeadScan::default();
+                self.served += 1;
+                match route::decide(self, length, &mut record) {
+                    Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+                    Decision::Forward(forward) => self.forward(forward, record).await,
+                }
+            }
+            Arrival::Refused(failure) => {
+                let worker = self.worker().clone();
+                let is_head = self.input.bytes().starts_with(b"HEAD ");
+                let context = route::context(&worker, is_head, false, &record);
+                match route::fail(&worker, failure, context, worker.buffers.out(), &mut record) {
+                    Decision::Answer { out, .. } => self.answer(out, false, record).await,
+                    Decision::Forward(_) => Next::Close,
+                }
+            }
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        began: Instant,
+        first_byte: &mut Option<Instant>,
+    ) -> Poll<Arrival> {
+        loop {
+            match self.scan.advance(self.input.bytes(), &worker.settings.head_limits) {
+                Ok(Some(length)) => return Poll::Ready(Arrival::Head(length)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Arrival::Refused(Failure::Head(error))),
+            }
+            let empty = self.input.is_empty();
+            match self.input.poll_fill(&mut self.client, &worker.buffers, cx) {
+                // An end in the middle of a head leaves nobody to answer.
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::End),
+                Poll::Ready(Ok(_)) => {
+                    let now = worker.clock.tick();
+                    if empty {
+                        *first_byte = Some(now);
+                    }
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.input.park(&worker.buffers);
+        let presence = &self.registered.presence;
+        if presence.waker.borrow().is_none() {
+            *presence.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        if self.input.is_empty() {
+            presence.idle_since.set(Some(began));
+            if presence.asked_to_close.get() || (worker.is_draining() && self.served > 0) {
+                return Poll::Ready(Arrival::End);
+            }
+        } else {
+            presence.idle_since.set(None);
+        }
+        self.deadline.set(self.head_deadline(worker, began, *first_byte));
+        ready!(self.deadline.poll(cx));
+        worker.clock.tick();
+        Poll::Ready(if self.input.is_empty() { Arrival::End } else { Arrival::Refused(Failure::HeadTimeout) })
+    }
+
+    fn head_deadline(&self, worker: &Worker, began: Instant, first_byte: Option<Instant>) -> Instant {
+        let limits = &worker.settings.limits;
+        if !self.input.is_empty() {
+            return first_byte.unwrap_or(began) + limits.header_read_timeout;
+        }
+        if self.served > 0 {
+            return began + limits.idle_timeout;
+        }
+        let patience = limits.first_byte_timeout;
+        began + if worker.is_draining() { patience.min(LAST_WORDS) } else { patience }
+    }
+
+    /// Sends an answer of the proxy's own.
+    pub(super) async fn answer(&mut self, out: Vec<u8>, keep_alive: bool, mut record: RequestRecord) -> Next {
+        let worker = self.worker().clone();
+        let mut pipe = Pipe::empty();
+        *pipe.out_mut() = out;
+        let sent = self.send(&mut pipe, &worker).await;
+        record.response_bytes = pipe.written();
+        worker.buffers.give_back_out(pipe.into_out());
+        record.finish(&worker);
+        match sent {
+            Ok(()) if keep_alive => Next::Request,
+            Ok(()) => Next::Linger,
+            Err(()) => Next::Close,
+        }
+    }
+
+    async fn send(&mut self, pipe: &mut Pipe, worker: &Worker) -> Result<(), ()> {
+        let limit = worker.settings.limits.body_write_timeout;
+        let mut nothing = ReadBuffer::default();
+        let at = worker.clock.now() + limit;
+        poll_fn(|cx| {
+            if let Poll::Ready(sent) = pipe.poll_output(cx, &mut nothing, &self.client) {
+                return Poll::Ready(sent.map_err(drop));
+            }
+            self.deadline.set(at);
+            self.deadline.poll(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Ends the sending direction, then reads what the client still sends and drops it, for a while.
+    async fn linger(mut self) {
+        let worker = self.worker().clone();
+        self.client.shut_down_writes();
+        let at = worker.clock.now() + worker.settings.limits.linger_timeout;
+        poll_fn(|cx| {
+            loop {
+                self.input.consume(usize::MAX);
+                match self.input.poll_fill(&mut self.client, &worker.buffers, cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) if worker.clock.tick() >= at => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            self.input.release(&worker.buffers);
+            self.deadline.set(at);
+            self.deadline.poll(cx)
+        })
+        .await;
+    }
+}

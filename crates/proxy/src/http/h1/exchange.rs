@@ -1,0 +1,552 @@
+//! One request at one endpoint: both directions at once, until the response's last byte is written.
+//!
+//! The request goes up while the response may already come down (early answers, streams both ways). A connection
+//! goes back to the pool only after a whole request and a whole response with nothing left over; anything else closes it.
+//! Bytes that nobody asked for are never taken for a message.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use weir_codec::body::{BodyError, BodyScan, Form, Framing};
+use weir_codec::field::{FieldStore, Known};
+use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
+use weir_codec::rewrite::{self, Delimiting, field, number_field};
+
+use super::answer::millis;
+use super::connection::{Connection, Next};
+use super::pipe::{Pipe, PipeError, Waiting};
+use super::route::{self, Decision, Forward};
+use crate::buffer::ReadBuffer;
+use crate::error::Failure;
+use crate::filter::Edited;
+use crate::io::Socket;
+use crate::record::RequestRecord;
+use crate::upstream::acquire::{Acquired, acquire};
+use crate::upstream::balance::{self, InFlight, Tried};
+use crate::worker::Worker;
+
+/// Where the response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No final head yet.
+    Head,
+    Body,
+    /// Bytes both ways after a 101.
+    Tunnel {
+        down_ended: bool,
+    },
+}
+
+struct Exchange {
+    upstream: Socket,
+    in_flight: InFlight,
+    /// The connection has carried a request before.
+    reused: bool,
+    input: ReadBuffer,
+    scan: HeadScan,
+    down: Pipe,
+    phase: Phase,
+    interim: usize,
+    /// The request is still going up.
+    sending: bool,
+    /// The endpoint took no more of the request: it may have answered already.
+    refused: bool,
+    /// The client will send nothing more, or has sent the start of its next request.
+    watching: bool,
+    /// The endpoint's connection may carry another exchange.
+    reusable: bool,
+    /// The client's connection may.
+    keep_alive: bool,
+    /// Only a reset tells the client that a response was cut short.
+    ends_by_close: bool,
+    up_waiting: Waiting,
+    down_waiting: Waiting,
+    /// When the last bytes moved, and how many had by then.
+    moved_at: Instant,
+    moved: u64,
+    sent_at: Instant,
+    /// The rule's time for this try.
+    deadline: Option<Instant>,
+}
+
+impl Connection {
+    /// Gets a request its answer.
+    pub(super) async fn forward(&mut self, mut forward: Forward, mut record: RequestRecord) -> Next {
+        let worker = self.worker().clone();
+        let mut tried = Tried::new();
+        let mut fresh = false;
+        loop {
+            let acquired = match acquire(&worker, &forward, &mut tried, fresh).await {
+                Ok(acquired) => acquired,
+                Err(failure) => return self.give_up(forward, record, failure).await,
+            };
+            record.retries += acquired.failed_tries;
+            if let Some(text) = &mut record.text {
+                text.endpoint = acquired.in_flight.endpoint().address.to_string();
+            }
+            let mut exchange = Exchange::new(acquired, &mut forward, &worker);
+            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, &mut record, &worker)).await;
+            match outcome {
+                Ok(()) => return self.conclude(exchange, forward, record),
+                Err(failure) if exchange.may_be_repeated(failure, &mut forward) => {
+                    record.retries += 1;
+                    fresh = true;
+                    exchange.abandon(&worker);
+                }
+                Err(failure) if exchange.may_be_answered() => {
+                    exchange.note(failure, &worker);
+                    exchange.abandon(&worker);
+                    return self.give_up(forward, record, failure).await;
+                }
+                Err(failure) => return self.cut_short(exchange, forward, record, failure),
+            }
+        }
+    }
+
+    /// Answers a request that could not be forwarded.
+    async fn give_up(&mut self, forward: Forward, mut record: RequestRecord, failure: Failure) -> Next {
+        let worker = self.worker().clone();
+        let mut up = forward.up;
+        record.request_bytes = up.written();
+        // What is left of the body would have to be read before the next request could be.
+        let body_read = up.skip_body(&mut self.input);
+        let keep_alive =
+            forward.keep_alive && body_read && !forward.asked.upgrade && !failure.verdict().close;
+        worker.buffers.give_back_out(up.into_out());
+        let context = route::context(&worker, forward.asked.head, keep_alive, &record);
+        if failure.verdict().answer.is_none() {
+            record.failure = Some(failure);
+            record.finish(&worker);
+            return Next::Close;
+        }
+        match route::fail(&worker, failure, context, worker.buffers.out(), &mut record) {
+            Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+            Decision::Forward(_) => Next::Close,
+        }
+    }
+
+    /// A whole response went down.
+    fn conclude(&mut self, mut exchange: Exchange, forward: Forward, mut record: RequestRecord) -> Next {
+        let worker = self.worker().clone();
+        let request_done = forward.up.is_finished();
+        record.request_bytes = forward.up.written();
+        record.response_bytes = exchange.down.written();
+        record.finish(&worker);
+        let clean = exchange.input.is_empty() && request_done && !exchange.refused;
+        let keep_alive = exchange.keep_alive && request_done;
+        exchange.input.release(&worker.buffers);
+        worker.buffers.give_back_out(forward.up.into_out());
+        worker.buffers.give_back_out(exchange.down.into_out());
+        if exchange.reusable && clean {
+            let endpoint = exchange.in_flight.endpoint().address;
+            worker.pool.put(endpoint, exchange.upstream, worker.clock.now(), worker.settings.pool_limits);
+        }
+        if keep_alive {
+            Next::Request
+        } else if request_done && self.input.is_empty() {
+            Next::Close
+        } else {
+            Next::Linger
+        }
+    }
+
+    /// A response broke off after it had begun: the client must see that.
+    fn cut_short(
+        &mut self,
+        exchange: Exchange,
+        forward: Forward,
+        mut record: RequestRecord,
+        failure: Failure,
+    ) -> Next {
+        let worker = self.worker().clone();
+        exchange.note(failure, &worker);
+        if exchange.ends_by_close {
+            self.client.reset_on_close();
+        }
+        record.failure = Some(failure);
+        record.request_bytes = forward.up.written();
+        record.response_bytes = exchange.down.written();
+        record.finish(&worker);
+        worker.buffers.give_back_out(forward.up.into_out());
+        exchange.abandon(&worker);
+        Next::Close
+    }
+}
+
+impl Exchange {
+    fn new(acquired: Acquired, forward: &mut Forward, worker: &Worker) -> Exchange {
+        let now = worker.clock.now();
+        if acquired.reused && forward.idempotent {
+            forward.up.keep_for_replay(worker.settings.limits.retry_body_bytes);
+        } else {
+            forward.up.stop_keeping();
+        }
+        Exchange {
+            upstream: acquired.socket,
+            in_flight: acquired.in_flight,
+            reused: acquired.reused,
+            input: ReadBuffer::default(),
+            scan: HeadScan::default(),
+            down: Pipe::empty(),
+            phase: Phase::Head,
+            interim: 0,
+            sending: true,
+            refused: false,
+            watching: true,
+            reusable: false,
+            keep_alive: false,
+            ends_by_close: false,
+            up_waiting: Waiting::ForSink,
+            down_waiting: Waiting::ForSource,
+            moved_at: now,
+            moved: 0,
+            sent_at: now,
+            deadline: forward.rule.backend_request_timeout.map(|timeout| now + timeout),
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        worker: &Rc<Worker>,
+    ) -> Poll<Result<(), Failure>> {
+        worker.clock.tick();
+        if let Poll::Ready(outcome) = self.poll_both(cx, connection, forward, record, worker) {
+            return Poll::Ready(outcome);
+        }
+        let now = worker.clock.now();
+        let moved = forward.up.written() + self.down.written() + self.input.bytes().len() as u64;
+        if moved != self.moved {
+            self.moved = moved;
+            self.moved_at = now;
+        }
+        connection.deadline.set(self.wait_until(forward, worker));
+        ready!(connection.deadline.poll(cx));
+        Poll::Ready(self.timed_out(worker.clock.tick(), forward))
+    }
+
+    fn poll_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        worker: &Rc<Worker>,
+    ) -> Poll<Result<(), Failure>> {
+        loop {
+            let before = self.phase;
+            if self.sending {
+                self.poll_up(cx, connection, forward, worker)?;
+            } else if self.watching {
+                self.watch_client(cx, connection, worker)?;
+            }
+            match self.phase {
+                Phase::Head => {
+                    ready!(self.poll_response_head(cx, connection, forward, record, worker))?;
+                }
+                Phase::Body => return self.poll_down(cx, connection, worker),
+                Phase::Tunnel { down_ended: false } => {
+                    if self.poll_down(cx, connection, worker)?.is_ready() {
+                        connection.client.shut_down_writes();
+                        self.phase = Phase::Tunnel { down_ended: true };
+                    }
+                }
+                Phase::Tunnel { down_ended: true } => {}
+            }
+            if self.phase == (Phase::Tunnel { down_ended: true }) && !self.sending {
+                return Poll::Ready(Ok(()));
+            }
+            if self.phase == before {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        worker: &Worker,
+    ) -> Result<(), Failure> {
+        let (client, input) = (&mut connection.client, &mut connection.input);
+        let sent = forward.up.poll(cx, client, input, &self.upstream, &worker.buffers, &mut self.up_waiting);
+        let limit = worker.settings.limits.request_body_bytes as u64;
+        if limit > 0 && forward.up.passed() > limit && !matches!(self.phase, Phase::Tunnel { .. }) {
+            return Err(Failure::BodyTooLarge);
+        }
+        match sent {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => {}
+            // The answer may be there already; reading will tell.
+            Poll::Ready(Err(PipeError::Write)) => self.refused = true,
+            Poll::Ready(Err(PipeError::Read | PipeError::Body(BodyError::Truncated))) => {
+                return Err(Failure::ClientGone);
+            }
+            Poll::Ready(Err(PipeError::Body(error))) => return Err(Failure::Body(error)),
+        }
+        self.sending = false;
+        self.sent_at = worker.clock.now();
+        if matches!(self.phase, Phase::Tunnel { .. }) {
+            self.upstream.shut_down_writes();
+        }
+        Ok(())
+    }
+
+    /// Notices a client that goes away while it waits. A half-closed one is waiting still.
+    fn watch_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        worker: &Worker,
+    ) -> Result<(), Failure> {
+        if !connection.input.is_empty() {
+            self.watching = false;
+            return Ok(());
+        }
+        match connection.input.poll_fill(&mut connection.client, &worker.buffers, cx) {
+            Poll::Pending => {}
+            Poll::Ready(Err(_)) => return Err(Failure::ClientGone),
+            Poll::Ready(Ok(0)) => {
+                self.watching = false;
+                self.keep_alive = false;
+            }
+            // The next request; it has to wait for this one.
+            Poll::Ready(Ok(_)) => {
+                self.watching = false;
+                connection.input.park(&worker.buffers);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads heads until the final one is there and its rewritten form is ready to be sent.
+    fn poll_response_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        worker: &Rc<Worker>,
+    ) -> Poll<Result<(), Failure>> {
+        loop {
+            let scanned = self.scan.advance(self.input.bytes(), &worker.settings.head_limits);
+            if let Some(length) = scanned.map_err(Failure::UpstreamHead)? {
+                self.scan = HeadScan::default();
+                self.take_head(length, connection, forward, record, worker)?;
+                if self.phase != Phase::Head {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            // Interim responses are sent on at once, not with the final one.
+            ready!(self.down.poll_output(cx, &mut self.input, &connection.client))
+                .map_err(|_| Failure::ClientGone)?;
+            match ready!(self.input.poll_fill(&mut self.upstream, &worker.buffers, cx)) {
+                Ok(0) | Err(_) if self.input.is_empty() => return Poll::Ready(Err(Failure::UpstreamClosed)),
+                Ok(0) | Err(_) => return Poll::Ready(Err(Failure::UpstreamBody(BodyError::Truncated))),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Takes a whole head from the input.
+    fn take_head(
+        &mut self,
+        length: usize,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        worker: &Rc<Worker>,
+    ) -> Result<(), Failure> {
+        if self.down.out_mut().capacity() == 0 {
+            *self.down.out_mut() = worker.buffers.out();
+        }
+        let mut store = FieldStore::new();
+        let head = ResponseHead::parse(&self.input.bytes()[..length], forward.asked, &mut store)
+            .map_err(Failure::UpstreamHead)?;
+        if head.is_interim() {
+            self.interim += 1;
+            if self.interim > worker.settings.limits.interim_responses {
+                return Err(Failure::UpstreamHead(HeadError::TooLarge));
+            }
+            if forward.version == Version::Http11 {
+                rewrite::interim(&head, self.down.out_mut());
+            }
+            self.input.consume(length);
+            return Ok(());
+        }
+        let (framing, delimiting) = (head.framing, Delimiting::of(head.framing, forward.version));
+        record.status = head.status;
+        balance::succeeded(self.in_flight.endpoint());
+        self.reusable = head.reusable;
+        self.ends_by_close = delimiting == Delimiting::Close;
+        let client_stays = self.watching || !connection.input.is_empty();
+        self.keep_alive = forward.keep_alive
+            && !worker.is_retiring()
+            && !self.ends_by_close
+            && !forward.asked.upgrade
+            && client_stays
+            && forward.up.is_finished();
+        let latency = worker.clock.now().saturating_duration_since(self.sent_at);
+        record.upstream_latency = Some(latency);
+        write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
+        self.input.consume(length);
+        self.begin_body(framing, delimiting, forward, worker);
+        Ok(())
+    }
+
+    fn begin_body(
+        &mut self,
+        framing: Framing,
+        delimiting: Delimiting,
+        forward: &mut Forward,
+        worker: &Worker,
+    ) {
+        let limits = worker.settings.body_limits;
+        let form = if delimiting == Delimiting::Close { Form::DataOnly } else { Form::AsSent };
+        let wrap = framing == Framing::UntilClose && delimiting == Delimiting::Chunked;
+        self.down.begin_body(BodyScan::new(framing, form, limits), wrap);
+        // It has been answered: it will not be sent again.
+        forward.up.stop_keeping();
+        if framing == Framing::Tunnel {
+            worker.metrics.tunnels.add(1);
+            forward.up.begin_body(BodyScan::new(Framing::Tunnel, Form::AsSent, limits), false);
+            self.sending = true;
+            self.phase = Phase::Tunnel { down_ended: false };
+        } else {
+            self.phase = Phase::Body;
+        }
+    }
+
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        worker: &Worker,
+    ) -> Poll<Result<(), Failure>> {
+        let (upstream, input) = (&mut self.upstream, &mut self.input);
+        let buffers = &worker.buffers;
+        let sent =
+            ready!(self.down.poll(cx, upstream, input, &connection.client, buffers, &mut self.down_waiting));
+        Poll::Ready(sent.map_err(|error| match error {
+            PipeError::Write => Failure::ClientGone,
+            PipeError::Read => Failure::UpstreamBody(BodyError::Truncated),
+            PipeError::Body(error) => Failure::UpstreamBody(error),
+        }))
+    }
+
+    /// How long nothing may happen.
+    fn wait_until(&self, forward: &Forward, worker: &Worker) -> Instant {
+        let limits = &worker.settings.limits;
+        let up = match self.up_waiting {
+            Waiting::ForSource => limits.body_read_timeout,
+            Waiting::ForSink => limits.body_write_timeout,
+        };
+        let down = match self.down_waiting {
+            Waiting::ForSource => limits.upstream_body_timeout,
+            Waiting::ForSink => limits.body_write_timeout,
+        };
+        let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
+        let quiet = match self.phase {
+            Phase::Head if self.sending => up,
+            Phase::Head => match bounds {
+                // The rule's own times take the place of the general one.
+                Some(bound) => return bound,
+                None => limits.upstream_response_timeout,
+            },
+            Phase::Body if self.sending => up.max(down),
+            Phase::Body => down,
+            Phase::Tunnel { down_ended } if down_ended || !self.sending => {
+                limits.tunnel_idle_timeout.min(limits.body_read_timeout)
+            }
+            Phase::Tunnel { .. } => return self.moved_at + limits.tunnel_idle_timeout,
+        };
+        let at = self.moved_at + quiet;
+        bounds.map_or(at, |bound| bound.min(at))
+    }
+
+    fn timed_out(&self, now: Instant, forward: &Forward) -> Result<(), Failure> {
+        if matches!(self.phase, Phase::Tunnel { .. }) {
+            return Ok(());
+        }
+        if forward.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Failure::RequestTimeout);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Failure::BackendRequestTimeout);
+        }
+        Err(match self.phase {
+            Phase::Head if self.sending && self.up_waiting == Waiting::ForSource => Failure::BodyTimeout,
+            Phase::Body if self.down_waiting == Waiting::ForSink => Failure::ClientStalled,
+            _ => Failure::UpstreamTimeout,
+        })
+    }
+
+    /// Whether the request may be sent once more after this failure, and if so makes it ready for that: a kept
+    /// connection turned out to be closed, nothing came back, and the request can do no harm twice or has not left yet.
+    fn may_be_repeated(&self, failure: Failure, forward: &mut Forward) -> bool {
+        failure == Failure::UpstreamClosed
+            && self.reused
+            && self.interim == 0
+            && (forward.idempotent || forward.up.written() == 0)
+            && forward.up.rewind()
+    }
+
+    /// Whether the client has seen nothing of a response yet.
+    fn may_be_answered(&self) -> bool {
+        self.phase == Phase::Head && !self.down.has_output()
+    }
+
+    /// Counts a failure against the endpoint if it is its fault.
+    fn note(&self, failure: Failure, worker: &Worker) {
+        if failure == Failure::UpstreamClosed && !self.reused {
+            let avoid = worker.settings.limits.endpoint_retry_delay;
+            balance::failed(self.in_flight.endpoint(), worker.clock.millis(), avoid);
+        }
+    }
+
+    /// Gives back what is leased; the connection is closed.
+    fn abandon(mut self, worker: &Worker) {
+        self.input.consume(usize::MAX);
+        self.input.release(&worker.buffers);
+        worker.buffers.give_back_out(self.down.into_out());
+    }
+}
+
+/// Writes a final response's head for the client.
+fn write_head(
+    head: &ResponseHead<'_, '_>,
+    delimiting: Delimiting,
+    keep_alive: bool,
+    forward: &Forward,
+    record: &RequestRecord,
+    worker: &Worker,
+    out: &mut Vec<u8>,
+) {
+    let tokens = worker.settings.headers;
+    let mut edited = Edited::new(rewrite::response_dropped(head, delimiting));
+    for filters in forward.filters() {
+        edited.response(filters, &head.fields);
+    }
+    rewrite::response(head, delimiting, edited.dropped, keep_alive, tokens.server, out);
+    if !head.fields.has(Known::Date) {
+        field(b"Date", &worker.clock.date(), out);
+    }
+    if tokens.latency {
+        let upstream = record.upstream_latency.unwrap_or_default();
+        let whole = worker.clock.now().saturating_duration_since(record.started);
+        number_field(b"X-Kong-Upstream-Latency", millis(upstream), out);
+        number_field(b"X-Kong-Proxy-Latency", millis(whole.saturating_sub(upstream)), out);
+    }
+    if !forward.request_id.is_empty() {
+        field(b"X-Kong-Request-Id", &forward.request_id, out);
+    }
+    edited.write(out);
+    rewrite::finish(out);
+}

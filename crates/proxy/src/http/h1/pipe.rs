@@ -1,0 +1,261 @@
+//! One direction of an exchange: bytes from one socket to another, with what stands before, between and after them.
+//!
+//! A pipe holds at most one read buffer of bytes and reads no more before they are written: that is the
+//! back-pressure. What is small goes out together with the head in one plain send; what is larger in one vectored write.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use weir_codec::body::{BodyError, BodyLimits, BodyScan, CHUNK_END, Form, Framing, LAST_CHUNK, chunk_start};
+
+use crate::buffer::{Buffers, ReadBuffer};
+use crate::io::Socket;
+
+/// Body bytes up to this many are copied behind a head so that both leave in one plain send. Unit: bytes. Source:
+/// measured (2 to 4 % less CPU than a vectored write).
+const JOIN_BYTES: usize = 4 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    /// What goes out before the passed bytes: a head, a chunk's first line.
+    out: Vec<u8>,
+    out_at: usize,
+    /// Bytes at the start of the read buffer that go out next.
+    pass: usize,
+    /// What goes out after them.
+    tail: &'static [u8],
+    scan: BodyScan,
+    /// Passed bytes are wrapped in chunks.
+    wrap: bool,
+    /// While not zero: everything is kept in `out` after it was written, up to so many bytes, to be sent again.
+    replay_bytes: usize,
+    /// Bytes given to the kernel.
+    written: u64,
+    passed: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum PipeError {
+    /// The source failed.
+    Read,
+    /// The sink failed.
+    Write,
+    Body(BodyError),
+}
+
+/// Progress of [`Pipe::poll`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    ForSource,
+    ForSink,
+}
+
+impl Pipe {
+    /// Sends `out`, then the body that `scan` finds, in chunks of its own if `wrap`.
+    pub(crate) fn new(out: Vec<u8>, scan: BodyScan, wrap: bool) -> Pipe {
+        Pipe { out, out_at: 0, pass: 0, tail: b"", scan, wrap, replay_bytes: 0, written: 0, passed: 0 }
+    }
+
+    /// Sends nothing.
+    pub(crate) fn empty() -> Pipe {
+        let limits = BodyLimits { extension_bytes: 0, trailer_bytes: 0 };
+        Pipe::new(Vec::new(), BodyScan::new(Framing::None, Form::AsSent, limits), false)
+    }
+
+    /// What follows the head that was put into [`Self::out_mut`].
+    pub(crate) fn begin_body(&mut self, scan: BodyScan, wrap: bool) {
+        self.scan = scan;
+        self.wrap = wrap;
+    }
+
+    /// Keeps what is sent, up to `bytes` of body, for [`Self::rewind`].
+    pub(crate) fn keep_for_replay(&mut self, bytes: usize) {
+        self.replay_bytes = self.out.len() + bytes;
+    }
+
+    /// Makes the pipe send everything again from the start. False when it is too late for that.
+    pub(crate) fn rewind(&mut self) -> bool {
+        let possible = self.replay_bytes != 0 || self.written == 0;
+        if possible {
+            self.out_at = 0;
+            self.written = 0;
+        }
+        possible
+    }
+
+    /// Nothing will be sent again: what is written may be forgotten.
+    pub(crate) fn stop_keeping(&mut self) {
+        self.replay_bytes = 0;
+        if self.out_at == self.out.len() {
+            self.out.clear();
+            self.out_at = 0;
+        }
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Bytes of the body so far, as sent.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Uses up what is left of the body, if it has arrived already. False if there is more of it.
+    pub(crate) fn skip_body(&mut self, input: &mut ReadBuffer) -> bool {
+        input.consume(self.pass);
+        self.pass = 0;
+        while !self.scan.is_done() {
+            match self.scan.step(input.bytes()) {
+                Ok(step) if step.skip + step.pass > 0 => input.consume(step.skip + step.pass),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// The whole body has been written.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.scan.is_done() && !self.has_output()
+    }
+
+    pub(crate) fn out_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Gives the head buffer back.
+    pub(crate) fn into_out(self) -> Vec<u8> {
+        self.out
+    }
+
+    /// There is something that has not been written yet.
+    pub(crate) fn has_output(&self) -> bool {
+        self.out_at < self.out.len() || self.pass > 0 || !self.tail.is_empty()
+    }
+
+    /// Moves what can be moved. `Ready` when the whole body was written.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Socket,
+        input: &mut ReadBuffer,
+        sink: &Socket,
+        buffers: &Buffers,
+        waiting: &mut Waiting,
+    ) -> Poll<Result<(), PipeError>> {
+        loop {
+            if self.pass == 0 && self.tail.is_empty() && !input.is_empty() {
+                self.load(input).map_err(PipeError::Body)?;
+            }
+            if self.has_output() {
+                *waiting = Waiting::ForSink;
+                ready!(self.poll_output(cx, input, sink)).map_err(|_| PipeError::Write)?;
+            }
+            input.release(buffers);
+            if self.scan.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            // What is left could not be scanned: it is the start of something that has not arrived whole.
+            let before = input.bytes().len();
+            *waiting = Waiting::ForSource;
+            let read = ready!(input.poll_fill(source, buffers, cx)).map_err(|_| PipeError::Read)?;
+            if read == 0 {
+                self.scan.end_of_input().map_err(PipeError::Body)?;
+                if self.wrap {
+                    self.out.extend_from_slice(LAST_CHUNK);
+                }
+            }
+            debug_assert!(read == 0 || input.bytes().len() > before);
+        }
+    }
+
+    /// Scans what is in the buffer, until there is something to write or nothing more can be told.
+    fn load(&mut self, input: &mut ReadBuffer) -> Result<(), BodyError> {
+        while !self.scan.is_done() && self.pass == 0 {
+            let step = self.scan.step(input.bytes())?;
+            input.consume(step.skip);
+            if step.pass == 0 && step.skip == 0 {
+                break;
+            }
+            self.pass = step.pass;
+        }
+        if self.pass == 0 {
+            return Ok(());
+        }
+        self.passed += self.pass as u64;
+        if self.wrap {
+            chunk_start(self.pass, &mut self.out);
+            self.tail = CHUNK_END;
+        }
+        self.join(input);
+        Ok(())
+    }
+
+    /// Copies passed bytes behind the head where that is cheaper than a vectored write, or where they must be kept.
+    fn join(&mut self, input: &mut ReadBuffer) {
+        let pending = self.out.len() - self.out_at;
+        if self.replay_bytes != 0 {
+            if self.out.len() + self.pass > self.replay_bytes {
+                self.replay_bytes = 0;
+            } else {
+                return self.copy(input);
+            }
+        }
+        if pending > 0 && self.pass <= JOIN_BYTES {
+            self.copy(input);
+        }
+    }
+
+    fn copy(&mut self, input: &mut ReadBuffer) {
+        self.out.extend_from_slice(&input.bytes()[..self.pass]);
+        self.out.extend_from_slice(self.tail);
+        input.consume(self.pass);
+        self.pass = 0;
+        self.tail = b"";
+    }
+
+    /// Writes all output; waits for writability only after a write came up short.
+    pub(crate) fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut ReadBuffer,
+        sink: &Socket,
+    ) -> Poll<io::Result<()>> {
+        while self.has_output() {
+            let out = &self.out[self.out_at..];
+            let wrote = if self.pass == 0 && self.tail.is_empty() {
+                sink.try_write(out)
+            } else if out.is_empty() && self.tail.is_empty() {
+                sink.try_write(&input.bytes()[..self.pass])
+            } else {
+                sink.try_write_vectored(&[
+                    IoSlice::new(out),
+                    IoSlice::new(&input.bytes()[..self.pass]),
+                    IoSlice::new(self.tail),
+                ])
+            };
+            match wrote {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => self.advance(count, input),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(sink.poll_writable(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if self.replay_bytes == 0 {
+            self.out.clear();
+            self.out_at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, count: usize, input: &mut ReadBuffer) {
+        self.written += count as u64;
+        let from_out = count.min(self.out.len() - self.out_at);
+        self.out_at += from_out;
+        let from_input = (count - from_out).min(self.pass);
+        input.consume(from_input);
+        self.pass -= from_input;
+        self.tail = &self.tail[(count - from_out - from_input).min(self.tail.len())..];
+    }
+}

@@ -1,0 +1,3 @@
+//! HTTP towards clients and endpoints.
+
+pub(crate) mod h1;

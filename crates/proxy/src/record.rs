@@ -1,0 +1,82 @@
+//! One record a request: what metrics and the access log are made from.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_model::table::CompiledRule;
+
+use crate::error::Failure;
+use crate::worker::Worker;
+
+/// What is known about the request that a connection is busy with.
+#[derive(Debug)]
+pub(crate) struct RequestRecord {
+    pub(crate) started: Instant,
+    /// 0 until a response begins.
+    pub(crate) status: u16,
+    pub(crate) failure: Option<Failure>,
+    /// From the request's last byte sent to the response's head.
+    pub(crate) upstream_latency: Option<Duration>,
+    /// Times that the request was sent again.
+    pub(crate) retries: u32,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    /// Only where an access log wants it.
+    pub(crate) text: Option<Box<RequestText>>,
+}
+
+/// The part of a record that takes copies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestText {
+    pub(crate) client: String,
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) request_id: String,
+    pub(crate) user_agent: String,
+    pub(crate) listener: Option<Arc<str>>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) rule_index: usize,
+    pub(crate) backend: Option<Arc<str>>,
+    pub(crate) endpoint: String,
+}
+
+impl RequestRecord {
+    pub(crate) fn new(started: Instant) -> RequestRecord {
+        RequestRecord {
+            started,
+            status: 0,
+            failure: None,
+            upstream_latency: None,
+            retries: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            text: None,
+        }
+    }
+
+    pub(crate) fn chosen(&mut self, rule: &CompiledRule, backend: usize) {
+        if let (Some(text), Some(backend)) = (&mut self.text, rule.backends.get(backend)) {
+            text.backend = Some(backend.key.clone());
+        }
+    }
+
+    /// The request is over: count it, and log it if wanted.
+    pub(crate) fn finish(self, worker: &Worker) {
+        let metrics = &worker.metrics;
+        let duration = worker.clock.now().saturating_duration_since(self.started);
+        let class = usize::from(self.status / 100).min(5);
+        metrics.requests[class].add(1);
+        metrics.durations.observe(duration);
+        if self.retries > 0 {
+            metrics.retries.add(u64::from(self.retries));
+        }
+        if let Some(failure) = self.failure {
+            metrics.failures[failure.verdict().reason as usize].add(1);
+        }
+        if let Some(log) = &worker.settings.access_log {
+            log.write(self, duration);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! A worker: one thread, one single-threaded runtime, and everything that a request needs.
+//!
+//! Owns its snapshot pointer, its pool of upstream connections, its buffers, its clock and its counters. Nothing
+//! of it is shared except through atomics that others only read, so there is no lock and no hop to another thread on the
+//! request path. A new snapshot comes as a message.
+//!
+//! Invariants: a connection lives and dies on one worker; a request is selected in the snapshot that the worker
+//! has at that moment; a panic costs one connection and is counted.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, oneshot};
+use weir_codec::body::BodyLimits;
+use weir_codec::head::HeadLimits;
+use weir_model::limits::Limits;
+use weir_model::table::Snapshot;
+
+use crate::access_log::Log;
+use crate::bind::Bind;
+use crate::buffer::{Buffers, LARGEST_HEAD_BYTES};
+use crate::clock::{Clock, Epoch};
+use crate::config::{HeaderTokens, Network};
+use crate::http::h1;
+use crate::metrics::WorkerMetrics;
+use crate::upstream::pool::{Pool, PoolLimits};
+
+/// How often idle upstream connections are looked through. Unit: time. Source: ours.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Connections that may wait to be taken over by a worker. Unit: connections. Source: ours.
+const HANDED_QUEUE: usize = 256;
+
+/// Settings as the request path wants them. The same for all workers.
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) head_limits: HeadLimits,
+    pub(crate) body_limits: BodyLimits,
+    pub(crate) pool_limits: PoolLimits,
+    pub(crate) trusted: Vec<Network>,
+    pub(crate) headers: HeaderTokens,
+    pub(crate) access_log: Option<Log>,
+    pub(crate) epoch: Epoch,
+}
+
+impl Settings {
+    pub(crate) fn new(
+        limits: Limits,
+        trusted: Vec<Network>,
+        headers: HeaderTokens,
+        access_log: Option<Log>,
+    ) -> Settings {
+        Settings {
+            head_limits: HeadLimits {
+                head_bytes: limits.head_bytes.min(LARGEST_HEAD_BYTES),
+                first_line_bytes: limits.request_line_bytes.min(LARGEST_HEAD_BYTES),
+                fields: limits.header_count,
+            },
+            body_limits: BodyLimits {
+                extension_bytes: u32::try_from(limits.chunk_extension_bytes).unwrap_or(u32::MAX),
+                trailer_bytes: u32::try_from(limits.trailer_bytes.min(LARGEST_HEAD_BYTES))
+                    .unwrap_or(u32::MAX),
+            },
+            pool_limits: PoolLimits {
+                per_endpoint: limits.upstream_idle_per_endpoint,
+                idle: limits.upstream_idle_timeout,
+            },
+            limits,
+            trusted,
+            headers,
+            access_log,
+            epoch: Epoch::now(),
+        }
+    }
+}
+
+/// A connection on its way from the accept thread to its worker.
+pub(crate) struct Handed {
+    pub(crate) stream: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) bind: Arc<Bind>,
+}
+
+/// What a worker is told.
+pub(crate) enum Order {
+    /// Run this snapshot; acknowledged when it runs.
+    Snapshot(Box<Snapshot>, oneshot::Sender<()>),
+    /// Close up to so many idle connections, those first that have been idle longest.
+    Shed(usize),
+    /// From now on each answer is the last one of its connection.
+    Retire,
+    /// Close idle connections at once and others with their answer; acknowledged when the last one is closed.
+    Drain(oneshot::Sender<()>),
+}
+
+/// What others hold of a worker.
+#[derive(Clone)]
+pub(crate) struct WorkerHandle {
+    pub(crate) connections: mpsc::Sender<Handed>,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) load: Arc<Load>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+}
+
+/// A worker's open connections, counted where it can be seen from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) open: AtomicUsize,
+    /// Told when a connection closes.
+    pub(crate) room: Arc<Notify>,
+}
+
+pub(crate) struct Worker {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) clock: Clock,
+    pub(crate) buffers: Buffers,
+    pub(crate) pool: Pool,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    /// Told when endpoints may have changed.
+    pub(crate) endpoints_changed: Notify,
+    /// Requests that wait for endpoints, by backend key.
+    pub(crate) held: RefCell<BTreeMap<Arc<str>, usize>>,
+    /// Room for a path before and after rewriting.
+    pub(crate) paths: RefCell<[Vec<u8>; 2]>,
+    snapshot: RefCell<Snapshot>,
+    random: Cell<u64>,
+    retiring: Cell<bool>,
+    draining: Cell<bool>,
+    load: Arc<Load>,
+    connections: RefCell<BTreeMap<u64, Rc<Presence>>>,
+    next_connection: Cell<u64>,
+    /// Told when the last connection has closed.
+    empty: Notify,
+}
+
+/// A connection as its worker sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    /// Set while the connection waits between two requests.
+    pub(crate) idle_since: Cell<Option<Instant>>,
+    pub(crate) waker: RefCell<Option<Waker>>,
+    /// The connection is to close as soon as it is idle.
+    pub(crate) asked_to_close: Cell<bool>,
+}
+
+impl Worker {
+    /// Starts a worker's thread.
+    pub(crate) fn start(
+        index: usize,
+        settings: Arc<Settings>,
+        room: Arc<Notify>,
+        snapshot: Snapshot,
+        seed: u64,
+    ) -> std::io::Result<WorkerHandle> {
+        let (connections, handed) = mpsc::channel(HANDED_QUEUE);
+        let (orders, ordered) = mpsc::channel(16);
+        let load = Arc::new(Load { open: AtomicUsize::new(0), room });
+        let metrics = Arc::<WorkerMetrics>::default();
+        let handle = WorkerHandle { connections, orders, load: load.clone(), metrics: metrics.clone() };
+        // A runtime is bound to its thread, so whether it could be made is told from there.
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name(format!("weir-worker-{index}")).spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    // The starter waits for this.
+                    let _ = started.send(Err(error));
+                    return;
+                }
+            };
+            let _ = started.send(Ok(()));
+            let worker = Rc::new(Worker::new(settings, snapshot, load, metrics, seed));
+            runtime.block_on(worker.run(handed, ordered));
+        })?;
+        outcome.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()))?;
+        Ok(handle)
+    }
+
+    fn new(
+        settings: Arc<Settings>,
+        snapshot: Snapshot,
+        load: Arc<Load>,
+        metrics: Arc<WorkerMetrics>,
+        seed: u64,
+    ) -> Worker {
+        Worker {
+            clock: Clock::new(settings.epoch),
+            settings,
+            buffers: Buffers::default(),
+            pool: Pool::default(),
+            metrics,
+            endpoints_changed: Notify::new(),
+            held: RefCell::default(),
+            paths: RefCell::default(),
+            snapshot: RefCell::new(snapshot),
+            random: Cell::new(seed),
+            retiring: Cell::new(false),
+            draining: Cell::new(false),
+            load,
+            connections: RefCell::default(),
+            next_connection: Cell::new(0),
+            empty: Notify::new(),
+        }
+    }
+
+    /// Until the proxy is dropped, or has been drained.
+    async fn run(self: Rc<Self>, mut handed: mpsc::Receiver<Handed>, mut orders: mpsc::Receiver<Order>) {
+        let sweeper = tokio::task::spawn_local(self.clone().sweep());
+        loop {
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(order) => self.clone().obey(order),
+                    None => break,
+                },
+                Some(connection) = handed.recv() => self.clone().take_over(connection),
+            }
+        }
+        sweeper.abort();
+    }
+
+    fn obey(self: Rc<Self>, order: Order) {
+        match order {
+            Order::Snapshot(snapshot, done) => {
+                *self.snapshot.borrow_mut() = *snapshot;
+                self.endpoints_changed.notify_waiters();
+                // Nobody waits any more: the proxy is being dropped.
+                let _ = done.send(());
+            }
+            Order::Shed(count) => self.shed(count),
+            Order::Retire => self.retiring.set(true),
+            Order::Drain(done) => {
+                self.retiring.set(true);
+                self.draining.set(true);
+                self.wake_connections();
+                tokio::task::spawn_local(async move {
+                    while !self.connections.borrow().is_empty() {
+                        self.empty.notified().await;
+                    }
+                    self.pool.clear();
+                    let _ = done.send(());
+                });
+            }
+        }
+    }
+
+    fn take_over(self: Rc<Self>, handed: Handed) {
+        self.clock.tick();
+        let stream = match prepare(handed.stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was gone before it could be served");
+                self.load.open.fetch_sub(1, Relaxed);
+                self.load.room.notify_one();
+                return;
+            }
+        };
+        self.metrics.connections.add(1);
+        let guard = self.clone().register();
+        tokio::task::spawn_local(h1::serve(guard, stream, handed.peer, handed.bind));
+    }
+
+    fn register(self: Rc<Self>) -> Registered {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        let presence = Rc::<Presence>::default();
+        self.connections.borrow_mut().insert(id, presence.clone());
+        Registered { worker: self, id, presence }
+    }
+
+    fn shed(&self, count: usize) {
+        let connections = self.connections.borrow();
+        let mut idle: Vec<_> = connections
+            .values()
+            .filter_map(|presence| Some((presence.idle_since.get()?, presence)))
+            .filter(|(_, presence)| !presence.asked_to_close.get())
+            .collect();
+        idle.sort_by_key(|(since, _)| *since);
+        for (_, presence) in idle.into_iter().take(count) {
+            presence.asked_to_close.set(true);
+            self.metrics.idle_closed.add(1);
+            wake(presence);
+        }
+    }
+
+    fn wake_connections(&self) {
+        for presence in self.connections.borrow().values() {
+            wake(presence);
+        }
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            self.pool.sweep(self.clock.tick(), self.settings.pool_limits);
+        }
+    }
+
+    /// The snapshot of this moment. Not to be kept across a wait.
+    pub(crate) fn snapshot(&self) -> Ref<'_, Snapshot> {
+        self.snapshot.borrow()
+    }
+
+    /// Connections do not stay open after an answer.
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.retiring.get()
+    }
+
+    /// Connections do not stay open between requests.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// The next of a sequence of well-mixed numbers (SplitMix64); not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}
+
+fn prepare(stream: std::net::TcpStream) -> std::io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    TcpStream::from_std(stream)
+}
+
+fn wake(presence: &Presence) {
+    if let Some(waker) = &*presence.waker.borrow() {
+        waker.wake_by_ref();
+    }
+}
+
+/// A connection's place on its worker; given up when dropped, in whatever way the connection ended.
+pub(crate) struct Registered {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) presence: Rc<Presence>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let worker = &self.worker;
+        if std::thread::panicking() {
+            worker.metrics.panics.add(1);
+        }
+        worker.connections.borrow_mut().remove(&self.id);
+        worker.load.open.fetch_sub(1, Relaxed);
+        worker.load.room.notify_one();
+        if worker.draining.get() && worker.connections.borrow().is_empty() {
+            worker.empty.notify_waiters();
+        }
+    }
+}

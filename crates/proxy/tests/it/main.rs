@@ -1,0 +1,4 @@
+//! The data plane on real sockets, against origins that answer byte for byte what a test says.
+
+mod harness;
+mod messages;
