@@ -45,6 +45,10 @@ pub(crate) fn gateway_status(plan: &GatewayPlan, around: &Surroundings<'_>) -> (
         let reach = reach(plan, listener, around, &mut findings);
         judged.push((listener, reach));
     }
+    if let (None, Some(problem)) = (&plan.rejection, &plan.addresses.problem) {
+        let (reason, message) = address_problem(problem);
+        findings.push(Finding::error("spec.addresses", reason, message));
+    }
     let conditions = vec![accepted(plan, &judged), programmed(plan, &judged), resolved_refs(plan)];
     let listeners = judged
         .iter()
@@ -108,7 +112,7 @@ fn reach(
     }
     if let Some(others) = around.neighbours.get(&listener.name) {
         let text = format!(
-            "Shared with {}: Gateways of one unmanaged class have one data plane, and equal listeners serve the routes of all.",
+            "Shared with {}: unmanaged Gateways have one data plane, and equal listeners serve the routes of all.",
             neighbourhood(others)
         );
         texts.push(text);
@@ -148,7 +152,8 @@ fn listener_conditions(listener: &ListenerPlan, reach: &Reach, generation: i64) 
     };
     let programmed = match reach {
         Reach::Invalid(message) => {
-            let reason = listener.conflict.as_ref().map_or(reasons::INVALID, |conflict| conflict.reason);
+            let conflict = listener.conflict.as_ref().filter(|_| listener.refused.is_none());
+            let reason = conflict.map_or(reasons::INVALID, |conflict| conflict.reason);
             condition(types::PROGRAMMED, false, reason, message)
         }
         Reach::Unavailable(message) => condition(types::PROGRAMMED, false, reasons::INVALID, message),
@@ -205,17 +210,9 @@ fn programmed(plan: &GatewayPlan, judged: &[(&ListenerPlan, Reach)]) -> Conditio
     if let Some((_, message)) = &plan.rejection {
         return condition(false, reasons::INVALID, format!("The Gateway is not accepted: {message}"));
     }
-    match &plan.addresses.problem {
-        Some(AddressProblem::NotUsable(message)) => {
-            return condition(false, reasons::ADDRESS_NOT_USABLE, message.clone());
-        }
-        Some(AddressProblem::NotAssigned(message)) => {
-            return condition(false, reasons::ADDRESS_NOT_ASSIGNED, message.clone());
-        }
-        Some(AddressProblem::NoResources(message)) => {
-            return condition(false, reasons::NO_RESOURCES, message.clone());
-        }
-        None => {}
+    if let Some(problem) = &plan.addresses.problem {
+        let (reason, message) = address_problem(problem);
+        return condition(false, reason, message.to_owned());
     }
     if judged.iter().all(|(_, reach)| matches!(reach, Reach::Invalid(_))) {
         return condition(false, reasons::INVALID, "There is no listener to serve.".to_owned());
@@ -248,6 +245,14 @@ fn programmed(plan: &GatewayPlan, judged: &[(&ListenerPlan, Reach)]) -> Conditio
     condition(false, reasons::INVALID, list(&messages, messages.len()))
 }
 
+fn address_problem(problem: &AddressProblem) -> (&'static str, &str) {
+    match problem {
+        AddressProblem::NotUsable(message) => (reasons::ADDRESS_NOT_USABLE, message),
+        AddressProblem::NotAssigned(message) => (reasons::ADDRESS_NOT_ASSIGNED, message),
+        AddressProblem::NoResources(message) => (reasons::NO_RESOURCES, message),
+    }
+}
+
 fn resolved_refs(plan: &GatewayPlan) -> Condition {
     let unresolved: Vec<String> = plan
         .listeners
@@ -256,7 +261,7 @@ fn resolved_refs(plan: &GatewayPlan) -> Condition {
         .map(|listener| listener.name.clone())
         .collect();
     if unresolved.is_empty() {
-        let message = "All references are resolved.";
+        let message = "No listener has a reference that is not resolved.";
         return Condition::new(types::RESOLVED_REFS, true, reasons::RESOLVED_REFS, message, plan.generation);
     }
     let message = format!("References are not resolved in: {}.", list(&unresolved, unresolved.len()));

@@ -73,8 +73,13 @@ pub(super) fn plan(
         // A Gateway that runs goes on as it was: a class is a template.
         Verdict::Rejected(_) if addresses.is_some() => None,
         Verdict::Rejected(why) => {
-            let name = &gateway.spec.gateway_class_name;
-            Some((reasons::INVALID_PARAMETERS, format!("GatewayClass {name} is not accepted: {why}")))
+            let message = format!("GatewayClass {} is not accepted: {why}", gateway.spec.gateway_class_name);
+            findings.push(Finding::error(
+                "spec.gatewayClassName",
+                reasons::INVALID_PARAMETERS,
+                message.clone(),
+            ));
+            Some((reasons::INVALID_PARAMETERS, message))
         }
     };
     let class_rejected = rejection.is_some();

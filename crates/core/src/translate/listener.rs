@@ -155,7 +155,14 @@ fn family(protocol: &Protocol) -> Option<Family> {
 
 /// Listeners that a connection could not be told apart for are all in conflict: no one of them wins.
 fn conflict(plan: &ListenerPlan, all: &[ListenerPlan]) -> Option<Conflict> {
-    let others = || all.iter().filter(|other| other.name != plan.name && other.port == plan.port);
+    // A listener whose own values cannot be used is in nobody's way.
+    let takes_part = |p: &ListenerPlan| {
+        p.refused.as_ref().is_none_or(|(reason, _)| *reason == reasons::UNSUPPORTED_PROTOCOL)
+    };
+    if !takes_part(plan) {
+        return None;
+    }
+    let others = || all.iter().filter(|o| o.name != plan.name && o.port == plan.port && takes_part(o));
     let named = |rivals: Vec<&ListenerPlan>| {
         let names: Vec<String> =
             rivals.iter().map(|r| format!("listener {} ({})", r.name, r.protocol)).collect();

@@ -67,8 +67,7 @@ fn run(input: &str, file: &Path) -> String {
             _ => {}
         }
     }
-    let forward = outcome(&objects, circumstances);
-    forward
+    outcome(&objects, circumstances)
 }
 
 fn outcome(objects: &[weir_core::Object], circumstances: Circumstances) -> String {

@@ -1,8 +1,9 @@
 //! Watches of different kinds are not ordered: what is not there yet is not called missing.
 
 use serde_json::{Value, json};
-use weir_core::{Kind, ObjectKey, Status};
-use weir_model::resource::{Body, HttpRoute};
+use weir_api::condition::Condition;
+use weir_core::{Addresses, Kind, ObjectKey, Status};
+use weir_model::resource::{BindReport, Body, HttpRoute};
 
 use crate::world::{World, key};
 
@@ -209,4 +210,58 @@ fn stale_entries_of_ours_are_taken_away_from_a_route_that_left() {
     foreign["spec"]["parentRefs"] = json!([]);
     foreign["status"] = json!({"parents": [{"controllerName": "x/y"}]});
     assert!(world.put(foreign).statuses.is_empty());
+}
+
+#[test]
+fn a_gateway_is_programmed_only_when_its_bind_was_reported() {
+    let gateway = key(Kind::Gateway, "default", "gw");
+    let mut world = World::new();
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}}));
+    let object = |generation: i64, port: u16| {
+        json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": "gw", "generation": generation},
+            "spec": {"gatewayClassName": "weir", "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]}})
+    };
+    let programmed = |world: &World| match world.status(&gateway) {
+        Some(Status::Gateway(status)) => {
+            let of = |conditions: &[Condition]| {
+                let condition = conditions.iter().find(|c| c.type_ == "Programmed").expect("the condition");
+                (condition.is_true(), condition.reason.clone(), condition.observed_generation)
+            };
+            (of(&status.conditions), of(&status.listeners[0].conditions))
+        }
+        other => panic!("{other:?}"),
+    };
+    let said = |holds: bool, reason: &str, generation: i64| (holds, reason.to_owned(), generation);
+
+    assert_eq!(world.put(object(1, 80)).gateways.len(), 1);
+    assert_eq!(programmed(&world), (said(false, "AddressNotAssigned", 1), said(false, "Pending", 1)));
+
+    let addresses = Addresses { bind: vec!["127.0.0.5".to_owned()], ..Addresses::default() };
+    world.objects.set_addresses(&gateway, addresses);
+    let output = world.step(std::slice::from_ref(&gateway));
+    assert_eq!(output.update.upserts.len(), 1);
+    assert_eq!(programmed(&world), (said(false, "Pending", 1), said(false, "Pending", 1)));
+
+    let bound = |port: u32| BindReport {
+        address: "127.0.0.5".to_owned(),
+        port,
+        bound_port: port,
+        error: String::new(),
+    };
+    world.objects.set_binds(&[bound(80)]);
+    let output = world.step(&[]);
+    assert!(output.update_is_empty() && output.statuses.len() == 1, "a report needs nothing named");
+    assert_eq!(programmed(&world), (said(true, "Programmed", 1), said(true, "Programmed", 1)));
+
+    // Another port: not bound yet, whatever the old one was.
+    world.put(object(2, 81));
+    assert_eq!(programmed(&world), (said(false, "Pending", 2), said(false, "Pending", 2)));
+    world.objects.set_binds(&[bound(81)]);
+    world.step(&[]);
+    assert_eq!(programmed(&world), (said(true, "Programmed", 2), said(true, "Programmed", 2)));
+
+    let output = world.remove(&gateway);
+    assert_eq!(output.released, [gateway]);
+    assert_eq!(output.update.removals, ["listener/default/gw/http"]);
 }
