@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_control::{ControlConfig, ControlStatus, Provision, Sandbox};
@@ -59,6 +59,7 @@ pub(crate) struct Plane {
     pub(crate) task: JoinHandle<()>,
     ran: Arc<Mutex<Ran>>,
     answer: Arc<Notify>,
+    takes: watch::Sender<bool>,
 }
 
 impl Plane {
@@ -76,12 +77,20 @@ impl Plane {
         let status = Arc::clone(&config.status);
         let task = tokio::spawn(weir_control::run(api.client(), updates, applied, config, shutdown.clone()));
         let (running, asked) = (Arc::clone(&ran), Arc::clone(&answer));
+        let (takes, mut taking) = watch::channel(true);
         tokio::spawn(async move {
             loop {
+                if taking.wait_for(|takes| *takes).await.is_err() {
+                    return;
+                }
                 let reports: Vec<Applied> = tokio::select! {
                     update = coming.recv() => match update {
                         Some(update) => take(&running, update).into_iter().collect(),
                         None => return,
+                    },
+                    paused = taking.changed() => match paused {
+                        Ok(()) => continue,
+                        Err(_) => return,
                     },
                     () = asked.notified() => {
                         let mut ran = running.lock().unwrap();
@@ -96,12 +105,21 @@ impl Plane {
                 }
             }
         });
-        Plane { api, status, shutdown, task, ran, answer }
+        Plane { api, status, shutdown, task, ran, answer, takes }
     }
 
     /// From now on updates are taken and not answered.
     pub(crate) fn fall_silent(&self) {
         self.ran.lock().unwrap().silent = true;
+    }
+
+    /// From now on no update is taken.
+    pub(crate) fn pause(&self) {
+        self.takes.send_replace(false);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.takes.send_replace(true);
     }
 
     /// Answer everything, and go on answering.
