@@ -1,1 +1,122 @@
-//! The CRDs that Weir brings.
+//! The CRDs that Weir brings: Gateway API v1.6.1 in both channels, and Kong's `GatewayConfiguration`.
+//!
+//! The Gateway API files are generated from the upstream bundles, without their prose, by `cargo xtask`; they keep the
+//! `bundle-version` and `channel` annotations by which clients tell what is installed. `GatewayConfiguration` is written
+//! by hand, for manifests that configure Kong's operator. Deliberately absent: the admission policy of the bundles.
+
+use serde_json::Value;
+
+/// Which set of CRDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Channel {
+    /// What is generally available.
+    Standard,
+    /// That, and what may still change.
+    #[default]
+    Experimental,
+}
+
+macro_rules! embedded {
+    ($channel:literal: $($plural:literal),+ $(,)?) => {
+        &[$(($plural, include_str!(concat!("../crds/", $channel, "/", $plural, ".json")))),+]
+    };
+}
+
+const STANDARD: &[(&str, &str)] = embedded!("standard":
+    "gateway.networking.k8s.io_backendtlspolicies",
+    "gateway.networking.k8s.io_gatewayclasses",
+    "gateway.networking.k8s.io_gateways",
+    "gateway.networking.k8s.io_grpcroutes",
+    "gateway.networking.k8s.io_httproutes",
+    "gateway.networking.k8s.io_listenersets",
+    "gateway.networking.k8s.io_referencegrants",
+    "gateway.networking.k8s.io_tcproutes",
+    "gateway.networking.k8s.io_tlsroutes",
+    "gateway.networking.k8s.io_udproutes",
+);
+
+const EXPERIMENTAL: &[(&str, &str)] = embedded!("experimental":
+    "gateway.networking.k8s.io_backendtlspolicies",
+    "gateway.networking.k8s.io_gatewayclasses",
+    "gateway.networking.k8s.io_gateways",
+    "gateway.networking.k8s.io_grpcroutes",
+    "gateway.networking.k8s.io_httproutes",
+    "gateway.networking.k8s.io_listenersets",
+    "gateway.networking.k8s.io_referencegrants",
+    "gateway.networking.k8s.io_tcproutes",
+    "gateway.networking.k8s.io_tlsroutes",
+    "gateway.networking.k8s.io_udproutes",
+    "gateway.networking.x-k8s.io_xbackends",
+    "gateway.networking.x-k8s.io_xbackendtrafficpolicies",
+    "gateway.networking.x-k8s.io_xmeshes",
+);
+
+const KONG: &[(&str, &str)] = embedded!("kong": "gateway-operator.konghq.com_gatewayconfigurations");
+
+/// The `CustomResourceDefinition` objects of a channel, each with its file's name (`GROUP_PLURAL`); Kong's are in both.
+pub fn builtin(channel: Channel) -> impl Iterator<Item = (&'static str, Value)> {
+    let own = match channel {
+        Channel::Standard => STANDARD,
+        Channel::Experimental => EXPERIMENTAL,
+    };
+    // Every embedded file is read by a test of this module, so none is left out here.
+    own.iter().chain(KONG).filter_map(|(name, text)| Some((*name, serde_json::from_str(text).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Structural;
+
+    #[test]
+    fn every_embedded_crd_is_read_and_every_version_of_it_compiles() {
+        for channel in [Channel::Standard, Channel::Experimental] {
+            let crds: Vec<(&str, Value)> = builtin(channel).collect();
+            assert_eq!(crds.len(), if channel == Channel::Standard { 11 } else { 14 });
+            for (name, crd) in crds {
+                let plural = crd["spec"]["names"]["plural"].as_str().unwrap();
+                let group = crd["spec"]["group"].as_str().unwrap();
+                assert_eq!(name, format!("{group}_{plural}"));
+                assert_eq!(crd["metadata"]["name"], format!("{plural}.{group}"));
+                for version in crd["spec"]["versions"].as_array().unwrap() {
+                    let schema = &version["schema"]["openAPIV3Schema"];
+                    Structural::compile(schema)
+                        .unwrap_or_else(|error| panic!("{name} {}: {error}", version["name"]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_bundle_and_its_channel_are_annotated() {
+        for (channel, name) in [(Channel::Standard, "standard"), (Channel::Experimental, "experimental")] {
+            for (file, crd) in builtin(channel).filter(|(file, _)| file.starts_with("gateway.networking")) {
+                let annotations = &crd["metadata"]["annotations"];
+                assert_eq!(annotations["gateway.networking.k8s.io/bundle-version"], "v1.6.1", "{file}");
+                assert_eq!(annotations["gateway.networking.k8s.io/channel"], name, "{file}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_prose_came_along() {
+        fn check(schema: &Value) {
+            let Some(keywords) = schema.as_object() else { return };
+            assert!(!keywords.contains_key("description"));
+            keywords
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+                .for_each(|(_, s)| check(s));
+            ["items", "additionalProperties"].iter().filter_map(|key| keywords.get(*key)).for_each(check);
+        }
+        for (file, text) in STANDARD.iter().chain(EXPERIMENTAL) {
+            let crd: Value = serde_json::from_str(text).unwrap();
+            for version in crd["spec"]["versions"].as_array().unwrap() {
+                check(&version["schema"]["openAPIV3Schema"]);
+            }
+            assert!(!text.contains("\"description\":\""), "{file}");
+        }
+    }
+}

@@ -15,7 +15,6 @@ pub(crate) enum Path<'a> {
     Field(&'a Path<'a>, &'a str),
     Index(&'a Path<'a>, usize),
     Key(&'a Path<'a>, &'a str),
-    Whole(&'a str),
 }
 
 impl<'a> Path<'a> {
@@ -32,11 +31,7 @@ impl<'a> Path<'a> {
     }
 
     fn is_root(&self) -> bool {
-        match self {
-            Path::Root => true,
-            Path::Whole(text) => text.is_empty(),
-            _ => false,
-        }
+        matches!(self, Path::Root)
     }
 }
 
@@ -44,7 +39,6 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Path::Root => Ok(()),
-            Path::Whole(text) => f.write_str(text),
             Path::Field(parent, name) if parent.is_root() => f.write_str(name),
             Path::Field(parent, name) => write!(f, "{parent}.{name}"),
             Path::Index(parent, index) => write!(f, "{parent}[{index}]"),

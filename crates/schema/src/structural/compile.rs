@@ -9,7 +9,7 @@ use std::fmt;
 use serde_json::{Map, Number, Value};
 
 use super::format::Format;
-use super::node::{Additional, Arena, Bound, Checks, Kind, ListType, Node, NodeId};
+use super::node::{Additional, Arena, Bound, Checks, Kind, ListType, Node, NodeId, PatchHints};
 use super::object_meta;
 use super::pattern::Pattern;
 use crate::cel;
@@ -59,7 +59,7 @@ struct Compiler<'a> {
     components: Option<&'a Map<String, Value>>,
     by_name: HashMap<&'a str, NodeId>,
     nodes: Vec<Node>,
-    /// Nodes that stand for another one, with a default of their own.
+    /// Nodes that stand for another one, with a default or patch hints of their own.
     aliases: Vec<(NodeId, NodeId)>,
     errors: Vec<FieldError>,
     programs: cel::Programs,
@@ -139,8 +139,8 @@ impl<'a> Compiler<'a> {
             return self.add(Node::default());
         };
         if let Some(target) = self.reference(schema, path, depth) {
-            let id = self.add(Node::default());
-            self.nodes[id].default = schema.get("default").cloned();
+            let own = self.shape(schema, path, place);
+            let id = self.add(own);
             self.aliases.push((id, target));
             return id;
         }
@@ -326,7 +326,7 @@ impl<'a> Compiler<'a> {
         let Some(rules) = schema.get("x-kubernetes-validations").and_then(Value::as_array) else { return };
         let at = path.field("x-kubernetes-validations");
         for (index, rule) in rules.iter().enumerate() {
-            match cel::Rule::compile(rule, &at.index(index), &mut self.programs) {
+            match cel::Rule::compile(rule, &at.index(index), node, &self.nodes, &mut self.programs) {
                 Ok(rule) => node.rules.push(rule),
                 Err(error) => self.errors.push(error),
             }
@@ -353,7 +353,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// Puts the node that each alias stands for in its place; an alias keeps a default of its own.
+    /// Puts the node that each alias stands for in its place; an alias keeps what is written beside its
+    /// reference.
     fn resolve_aliases(&mut self) {
         let targets: HashMap<NodeId, NodeId> = self.aliases.iter().copied().collect();
         for (alias, first) in std::mem::take(&mut self.aliases) {
@@ -367,10 +368,13 @@ impl<'a> Compiler<'a> {
                     return;
                 }
             }
-            let own_default = self.nodes[alias].default.take();
-            self.nodes[alias] = self.nodes[target].clone();
-            if own_default.is_some() {
-                self.nodes[alias].default = own_default;
+            let copy = self.nodes[target].clone();
+            let own = std::mem::replace(&mut self.nodes[alias], copy);
+            let merged = &mut self.nodes[alias];
+            merged.default = own.default.or_else(|| merged.default.take());
+            merged.map_atomic |= own.map_atomic;
+            if own.patch != PatchHints::default() {
+                merged.patch = own.patch;
             }
         }
     }
@@ -425,12 +429,15 @@ fn mark_subtrees(nodes: &mut [Node]) {
     for node in nodes.iter_mut() {
         node.has_default = node.default.is_some();
         node.has_rule = !node.rules.is_empty();
+        node.has_transition = node.rules.iter().any(|rule| rule.transition);
     }
     loop {
         let mut changed = false;
         for id in 0..nodes.len() {
             let node = &nodes[id];
-            if node.has_default && node.has_rule {
+            let marks = |node: &Node| [node.has_default, node.has_rule, node.has_transition];
+            let own = marks(node);
+            if own == [true; 3] {
                 continue;
             }
             let additional = match node.additional {
@@ -438,18 +445,17 @@ fn mark_subtrees(nodes: &mut [Node]) {
                 _ => None,
             };
             let nested = node.checks.iter().flat_map(|checks| &checks.all_of);
-            let mut below = node.properties.values().chain(&node.items).chain(&additional).chain(nested);
-            let (mut default, mut rule) = (node.has_default, node.has_rule);
-            while let Some(child) = below.next()
-                && !(default && rule)
-            {
-                default |= nodes[*child].has_default;
-                rule |= nodes[*child].has_rule;
+            let mut found = own;
+            for child in node.properties.values().chain(&node.items).chain(&additional).chain(nested) {
+                for (mark, below) in found.iter_mut().zip(marks(&nodes[*child])) {
+                    *mark |= below;
+                }
             }
-            let node = &mut nodes[id];
-            changed |= node.has_default != default || node.has_rule != rule;
-            node.has_default = default;
-            node.has_rule = rule;
+            if found != own {
+                changed = true;
+                let node = &mut nodes[id];
+                [node.has_default, node.has_rule, node.has_transition] = found;
+            }
         }
         if !changed {
             return;

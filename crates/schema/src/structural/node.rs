@@ -152,9 +152,10 @@ pub(crate) struct Node {
     pub(crate) patch: PatchHints,
     pub(crate) checks: Option<Box<Checks>>,
     pub(crate) rules: Vec<Rule>,
-    /// A default, a rule or a check is at this node or below it: walks skip what has none.
+    /// A default, a rule, a transition rule is at this node or below it: walks skip what has none.
     pub(crate) has_default: bool,
     pub(crate) has_rule: bool,
+    pub(crate) has_transition: bool,
 }
 
 impl Node {

@@ -104,35 +104,41 @@ fn class(rest: &[char], out: &mut String) -> usize {
     }
     let first = at;
     while at < rest.len() {
-        match rest[at] {
-            ']' if at == first => out.push_str("\\]"),
-            ']' => {
-                out.push(']');
-                return at + 1;
-            }
-            '\\' => {
-                at += escape(&rest[at..], true, out);
-                continue;
-            }
-            '[' if rest.get(at + 1) == Some(&':') => match posix(&rest[at..]) {
-                Some(length) => {
-                    out.extend(&rest[at..at + length]);
-                    at += length;
-                    continue;
-                }
-                None => out.push_str("\\["),
-            },
-            '[' => out.push_str("\\["),
-            c @ ('&' | '~') => {
-                out.push('\\');
-                out.push(c);
-            }
-            '-' if rest.get(at + 1) == Some(&'-') => out.push_str("\\-"),
-            c => out.push(c),
+        if rest[at] == ']' && at > first {
+            out.push(']');
+            return at + 1;
         }
-        at += 1;
+        at += member(&rest[at..], out);
+        // A dash between two members spans a range; before the closing bracket it is itself.
+        if rest.get(at) == Some(&'-') && rest.get(at + 1).is_some_and(|next| *next != ']') {
+            out.push('-');
+            at += 1;
+            at += member(&rest[at..], out);
+        }
     }
     at
+}
+
+/// Writes one member of a class; gives how many characters it took.
+fn member(rest: &[char], out: &mut String) -> usize {
+    match rest {
+        ['\\', ..] => escape(rest, true, out),
+        ['[', ':', ..] if posix(rest).is_some() => {
+            let length = posix(rest).unwrap_or(0);
+            out.extend(&rest[..length]);
+            length
+        }
+        [c @ ('[' | ']' | '&' | '~' | '-' | '^'), ..] => {
+            out.push('\\');
+            out.push(*c);
+            1
+        }
+        [c, ..] => {
+            out.push(*c);
+            1
+        }
+        [] => 0,
+    }
 }
 
 /// Length of `[:name:]` at the start of `rest`.
