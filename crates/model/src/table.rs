@@ -24,6 +24,7 @@ use imbl::{OrdMap, OrdSet};
 
 use self::backend::EndpointSlot;
 pub use self::backend::{BackendState, EndpointSet, EndpointState};
+use self::index::Placement;
 pub use self::index::{BindAddress, BindTable, CompiledListener, ListenerGroup, MatchEntry};
 pub(crate) use self::index::{Candidates, HostTable};
 pub use self::rule::{
@@ -56,9 +57,9 @@ struct State {
     /// By backend key; there before the backend if its endpoints come first.
     slots: OrdMap<Arc<str>, Arc<EndpointSlot>>,
     /// (listener key, key of a route that is attached to it), also for listeners that are not there.
-    routes_by_listener: OrdSet<(Arc<str>, Arc<str>)>,
+    routes_by_listener: Relation,
     /// (backend key, key of a route that refers to it), also for backends that are not there.
-    routes_by_backend: OrdSet<(Arc<str>, Arc<str>)>,
+    routes_by_backend: Relation,
     layouts: Arc<LayoutCache>,
     work: Work,
 }
@@ -252,22 +253,24 @@ impl Edit<'_> {
         self.backends(&changes);
         let listeners = self.listeners(&changes);
         let routes = self.routes(&changes);
-        // Old entries first, under the old listeners; then the listeners; then new entries.
-        for key in &self.dirty {
-            if let Some(route) = self.before.routes.get(key) {
-                remove_entries(&mut self.next, self.before, key, route);
+        // When listeners change, entries go before their groups do and come back when the groups are there.
+        let removed = !listeners.is_empty();
+        if removed {
+            for key in &self.dirty {
+                if let Some(route) = self.before.routes.get(key) {
+                    self.next.remove_entries(route.placements.iter());
+                }
             }
         }
         for (key, listener) in listeners {
             self.put_listener(&key, listener);
         }
-        let dirty = std::mem::take(&mut self.dirty);
-        for key in &dirty {
-            let source = match routes.get(&**key) {
+        for key in std::mem::take(&mut self.dirty) {
+            let source = match routes.get(&*key) {
                 Some(change) => change.clone(),
-                None => self.before.routes.get(key).map(|route| route.source.clone()),
+                None => self.before.routes.get(&key).map(|route| route.source.clone()),
             };
-            self.put_route(key, source);
+            self.put_route(&key, source, removed);
         }
     }
 
@@ -434,39 +437,41 @@ impl Edit<'_> {
         changed
     }
 
-    /// Puts a route's new form in the place of its old one, whose entries are gone.
-    fn put_route(&mut self, key: &Arc<str>, source: Option<Arc<HttpRoute>>) {
+    /// Puts a route's new form in the place of its old one, whose entries may be `removed` already.
+    fn put_route(&mut self, key: &Arc<str>, source: Option<Arc<HttpRoute>>, removed: bool) {
         self.next.work.routes += 1;
-        let before = self.next.routes.remove(key);
-        if let Some(before) = &before {
-            for (listener, backend) in relations(&before.source) {
-                remove_relation(&mut self.next.routes_by_listener, listener, key);
-                remove_relation(&mut self.next.routes_by_backend, backend, key);
-            }
-        }
-        let Some(source) = source else { return };
-        match self.compile_route(&source, before.as_deref()) {
-            Ok((route, hostnames)) => {
-                for (listener, backend) in relations(&source) {
-                    add_relation(&mut self.next.routes_by_listener, listener, key);
-                    add_relation(&mut self.next.routes_by_backend, backend, key);
+        let before = self.before.routes.get(key);
+        let after = source.and_then(|source| {
+            match self.compile_route(key, &source, before.map(|before| &**before)) {
+                Ok(route) => Some(Arc::new(route)),
+                Err(reason) => {
+                    self.reject(key, reason);
+                    None
                 }
-                let route = Arc::new(route);
-                self.next.routes.insert(key.clone(), route.clone());
-                add_entries(&mut self.next, key, &route, &hostnames);
             }
-            Err(reason) => self.reject(key, reason),
+        });
+        let sources = [before, after.as_ref()].map(|route| route.map(|route| &*route.source));
+        relate(&mut self.next.routes_by_listener, key, sources.map(|route| names(route, listeners_of)));
+        relate(&mut self.next.routes_by_backend, key, sources.map(|route| names(route, backends_of)));
+        let old = before.filter(|_| !removed).map_or(&[][..], |route| &route.placements);
+        let new = after.as_ref().map_or(&[][..], |route| &route.placements);
+        self.next.exchange_entries(old, new);
+        match after {
+            Some(route) => _ = self.next.routes.insert(key.clone(), route),
+            None => _ = self.next.routes.remove(key),
         }
     }
 
     fn compile_route(
         &mut self,
+        key: &Arc<str>,
         source: &Arc<HttpRoute>,
         before: Option<&CompiledRoute>,
-    ) -> Result<(CompiledRoute, AttachedNames), String> {
-        let hostnames: Result<Vec<_>, _> =
-            source.attachments.iter().map(|attachment| parse_all(&attachment.hostnames)).collect();
-        let hostnames = hostnames.map_err(|error| error.to_string())?;
+    ) -> Result<CompiledRoute, String> {
+        let mut hostnames = Vec::with_capacity(source.attachments.len());
+        for attachment in &source.attachments {
+            hostnames.push(parse_all(&attachment.hostnames).map_err(|error| error.to_string())?);
+        }
         let next = &self.next;
         let context = RuleContext {
             seed: next.seed,
@@ -475,10 +480,39 @@ impl Edit<'_> {
             backend: &|key| next.backends.get(key).cloned(),
         };
         let mut work = RouteWork::default();
-        let route = CompiledRoute::compile(source, before, &context, &mut work)?;
+        let mut route = CompiledRoute::compile(source, before, &context, &mut work)?;
+        route.placements = placements(&next.listeners, key, &route, &hostnames);
         self.next.work.rules_compiled += work.rules_compiled;
         self.next.work.rules_kept += work.rules_kept;
-        Ok((route, hostnames))
+        Ok(route)
+    }
+}
+
+impl State {
+    fn remove_entries<'a>(&mut self, placements: impl Iterator<Item = &'a Placement>) {
+        for placement in placements {
+            if let Some(table) = self.binds.get_mut(&placement.entry.listener.bind) {
+                Arc::make_mut(table).remove_entry(placement);
+                self.work.entries_removed += 1;
+            }
+        }
+    }
+
+    /// Takes a route's old entries out and puts the new ones in. Both are in the order of the route, so that what an edit
+    /// leaves alone mostly stands side by side; that is not touched.
+    fn exchange_entries(&mut self, old: &[Placement], new: &[Placement]) {
+        let stale =
+            old.iter().enumerate().filter(|(at, old)| !new.get(*at).is_some_and(|new| new.replaces(old)));
+        self.remove_entries(stale.map(|(_, old)| old));
+        for (at, placement) in new.iter().enumerate() {
+            if old.get(at).is_some_and(|old| placement.is(old)) {
+                continue;
+            }
+            if let Some(table) = self.binds.get_mut(&placement.entry.listener.bind) {
+                Arc::make_mut(table).add_entry(placement);
+                self.work.entries_added += 1;
+            }
+        }
     }
 }
 
@@ -502,87 +536,61 @@ fn compile_listener(source: &Listener) -> Result<CompiledListener, String> {
     })
 }
 
-/// Every place where a route's alternatives stand, given to `visit`: listener, hostname, rule, alternative.
+/// Every place where a route's alternatives stand.
 fn placements(
-    state_listeners: &OrdMap<Arc<str>, Arc<CompiledListener>>,
+    listeners: &OrdMap<Arc<str>, Arc<CompiledListener>>,
+    key: &Arc<str>,
     route: &CompiledRoute,
     hostnames: &AttachedNames,
-    mut visit: impl FnMut(&Arc<CompiledListener>, &Hostname, &rule::RuleEntry, usize, &Arc<CompiledMatch>),
-) {
+) -> Box<[Placement]> {
+    let mut all = Vec::new();
     for (attachment, names) in route.source.attachments.iter().zip(hostnames) {
-        let Some(listener) = state_listeners.get(attachment.listener_key.as_str()) else { continue };
-        for name in names {
-            for entry in &route.rules {
-                for (alternative, matched) in entry.matches.iter().enumerate() {
-                    visit(listener, name, entry, alternative, matched);
+        let Some(listener) = listeners.get(attachment.listener_key.as_str()) else { continue };
+        for hostname in names {
+            for rule::RuleEntry { rule, matches } in &route.rules {
+                for (alternative, matched) in matches.iter().enumerate() {
+                    let entry = MatchEntry {
+                        rank: Rank::new(route, key, rule, alternative, matched, &listener.key),
+                        unconditional: matched.is_unconditional(),
+                        matched: matched.clone(),
+                        alternative,
+                        rule: rule.clone(),
+                        listener: listener.clone(),
+                    };
+                    all.push(Placement { hostname: hostname.clone(), entry: Arc::new(entry) });
                 }
             }
         }
     }
+    all.into()
 }
 
-fn add_entries(next: &mut State, key: &Arc<str>, route: &CompiledRoute, hostnames: &AttachedNames) {
-    let listeners = next.listeners.clone();
-    let binds = &mut next.binds;
-    let work = &mut next.work;
-    placements(&listeners, route, hostnames, |listener, hostname, entry, alternative, matched| {
-        let Some(table) = binds.get_mut(&listener.bind) else { return };
-        let rank = Rank::new(route, key, &entry.rule, alternative, matched, &listener.key);
-        let entry = MatchEntry {
-            rank,
-            unconditional: matched.method.is_none() && matched.headers.is_empty() && matched.query.is_empty(),
-            matched: matched.clone(),
-            alternative,
-            rule: entry.rule.clone(),
-            listener: listener.clone(),
-        };
-        Arc::make_mut(table).add_entry(hostname, entry);
-        work.entries_added += 1;
-    });
+/// (name, route) pairs.
+type Relation = OrdSet<(Arc<str>, Arc<str>)>;
+
+fn listeners_of(route: &HttpRoute) -> Vec<&str> {
+    route.attachments.iter().map(|attachment| attachment.listener_key.as_str()).collect()
 }
 
-fn remove_entries(next: &mut State, before: &State, key: &Arc<str>, route: &CompiledRoute) {
-    // They were parsed when the route came in; what cannot be parsed again was not there.
-    let hostnames: AttachedNames = route
-        .source
-        .attachments
-        .iter()
-        .map(|attachment| parse_all(&attachment.hostnames).unwrap_or_default())
-        .collect();
-    let binds = &mut next.binds;
-    let work = &mut next.work;
-    placements(&before.listeners, route, &hostnames, |listener, hostname, entry, alternative, matched| {
-        let Some(table) = binds.get_mut(&listener.bind) else { return };
-        let rank = Rank::new(route, key, &entry.rule, alternative, matched, &listener.key);
-        Arc::make_mut(table).remove_entry(listener, hostname, &matched.path, &rank);
-        work.entries_removed += 1;
-    });
+fn backends_of(route: &HttpRoute) -> Vec<&str> {
+    route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.backend_key.as_str()).collect()
 }
 
-/// The listeners and backends that a route names; either side may be missing in a pair.
-fn relations(route: &HttpRoute) -> impl Iterator<Item = (Option<&str>, Option<&str>)> {
-    let listeners = route.attachments.iter().map(|attachment| (Some(attachment.listener_key.as_str()), None));
-    let backends = route
-        .rules
-        .iter()
-        .flat_map(|rule| &rule.backends)
-        .map(|backend| (None, Some(backend.backend_key.as_str())));
-    listeners.chain(backends)
+fn names<'a>(route: Option<&'a HttpRoute>, of: fn(&HttpRoute) -> Vec<&str>) -> BTreeSet<&'a str> {
+    route.map(of).unwrap_or_default().into_iter().collect()
 }
 
-fn add_relation(set: &mut OrdSet<(Arc<str>, Arc<str>)>, name: Option<&str>, route: &Arc<str>) {
-    if let Some(name) = name {
-        set.insert((Arc::from(name), route.clone()));
+/// What a route named before and what it names now.
+fn relate(relation: &mut Relation, route: &Arc<str>, [before, after]: [BTreeSet<&str>; 2]) {
+    for &name in before.difference(&after) {
+        relation.remove(&(Arc::from(name), route.clone()));
+    }
+    for &name in after.difference(&before) {
+        relation.insert((Arc::from(name), route.clone()));
     }
 }
 
-fn remove_relation(set: &mut OrdSet<(Arc<str>, Arc<str>)>, name: Option<&str>, route: &Arc<str>) {
-    if let Some(name) = name {
-        set.remove(&(Arc::from(name), route.clone()));
-    }
-}
-
-fn related(set: &OrdSet<(Arc<str>, Arc<str>)>, name: &str) -> Vec<Arc<str>> {
+fn related(set: &Relation, name: &str) -> Vec<Arc<str>> {
     let from: (Arc<str>, Arc<str>) = (Arc::from(name), Arc::from(""));
     set.range(from..).take_while(|(key, _)| **key == *name).map(|(_, route)| route.clone()).collect()
 }

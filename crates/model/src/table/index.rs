@@ -95,6 +95,32 @@ pub struct MatchEntry {
     pub(crate) listener: Arc<CompiledListener>,
 }
 
+/// An entry and the hostname that it stands under.
+pub(crate) struct Placement {
+    pub(crate) hostname: Hostname,
+    pub(crate) entry: Arc<MatchEntry>,
+}
+
+impl Placement {
+    /// Whether the other stands at the very place of this one, so that adding it replaces this.
+    pub(crate) fn replaces(&self, old: &Placement) -> bool {
+        let (a, b) = (&*self.entry, &*old.entry);
+        a.rank == b.rank
+            && self.hostname == old.hostname
+            && a.listener.bind == b.listener.bind
+            && a.listener.hostname == b.listener.hostname
+            && a.matched.path.same_place(&b.matched.path)
+    }
+
+    /// Whether nothing about it changed.
+    pub(crate) fn is(&self, old: &Placement) -> bool {
+        self.replaces(old)
+            && Arc::ptr_eq(&self.entry.rule, &old.entry.rule)
+            && Arc::ptr_eq(&self.entry.matched, &old.entry.matched)
+            && Arc::ptr_eq(&self.entry.listener, &old.entry.listener)
+    }
+}
+
 /// Entries in order of precedence. A list while it is short; a tree when an edit in a list would be felt.
 #[derive(Clone)]
 pub(crate) enum Candidates {
@@ -161,29 +187,26 @@ impl BindTable {
         }
     }
 
-    pub(crate) fn add_entry(&mut self, hostname: &Hostname, entry: MatchEntry) {
+    /// In the place of the entry of the same rank, if there is one.
+    pub(crate) fn add_entry(&mut self, placement: &Placement) {
+        let Placement { hostname, entry } = placement;
         let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
         let group = Arc::make_mut(group);
         if group.hosts.get_mut(hostname).is_none() {
             group.hosts.insert(hostname, Arc::default());
         }
         if let Some(host) = group.hosts.get_mut(hostname) {
-            Arc::make_mut(host).add(entry);
+            Arc::make_mut(host).add(entry.clone());
         }
     }
 
-    pub(crate) fn remove_entry(
-        &mut self,
-        listener: &CompiledListener,
-        hostname: &Hostname,
-        path: &PathPattern,
-        rank: &Rank,
-    ) {
-        let Some(group) = self.groups.get_mut(&listener.hostname) else { return };
+    pub(crate) fn remove_entry(&mut self, placement: &Placement) {
+        let Placement { hostname, entry } = placement;
+        let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
         let group = Arc::make_mut(group);
         let Some(host) = group.hosts.get_mut(hostname) else { return };
         let host = Arc::make_mut(host);
-        host.remove(path, rank);
+        host.remove(&entry.matched.path, &entry.rank);
         if host.is_empty() {
             group.hosts.remove(hostname);
         }
@@ -201,9 +224,9 @@ impl HostTable {
         self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty()
     }
 
-    fn add(&mut self, entry: MatchEntry) {
+    fn add(&mut self, entry: Arc<MatchEntry>) {
         match &entry.matched.path {
-            PathPattern::Regex(_) => self.regex.insert(Arc::new(entry)),
+            PathPattern::Regex(_) => self.regex.insert(entry),
             PathPattern::Exact(path) => {
                 let path = path.clone();
                 add_at(&mut self.exact, path, entry);
@@ -255,15 +278,15 @@ fn depth(path: &[u8]) -> u32 {
 }
 
 /// Whether the path is new.
-fn add_at(paths: &mut ByteMap<Candidates>, path: Arc<[u8]>, entry: MatchEntry) -> bool {
+fn add_at(paths: &mut ByteMap<Candidates>, path: Arc<[u8]>, entry: Arc<MatchEntry>) -> bool {
     match paths.get_mut(&path) {
         Some(candidates) => {
-            candidates.insert(Arc::new(entry));
+            candidates.insert(entry);
             false
         }
         None => {
             let mut candidates = Candidates::default();
-            candidates.insert(Arc::new(entry));
+            candidates.insert(entry);
             paths.insert(path, candidates);
             true
         }

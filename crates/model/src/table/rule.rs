@@ -7,6 +7,7 @@ use std::time::Duration;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::backend::BackendState;
+use super::index::Placement;
 use crate::limits::{MAX_REGEX_BYTES, MAX_REGEX_NEST};
 use crate::path::{normalised, prefix_pattern};
 use crate::resource::{HttpMatch, HttpRoute, HttpRule, PathKind, ValueMatch, WeightedBackend};
@@ -83,12 +84,31 @@ pub struct CompiledMatch {
     pub query: Box<[ValueCondition]>,
 }
 
+impl CompiledMatch {
+    /// Whether only the path decides.
+    pub(crate) fn is_unconditional(&self) -> bool {
+        self.method.is_none() && self.headers.is_empty() && self.query.is_empty()
+    }
+}
+
 #[derive(Clone)]
 pub enum PathPattern {
     Exact(Arc<[u8]>),
     /// Without trailing slashes; empty for `/`.
     Prefix(Arc<[u8]>),
     Regex(Box<PathRegex>),
+}
+
+impl PathPattern {
+    /// Whether both are found at the same place of a table.
+    pub(crate) fn same_place(&self, other: &PathPattern) -> bool {
+        match (self, other) {
+            (PathPattern::Exact(a), PathPattern::Exact(b))
+            | (PathPattern::Prefix(a), PathPattern::Prefix(b)) => a == b,
+            (PathPattern::Regex(_), PathPattern::Regex(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// The kind and the pattern: `PathPrefix /foo`.
@@ -130,6 +150,8 @@ pub enum ValuePattern {
 pub struct CompiledRoute {
     pub(crate) source: Arc<HttpRoute>,
     pub(crate) rules: Vec<RuleEntry>,
+    /// Where its alternatives stand in the tables.
+    pub(crate) placements: Box<[Placement]>,
 }
 
 #[derive(Clone)]
@@ -196,7 +218,7 @@ impl CompiledRoute {
                 }
             }
         }
-        Ok(CompiledRoute { source: source.clone(), rules })
+        Ok(CompiledRoute { source: source.clone(), rules, placements: Box::default() })
     }
 
     fn predecessors(&self) -> Vec<Option<Predecessor<'_>>> {

@@ -521,7 +521,7 @@ fn binds_come_and_go_with_their_listeners() {
 
 // Cost.
 
-fn many(count: usize) -> Vec<Resource> {
+pub(crate) fn many(count: usize) -> Vec<Resource> {
     let mut resources = vec![listener("l", "127.0.0.1", 80, ""), backend("s0")];
     for index in 0..count {
         let rules = vec![rule(&format!("a{index}"), vec![prefix(&format!("/r/{index}"))], &[("s0", 1)])];
@@ -530,8 +530,10 @@ fn many(count: usize) -> Vec<Resource> {
     resources
 }
 
-fn edited(index: usize) -> Resource {
-    let rules = vec![rule(&format!("a{index}"), vec![prefix(&format!("/edited/{index}"))], &[("s0", 1)])];
+/// The route with another path in each round.
+pub(crate) fn edited(index: usize, round: usize) -> Resource {
+    let rules =
+        vec![rule(&format!("a{index}"), vec![prefix(&format!("/edited{round}/{index}"))], &[("s0", 1)])];
     route(&format!("r{index}"), 0, vec![attach("l", &["one.example"])], rules)
 }
 
@@ -541,7 +543,7 @@ fn one_edited_route_is_the_same_work_among_a_hundred_and_among_forty_thousand() 
         let (snapshot, rejected) = Snapshot::empty(1).apply(&full(many(count)));
         assert!(rejected.is_empty());
         assert_eq!(snapshot.rules().count(), count);
-        let next = after(&snapshot, edited(count / 2));
+        let next = after(&snapshot, edited(count / 2, 0));
         // All other rules are the same things as before.
         let kept = snapshot.rules().zip(next.rules()).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
         assert_eq!(kept, count - 1);
@@ -551,23 +553,6 @@ fn one_edited_route_is_the_same_work_among_a_hundred_and_among_forty_thousand() 
         Work { routes: 1, rules_compiled: 1, entries_added: 1, entries_removed: 1, ..Work::default() };
     assert_eq!(work(100), expected);
     assert_eq!(work(40_000), expected);
-}
-
-/// Timing is for people: `cargo test -p weir-model --release -- --ignored --nocapture edit_time`.
-#[test]
-#[ignore = "prints times"]
-fn edit_time_by_number_of_routes() {
-    for count in [100, 1_000, 5_000, 40_000] {
-        let started = std::time::Instant::now();
-        let (mut snapshot, _) = Snapshot::empty(1).apply(&full(many(count)));
-        let loaded = started.elapsed();
-        let started = std::time::Instant::now();
-        let edits = 2_000;
-        for index in 0..edits {
-            snapshot = after(&snapshot, edited(index % count));
-        }
-        println!("{count} routes: load {loaded:?}, edit {:?}", started.elapsed() / edits as u32);
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod apply;
 mod build;
+mod cost;
 mod explain;
 mod random;
 mod select;
