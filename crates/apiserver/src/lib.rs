@@ -23,6 +23,7 @@ mod logs;
 mod object;
 mod openapi;
 pub mod pods;
+mod protobuf;
 mod registry;
 mod replace;
 mod rest;

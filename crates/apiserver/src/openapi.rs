@@ -130,15 +130,15 @@ fn document(registry: &Registry, group: &str, version: &str) -> Value {
         let Some(version) = resource.version(version) else { continue };
         let component = schemas.add_kind(resource, version);
         add_paths(&mut paths, resource, version, &component);
+        schemas.add_builtin(LIST_META);
         for sub in &version.subresources {
             if let Some(name) = schema::components().of_kind(&sub.group, &sub.version, &sub.kind) {
                 schemas.add_builtin(name);
             }
         }
     }
-    for name in [DELETE_OPTIONS, STATUS] {
-        schemas.add_builtin(name);
-    }
+    schemas.add_builtin(DELETE_OPTIONS);
+    schemas.found.entry(STATUS.to_owned()).or_insert_with(status_schema);
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "1.36"},
@@ -218,6 +218,38 @@ fn custom_schema(resource: &Resource, version: &Version) -> Value {
     properties["metadata"] = json!({"allOf": [reference(OBJECT_META)], "default": {}});
     schema["x-kubernetes-group-version-kind"] = json!([kind_extension(resource, version, &resource.kind)]);
     schema
+}
+
+/// The answer to a deletion; no kind that is stored refers to it.
+fn status_schema() -> Value {
+    let text = || json!({"type": "string"});
+    let number = || json!({"type": "integer", "format": "int32"});
+    let cause =
+        json!({"type": "object", "properties": {"field": text(), "message": text(), "reason": text()}});
+    json!({
+        "type": "object",
+        "properties": {
+            "apiVersion": text(),
+            "kind": text(),
+            "metadata": {"allOf": [reference(LIST_META)], "default": {}},
+            "status": text(),
+            "message": text(),
+            "reason": text(),
+            "details": {
+                "type": "object",
+                "properties": {
+                    "name": text(),
+                    "group": text(),
+                    "kind": text(),
+                    "uid": text(),
+                    "causes": {"type": "array", "items": cause, "x-kubernetes-list-type": "atomic"},
+                    "retryAfterSeconds": number(),
+                },
+            },
+            "code": number(),
+        },
+        "x-kubernetes-group-version-kind": [{"group": "", "version": "v1", "kind": "Status"}],
+    })
 }
 
 fn custom_list(resource: &Resource, version: &Version, component: &str) -> Value {

@@ -14,6 +14,7 @@ use weir_schema::{AdmitError, FieldError, FieldValidation, Structural};
 
 use crate::error::{ApiError, ApiResult, Cause};
 use crate::object;
+use crate::protobuf;
 use crate::registry::{Resource, Version, split_api_version};
 use crate::rest::{Api, Call};
 
@@ -21,7 +22,7 @@ use crate::rest::{Api, Call};
 const BUILTIN_SCHEMAS: &str = include_str!("../../schema/builtin/schemas.json");
 
 /// Media types of request bodies, for 415.
-const BODY_TYPES: &[&str] = &["application/json", "application/yaml"];
+const BODY_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Media types of patches, for 415.
 const PATCH_TYPES: &[&str] = &[
@@ -95,6 +96,7 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> ApiResult<Value> {
     match media_type(&call.content_type) {
         "" | "application/json" => parse_json(body),
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(body),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body),
         _ => Err(ApiError::unsupported_media_type(BODY_TYPES)),
     }
 }
