@@ -231,6 +231,7 @@ impl Reconciler {
         }
         if absent || key.name.is_empty() {
             self.objects.confirm_absent_since(key.clone(), mark);
+            self.waits.remove(&key);
         }
         self.changed.insert(key);
         self.start_reads();

@@ -109,10 +109,14 @@ impl Reconciler {
         let uid = raw["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         match Object::read(kind, raw) {
             Ok(object) => {
-                let unchanged = self.objects.get(&key).is_some_and(|before| same(before, &object));
+                let before = self.objects.get(&key);
+                let unchanged = before.is_some_and(|before| same(before, &object));
+                if before.is_none() {
+                    // What was waited for is there. If something else is waited for now, its time begins anew.
+                    self.waits.remove(&key);
+                }
                 self.objects.upsert(object);
                 if !unchanged {
-                    self.waits.remove(&key);
                     self.changed.insert(key);
                 }
             }

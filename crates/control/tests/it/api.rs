@@ -54,6 +54,8 @@ struct State {
     delayed: BTreeMap<String, Vec<String>>,
     /// Reads of single objects.
     reads: Vec<String>,
+    /// Adds a field to every entry of a route's status that lacks it, as a schema's default would.
+    defaults: bool,
 }
 
 /// A handle; cheap to clone.
@@ -114,6 +116,11 @@ impl Api {
     /// Writes since the beginning whose path contains `part`.
     pub(crate) fn writes(&self, part: &str) -> Vec<(String, String, Value)> {
         self.lock().writes.iter().filter(|(_, path, _)| path.contains(part)).cloned().collect()
+    }
+
+    /// From now on the server adds defaults to statuses of routes.
+    pub(crate) fn add_defaults(&self) {
+        self.lock().defaults = true;
     }
 
     pub(crate) fn reads(&self, part: &str) -> usize {
@@ -369,6 +376,11 @@ impl State {
         }
         if object["status"].is_null() {
             object.as_object_mut().unwrap().shift_remove("status");
+        }
+        if self.defaults
+            && let Some(parents) = object["status"]["parents"].as_array_mut()
+        {
+            parents.iter_mut().for_each(|parent| parent["defaulted"] = json!(true));
         }
         let generation = match &before {
             Some(before) => {

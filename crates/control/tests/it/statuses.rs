@@ -302,12 +302,12 @@ async fn a_write_that_fails_is_tried_again_and_the_newest_status_wins() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_adds_defaults_is_not_written_to_for_ever() {
     let plane = Plane::start(ready_api());
+    plane.api.add_defaults();
     plane.api.apply("httproutes", route("r", "g", "echo"));
     plane
         .until("accepted", |plane| plane.condition("httproutes", "default", "r", "Accepted") == "True")
         .await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let writes = status_writes(&plane, "httproutes");
+    assert_eq!(parents(&plane, "r")[0]["defaulted"], true);
     // Somebody else touches the object again and again, as controllers do.
     for number in 0..50 {
         plane.api.edit("httproutes", "default", "r", |object| {
@@ -315,5 +315,5 @@ async fn a_server_that_adds_defaults_is_not_written_to_for_ever() {
         });
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(status_writes(&plane, "httproutes"), writes);
+    assert_eq!(status_writes(&plane, "httproutes"), 1);
 }
