@@ -14,9 +14,14 @@ pub(crate) mod naming;
 pub(crate) mod objects;
 pub(crate) mod queue;
 
-mod deployment;
 pub(crate) mod endpoint_slice;
 pub(crate) mod pod_state;
+
+mod deployment;
+mod garbage;
+mod inventory;
+mod namespace;
+mod node;
 mod replica_set;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -27,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use event::{Events, Recorder};
+use inventory::Inventory;
 use objects::Objects;
 
 /// The name of the one node.
@@ -38,7 +44,6 @@ const PARALLEL: usize = 16;
 /// What the controllers see and write.
 #[derive(Clone)]
 pub(crate) struct View {
-    pub(crate) client: Client,
     pub(crate) deployments: Objects<Deployment>,
     pub(crate) replica_sets: Objects<ReplicaSet>,
     pub(crate) pods: Objects<Pod>,
@@ -57,14 +62,18 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         services: Objects::new(client.clone()),
         slices: Objects::new(client.clone()),
         events,
-        client,
     };
+    let inventory = Inventory::new(client.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(recorder.run(shutdown.clone()));
     // Every controller registers its observers before the first watch begins, so none misses an event.
     tasks.spawn(deployment::run(view.clone(), shutdown.clone()));
     tasks.spawn(replica_set::run(view.clone(), shutdown.clone()));
     tasks.spawn(endpoint_slice::run(view.clone(), shutdown.clone()));
+    tasks.spawn(garbage::run(client.clone(), inventory.clone(), shutdown.clone()));
+    tasks.spawn(namespace::run(client.clone(), inventory.clone(), shutdown.clone()));
+    tasks.spawn(node::run(client, shutdown.clone()));
+    tasks.spawn(inventory.run(shutdown.clone()));
     tasks.spawn(view.deployments.clone().follow(shutdown.clone()));
     tasks.spawn(view.replica_sets.clone().follow(shutdown.clone()));
     tasks.spawn(view.pods.clone().follow(shutdown.clone()));

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::logs::LogSource;
 
 pub use address::{AddressRange, AddressRangeError};
+pub(crate) use status::HOST_ADDRESS;
 
 /// Prefix of the annotation that names the port served in the stead of one that may not be bound.
 const MOVED_PORT: &str = "weir.dev/port-";

@@ -1,10 +1,10 @@
 //! The controllers over the in-process API, as a person with kubectl sees them.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::sandbox::{Sandbox, until};
@@ -148,4 +148,107 @@ fn rolled(all: &[Deployment], revision: &str) -> Option<Deployment> {
         && status.replicas == Some(1)
         && status.available_replicas == Some(1);
     (at && complete).then(|| echo.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_deployment_leaves_nothing_behind() {
+    let sandbox = Sandbox::start("127.94.4.0/24");
+    sandbox.create(ECHO).await;
+    let (deployments, sets, pods, slices) = (
+        sandbox.api::<Deployment>(),
+        sandbox.api::<ReplicaSet>(),
+        sandbox.api::<Pod>(),
+        sandbox.api::<EndpointSlice>(),
+    );
+    until(&pods, "ready", |all: &[Pod]| (ready(all).len() == 2).then_some(())).await;
+    deployments.delete("echo", &DeleteParams::default()).await.expect("deleted");
+    until(&pods, "its pod is gone", |all: &[Pod]| (all.len() == 1).then_some(())).await;
+    let left = sets.list(&ListParams::default()).await.expect("a list").items;
+    assert_eq!(left.iter().map(|set| set.labels()["app"].as_str()).collect::<Vec<_>>(), ["echo2"]);
+    sandbox.api::<Service>().delete("echo", &DeleteParams::default()).await.expect("deleted");
+    until(&slices, "its slice is gone", |all: &[EndpointSlice]| {
+        all.iter().all(|slice| slice.labels()["kubernetes.io/service-name"] == "echo2").then_some(())
+    })
+    .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreground_deletion_ends_with_the_owner_and_an_orphaning_one_spares_the_pods() {
+    let sandbox = Sandbox::start("127.94.5.0/24");
+    sandbox.create(ECHO).await;
+    let (deployments, sets, pods) =
+        (sandbox.api::<Deployment>(), sandbox.api::<ReplicaSet>(), sandbox.api::<Pod>());
+    until(&pods, "ready", |all: &[Pod]| (ready(all).len() == 2).then_some(())).await;
+    deployments.delete("echo", &DeleteParams::foreground()).await.expect("deleted");
+    until(&deployments, "the owner is gone", |all: &[Deployment]| (all.len() == 1).then_some(())).await;
+    let of_echo = |labels: &std::collections::BTreeMap<String, String>| labels["app"] == "echo";
+    let left = pods.list(&ListParams::default()).await.expect("a list").items;
+    assert!(!left.iter().any(|pod| of_echo(pod.labels())), "pods go before their owner");
+
+    let spared = left.first().map(ResourceExt::name_any).expect("echo2's pod");
+    let set = sets.list(&ListParams::default()).await.expect("a list").items[0].name_any();
+    deployments.delete("echo2", &DeleteParams::orphan()).await.expect("deleted");
+    until(&sets, "the set has no owner", |all: &[ReplicaSet]| {
+        (all.len() == 1 && all[0].owner_references().is_empty()).then_some(())
+    })
+    .await;
+    sets.delete(&set, &DeleteParams::orphan()).await.expect("deleted");
+    until(&pods, "the pod has no owner", |all: &[Pod]| {
+        (all.len() == 1 && all[0].owner_references().is_empty()).then_some(())
+    })
+    .await;
+    // A Deployment that selects it takes it up again, by way of a new set.
+    let pod = pods.get(&spared).await.expect("still there");
+    assert_eq!(ready(std::slice::from_ref(&pod)).len(), 1);
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_namespace_takes_its_contents_along() {
+    let sandbox = Sandbox::start("127.94.6.0/24");
+    let namespaces: Api<Namespace> = Api::all(sandbox.client.clone());
+    let shop = serde_json::from_value(json!({
+        "metadata": { "name": "shop" }, "spec": { "finalizers": ["kubernetes"] },
+    }))
+    .expect("a Namespace");
+    namespaces.create(&PostParams::default(), &shop).await.expect("created");
+    let accounts: Api<ServiceAccount> = Api::namespaced(sandbox.client.clone(), "shop");
+    until(&accounts, "an account", |all: &[ServiceAccount]| {
+        all.iter().any(|account| account.name_any() == "default").then_some(())
+    })
+    .await;
+    let deployments: Api<Deployment> = Api::namespaced(sandbox.client.clone(), "shop");
+    let pods: Api<Pod> = Api::namespaced(sandbox.client.clone(), "shop");
+    let echo = serde_saphyr::from_multiple::<serde_json::Value>(ECHO).expect("YAML").remove(1);
+    let echo: Deployment = serde_json::from_value(echo).expect("a Deployment");
+    deployments.create(&PostParams::default(), &echo).await.expect("created");
+    until(&pods, "ready", |all: &[Pod]| (ready(all).len() == 1).then_some(())).await;
+    namespaces.delete("shop", &DeleteParams::default()).await.expect("deleted");
+    until(&namespaces, "gone", |all: &[Namespace]| {
+        all.iter().all(|namespace| namespace.name_any() != "shop").then_some(())
+    })
+    .await;
+    // A namespace of the same name begins empty.
+    namespaces.create(&PostParams::default(), &shop).await.expect("created");
+    assert!(deployments.list(&ListParams::default()).await.expect("a list").items.is_empty());
+    assert!(pods.list(&ListParams::default()).await.expect("a list").items.is_empty());
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_is_ready_and_comes_back() {
+    let sandbox = Sandbox::start("127.94.7.0/24");
+    let nodes: Api<Node> = Api::all(sandbox.client.clone());
+    let ready = |all: &[Node]| {
+        let node = all.iter().find(|node| node.name_any() == "weir")?;
+        let mut conditions = node.status.as_ref()?.conditions.iter().flatten();
+        conditions
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            .then(|| node.uid())?
+    };
+    let first = until(&nodes, "ready", ready).await;
+    nodes.delete("weir", &DeleteParams::default()).await.expect("deleted");
+    until(&nodes, "ready again", |all: &[Node]| ready(all).filter(|uid| *uid != first)).await;
+    sandbox.stop().await;
 }
