@@ -12,6 +12,7 @@
 
 mod builtin;
 mod check;
+mod crds;
 mod fuzz;
 mod step;
 mod test;
@@ -58,6 +59,8 @@ enum Task {
 enum Codegen {
     /// Schemas and discovery of the built-in kinds, from the cluster of the current kubeconfig.
     Builtin,
+    /// The embedded CRDs, from the published bundles.
+    Crds,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +81,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Acceptance(options) => test::acceptance(&root, options),
         Task::Check(options) => check::run(&root, options),
         Task::Codegen { what: Codegen::Builtin } => builtin::generate(&root),
+        Task::Codegen { what: Codegen::Crds } => crds::generate(&root, &upstream::crds(&root)?, false),
         Task::Fuzz(options) => fuzz::run(&root, options),
         Task::Bench { arguments } => bench(&root, arguments),
     }

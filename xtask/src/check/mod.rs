@@ -5,6 +5,7 @@
 
 mod arrows;
 mod documents;
+mod generated;
 mod purity;
 mod shape;
 mod sources;
@@ -64,6 +65,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("names and sizes", shape::check),
     ("documents and links", documents::check),
     ("dependencies", supply::check),
+    ("generated files", generated::check),
 ];
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {

@@ -1,0 +1,21 @@
+//! Generated files are what their generator makes of its source today.
+//!
+//! Deliberately absent: the schemas of the built-in kinds, whose source is a running Kubernetes; the room that owns
+//! them tests that they are whole.
+
+use anyhow::Result;
+
+use super::{Context, Report};
+use crate::{crds, upstream};
+
+pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
+    match upstream::crds(context.root) {
+        Ok(source) => {
+            if let Err(error) = crds::generate(context.root, &source, true) {
+                report.finding(format!("{error:#}; make them anew with `cargo xtask codegen crds`"));
+            }
+        }
+        Err(error) => report.left_out(format!("embedded CRDs held equal to the published ones: {error:#}")),
+    }
+    Ok(())
+}
