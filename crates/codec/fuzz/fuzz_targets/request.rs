@@ -1,0 +1,11 @@
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+#[allow(dead_code)]
+#[path = "../../tests/it/oracle.rs"]
+mod oracle;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = oracle::request(bytes);
+});
