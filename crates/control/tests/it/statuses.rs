@@ -120,6 +120,29 @@ async fn all_conditions_of_an_object_come_in_one_write_at_its_generation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn conditions_of_an_older_generation_are_never_written_onto_a_newer_one() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.fall_silent();
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    plane.settle().await;
+    // The second generation is there, and no watch has told yet, when the status of the first may be written.
+    plane.api.delay("httproutes");
+    let mut edited = route("r", "g", "echo");
+    edited["spec"]["hostnames"] = json!(["example.com"]);
+    plane.api.apply("httproutes", edited);
+    plane.speak();
+    plane.settle().await;
+    assert!(plane.api.reads("/httproutes/r") >= 1, "the write met the newer object");
+    assert_eq!(parents(&plane, "r"), [] as [Value; 0]);
+    plane.api.flush("httproutes");
+    plane.settle().await;
+    assert_eq!(parents(&plane, "r")[0]["conditions"][0]["observedGeneration"], 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_that_is_as_it_should_be_is_not_written() {
     let plane = Plane::start(ready_api());
     plane.api.apply("httproutes", route("r", "g", "echo"));
