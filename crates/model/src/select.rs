@@ -6,7 +6,7 @@
 //!    one matches, the next is tried.
 //! 3. **Path.** Exact, then regular expression (longest pattern first; the API leaves its place to implementations), then prefix
 //!    (longest first). Candidates that fail on another condition fall through to the next.
-//! 4. **At one path**, the order of [`super::table`]'s `Rank`: a method, the most headers, the most query parameters, the oldest
+//! 4. **At one path**, the API's order: a method, the most headers, the most query parameters, the oldest
 //!    route, its `<namespace>/<name>`, the first rule, the first alternative.
 //!
 //! What is compared:

@@ -69,7 +69,8 @@ pub struct Split {
     epoch: u64,
     tally: Arc<Tally>,
     observer: Mutex<Observer>,
-    history: Arc<Mutex<History>>,
+    /// `None` in the first epoch.
+    history: Option<Arc<Mutex<History>>>,
 }
 
 /// The pure function from tickets to backends.
@@ -77,7 +78,7 @@ pub(crate) struct SplitRule {
     /// Mixed from the process seed, the rule's identity and the epoch.
     key: u64,
     /// Configured index of each backend whose weight is not zero.
-    members: Box<[u8]>,
+    members: SmallVec<[u8; 16]>,
     layout: Layout,
 }
 
@@ -85,13 +86,15 @@ pub(crate) struct SplitRule {
 ///
 /// A request writes the ticket and one counter. They stand together on purpose: the thread that has just taken a ticket
 /// owns the cache line, so counting beside it costs no second transfer between cores.
-#[repr(align(128))]
 struct Tally {
-    tickets: AtomicU64,
-    served: [AtomicU64; Tally::NEAR],
-    /// Counters of the backends from [`Tally::NEAR`] on.
-    far: Box<[AtomicU64]>,
+    /// The ticket, then a counter for each backend.
+    lines: Box<[CacheLine]>,
 }
+
+/// Of its own, so that rules whose counters are neighbours in memory do not slow each other down.
+#[derive(Default)]
+#[repr(align(64))]
+struct CacheLine([AtomicU64; 8]);
 
 /// What earlier epochs of the same rule served, so that totals never go back.
 #[derive(Default)]
@@ -123,34 +126,32 @@ pub struct SplitSpec<'a> {
 
 impl Split {
     pub fn new(spec: &SplitSpec<'_>, cache: &LayoutCache) -> Result<Split, SplitError> {
-        Split::with_history(spec, cache, Arc::default())
+        Split::with_history(spec, cache, None)
     }
 
     /// The next epoch of the same rule: tickets from 0, totals carried on.
     pub fn successor(&self, spec: &SplitSpec<'_>, cache: &LayoutCache) -> Result<Split, SplitError> {
-        let next = Split::with_history(spec, cache, self.history.clone())?;
-        self.history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .end(self.backends.clone(), self.tally.clone());
+        let history = self.history.clone().unwrap_or_default();
+        let next = Split::with_history(spec, cache, Some(history.clone()))?;
+        let ended = Ended { backends: self.backends.clone(), tally: self.tally.clone() };
+        history.lock().unwrap_or_else(PoisonError::into_inner).end(ended);
         Ok(next)
     }
 
     fn with_history(
         spec: &SplitSpec<'_>,
         cache: &LayoutCache,
-        history: Arc<Mutex<History>>,
+        history: Option<Arc<Mutex<History>>>,
     ) -> Result<Split, SplitError> {
         let weights = reduced(spec.weights)?;
         let rule = SplitRule::new(spec, &weights, cache);
-        let count = spec.weights.len();
         Ok(Split {
-            observer: Mutex::new(Observer::new(rule.members.len())),
+            observer: Mutex::new(Observer::new(&rule)),
             rule,
+            tally: Arc::new(Tally::new(weights.len())),
             weights,
             backends: spec.backends.into(),
             epoch: spec.epoch,
-            tally: Arc::new(Tally::new(count)),
             history,
         })
     }
@@ -162,11 +163,9 @@ impl Split {
             return None;
         }
         // Relaxed: the order of tickets is the order of modifications of this one atomic; nothing else is published by it.
-        let ticket = self.tally.tickets.fetch_add(1, Relaxed);
+        let ticket = self.tally.count(0);
         let backend = self.rule.backend(ticket)?;
-        if let Some(served) = self.tally.counter(backend) {
-            served.fetch_add(1, Relaxed);
-        }
+        self.tally.count(backend + 1);
         Some(Choice { backend, ticket })
     }
 
@@ -181,7 +180,7 @@ impl Split {
 
     /// Tickets taken in this epoch.
     pub fn tickets(&self) -> u64 {
-        self.tally.tickets.load(Relaxed)
+        self.tally.at(0).map_or(0, |tickets| tickets.load(Relaxed))
     }
 
     /// Tickets that one period has (`W`); 0 when there is nothing to choose from.
@@ -212,7 +211,7 @@ impl SplitRule {
         }
         SplitRule {
             key: mix(mix(spec.seed) ^ hash(spec.identity.as_bytes())).wrapping_add(mix(spec.epoch)),
-            members: members.into_boxed_slice(),
+            members,
             layout: cache.layout(&positive),
         }
     }
@@ -235,34 +234,30 @@ impl SplitRule {
 }
 
 impl Tally {
-    /// The ticket and these fill two cache lines of 64 bytes (one with the box's pointer behind it).
-    const NEAR: usize = 13;
-
     fn new(backends: usize) -> Tally {
-        Tally {
-            tickets: AtomicU64::new(0),
-            served: [const { AtomicU64::new(0) }; Tally::NEAR],
-            far: (Tally::NEAR..backends).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Tally { lines: (0..(backends + 1).div_ceil(8)).map(|_| CacheLine::default()).collect() }
+    }
+
+    /// Place 0 is the ticket, place `i + 1` what backend `i` served.
+    #[inline]
+    fn at(&self, place: usize) -> Option<&AtomicU64> {
+        self.lines.get(place / 8).and_then(|line| line.0.get(place % 8))
     }
 
     #[inline]
-    fn counter(&self, backend: usize) -> Option<&AtomicU64> {
-        match backend.checked_sub(Tally::NEAR) {
-            None => self.served.get(backend),
-            Some(far) => self.far.get(far),
-        }
+    fn count(&self, place: usize) -> u64 {
+        self.at(place).map_or(0, |counter| counter.fetch_add(1, Relaxed))
     }
 
     fn served(&self, backend: usize) -> u64 {
-        self.counter(backend).map_or(0, |counter| counter.load(Relaxed))
+        self.at(backend + 1).map_or(0, |counter| counter.load(Relaxed))
     }
 }
 
 impl History {
-    fn end(&mut self, backends: Arc<[Arc<str>]>, tally: Arc<Tally>) {
+    fn end(&mut self, epoch: Ended) {
         self.settle();
-        self.ended.push(Ended { backends, tally });
+        self.ended.push(epoch);
     }
 
     /// Sums up the epochs that nobody else holds.

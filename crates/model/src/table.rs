@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use prost::Message;
 
 use self::backend::EndpointSlot;
 pub use self::backend::{BackendState, EndpointSet, EndpointState};
@@ -31,7 +32,7 @@ pub use self::rule::{
     CompiledMatch, CompiledRoute, CompiledRule, PathPattern, PathRegex, RuleBackend, Target, ValueCondition,
     ValuePattern, compile_match,
 };
-use self::rule::{Rank, RouteWork, RuleContext};
+use self::rule::{RouteWork, RuleContext};
 use crate::hostname::{Hostname, parse_all};
 pub use crate::resource::Rejected;
 use crate::resource::{Backend, Body, Endpoints, HttpRoute, Listener, ListenerProtocol, Resource, Update};
@@ -53,7 +54,8 @@ struct State {
     listeners: OrdMap<Arc<str>, Arc<CompiledListener>>,
     routes: OrdMap<Arc<str>, Arc<CompiledRoute>>,
     backends: OrdMap<Arc<str>, Arc<BackendState>>,
-    endpoints: OrdMap<Arc<str>, Arc<Endpoints>>,
+    /// By key, encoded: to tell whether an update changes them.
+    endpoints: OrdMap<Arc<str>, Arc<[u8]>>,
     /// By backend key; there before the backend if its endpoints come first.
     slots: OrdMap<Arc<str>, Arc<EndpointSlot>>,
     /// (listener key, key of a route that is attached to it), also for listeners that are not there.
@@ -266,11 +268,7 @@ impl Edit<'_> {
             self.put_listener(&key, listener);
         }
         for key in std::mem::take(&mut self.dirty) {
-            let source = match routes.get(&*key) {
-                Some(change) => change.clone(),
-                None => self.before.routes.get(&key).map(|route| route.source.clone()),
-            };
-            self.put_route(&key, source, removed);
+            self.put_route(&key, routes.get(&*key).copied(), removed);
         }
     }
 
@@ -283,10 +281,11 @@ impl Edit<'_> {
             self.drop_endpoints(key, now_millis);
         }
         for (&key, &source) in &changes.endpoints {
-            if self.next.endpoints.get(key).is_some_and(|known| **known == *source) {
+            let encoded = source.encode_to_vec();
+            if self.next.endpoints.get(key).is_some_and(|known| **known == *encoded) {
                 continue;
             }
-            if source.backend_key.strip_prefix("backend/") != key.strip_prefix("endpoints/") {
+            if source.backend_key != backend_of_endpoints(key) {
                 self.drop_endpoints(key, now_millis);
                 self.reject(
                     key,
@@ -300,7 +299,7 @@ impl Edit<'_> {
             match set {
                 Ok(set) => {
                     slot.swap(set);
-                    self.next.endpoints.insert(Arc::from(key), Arc::new(source.clone()));
+                    self.next.endpoints.insert(Arc::from(key), Arc::from(encoded));
                     self.next.work.endpoint_sets += 1;
                 }
                 Err(reason) => {
@@ -313,14 +312,17 @@ impl Edit<'_> {
     }
 
     fn drop_endpoints(&mut self, key: &str, now_millis: u64) {
-        let Some(known) = self.next.endpoints.remove(key) else { return };
+        if self.next.endpoints.remove(key).is_none() {
+            return;
+        }
         self.next.work.endpoint_sets += 1;
-        if let Some(slot) = self.next.slots.get(known.backend_key.as_str()) {
+        let backend = backend_of_endpoints(key);
+        if let Some(slot) = self.next.slots.get(backend.as_str()) {
             // Without a source there is nothing that could fail.
             let set = slot.load().next(None, now_millis).unwrap_or_default();
             slot.swap(set);
         }
-        self.forget_slot(&known.backend_key);
+        self.forget_slot(&backend);
     }
 
     /// Where the endpoints of this backend are, made at the first mention of either.
@@ -419,7 +421,7 @@ impl Edit<'_> {
     }
 
     /// The routes that say something new: their source, or `None` when they are removed.
-    fn routes<'c>(&mut self, changes: &Changes<'c>) -> BTreeMap<&'c str, Option<Arc<HttpRoute>>> {
+    fn routes<'c>(&mut self, changes: &Changes<'c>) -> BTreeMap<&'c str, Option<&'c HttpRoute>> {
         let mut changed = BTreeMap::new();
         for &key in &changes.removals {
             if let Some((known, _)) = self.before.routes.get_key_value(key) {
@@ -428,46 +430,64 @@ impl Edit<'_> {
             }
         }
         for (&key, &source) in &changes.routes {
-            if self.before.routes.get(key).is_some_and(|known| *known.source == *source) {
+            let known = self.before.routes.get_key_value(key);
+            if known.is_some_and(|(_, known)| known.is(source)) {
                 continue;
             }
-            self.dirty.insert(Arc::from(key));
-            changed.insert(key, Some(Arc::new(source.clone())));
+            self.dirty.insert(known.map_or_else(|| Arc::from(key), |(key, _)| key.clone()));
+            changed.insert(key, Some(source));
         }
         changed
     }
 
-    /// Puts a route's new form in the place of its old one, whose entries may be `removed` already.
-    fn put_route(&mut self, key: &Arc<str>, source: Option<Arc<HttpRoute>>, removed: bool) {
+    /// Puts a route's new form in the place of its old one, whose entries may be `removed` already. Without a change it is
+    /// compiled again from what it was.
+    fn put_route(&mut self, key: &Arc<str>, change: Option<Option<&HttpRoute>>, removed: bool) {
         self.next.work.routes += 1;
         let before = self.before.routes.get(key);
-        let after = source.and_then(|source| {
-            match self.compile_route(key, &source, before.map(|before| &**before)) {
-                Ok(route) => Some(Arc::new(route)),
-                Err(reason) => {
-                    self.reject(key, reason);
-                    None
-                }
+        let old_source = before.and_then(|before| before.source());
+        let old = old_source.as_ref().zip(before.map(|before| &**before));
+        let source = change.unwrap_or(old_source.as_ref());
+        let after = source.and_then(|source| match self.compile_route(key, source, old) {
+            Ok(route) => Some((source, Arc::new(route))),
+            Err(reason) => {
+                self.reject(key, reason);
+                None
             }
         });
-        let sources = [before, after.as_ref()].map(|route| route.map(|route| &*route.source));
-        relate(&mut self.next.routes_by_listener, key, sources.map(|route| names(route, listeners_of)));
-        relate(&mut self.next.routes_by_backend, key, sources.map(|route| names(route, backends_of)));
+        let sources = [old.map(|(source, _)| source), after.as_ref().map(|(source, _)| *source)];
+        let listener = |name: &str| self.next.listeners.get_key_value(name).map(|(name, _)| name.clone());
+        relate(
+            &mut self.next.routes_by_listener,
+            key,
+            sources.map(|route| names(route, listeners_of)),
+            listener,
+        );
+        let backend = |name: &str| self.next.slots.get_key_value(name).map(|(name, _)| name.clone());
+        relate(
+            &mut self.next.routes_by_backend,
+            key,
+            sources.map(|route| names(route, backends_of)),
+            backend,
+        );
         let old = before.filter(|_| !removed).map_or(&[][..], |route| &route.placements);
-        let new = after.as_ref().map_or(&[][..], |route| &route.placements);
+        let new = after.as_ref().map_or(&[][..], |(_, route)| &route.placements);
         self.next.exchange_entries(old, new);
         match after {
-            Some(route) => _ = self.next.routes.insert(key.clone(), route),
+            Some((_, route)) => _ = self.next.routes.insert(key.clone(), route),
             None => _ = self.next.routes.remove(key),
         }
     }
 
     fn compile_route(
         &mut self,
-        key: &Arc<str>,
-        source: &Arc<HttpRoute>,
-        before: Option<&CompiledRoute>,
+        key: &str,
+        source: &HttpRoute,
+        before: Option<(&HttpRoute, &CompiledRoute)>,
     ) -> Result<CompiledRoute, String> {
+        if key.strip_prefix("httproute/") != Some(&*format!("{}/{}", source.namespace, source.name)) {
+            return Err(format!("the key is not that of {}/{}", source.namespace, source.name));
+        }
         let mut hostnames = Vec::with_capacity(source.attachments.len());
         for attachment in &source.attachments {
             hostnames.push(parse_all(&attachment.hostnames).map_err(|error| error.to_string())?);
@@ -481,7 +501,7 @@ impl Edit<'_> {
         };
         let mut work = RouteWork::default();
         let mut route = CompiledRoute::compile(source, before, &context, &mut work)?;
-        route.placements = placements(&next.listeners, key, &route, &hostnames);
+        route.placements = placements(&next.listeners, source, &route, &hostnames);
         self.next.work.rules_compiled += work.rules_compiled;
         self.next.work.rules_kept += work.rules_kept;
         Ok(route)
@@ -516,6 +536,11 @@ impl State {
     }
 }
 
+/// `backend/<rest>` for `endpoints/<rest>`.
+fn backend_of_endpoints(key: &str) -> String {
+    format!("backend/{}", key.strip_prefix("endpoints/").unwrap_or(key))
+}
+
 /// The parsed hostnames of each attachment of a route.
 type AttachedNames = Vec<smallvec::SmallVec<[Hostname; 1]>>;
 
@@ -539,18 +564,18 @@ fn compile_listener(source: &Listener) -> Result<CompiledListener, String> {
 /// Every place where a route's alternatives stand.
 fn placements(
     listeners: &OrdMap<Arc<str>, Arc<CompiledListener>>,
-    key: &Arc<str>,
+    source: &HttpRoute,
     route: &CompiledRoute,
     hostnames: &AttachedNames,
 ) -> Box<[Placement]> {
     let mut all = Vec::new();
-    for (attachment, names) in route.source.attachments.iter().zip(hostnames) {
+    for (attachment, names) in source.attachments.iter().zip(hostnames) {
         let Some(listener) = listeners.get(attachment.listener_key.as_str()) else { continue };
         for hostname in names {
             for rule::RuleEntry { rule, matches } in &route.rules {
                 for (alternative, matched) in matches.iter().enumerate() {
                     let entry = MatchEntry {
-                        rank: Rank::new(route, key, rule, alternative, matched, &listener.key),
+                        created_seconds: source.created_seconds,
                         unconditional: matched.is_unconditional(),
                         matched: matched.clone(),
                         alternative,
@@ -576,17 +601,22 @@ fn backends_of(route: &HttpRoute) -> Vec<&str> {
     route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.backend_key.as_str()).collect()
 }
 
-fn names<'a>(route: Option<&'a HttpRoute>, of: fn(&HttpRoute) -> Vec<&str>) -> BTreeSet<&'a str> {
+fn names(route: Option<&HttpRoute>, of: fn(&HttpRoute) -> Vec<&str>) -> BTreeSet<&str> {
     route.map(of).unwrap_or_default().into_iter().collect()
 }
 
-/// What a route named before and what it names now.
-fn relate(relation: &mut Relation, route: &Arc<str>, [before, after]: [BTreeSet<&str>; 2]) {
+/// What a route named before and what it names now. `known` finds the string that others already have of a name.
+fn relate(
+    relation: &mut Relation,
+    route: &Arc<str>,
+    [before, after]: [BTreeSet<&str>; 2],
+    known: impl Fn(&str) -> Option<Arc<str>>,
+) {
     for &name in before.difference(&after) {
         relation.remove(&(Arc::from(name), route.clone()));
     }
     for &name in after.difference(&before) {
-        relation.insert((Arc::from(name), route.clone()));
+        relation.insert((known(name).unwrap_or_else(|| Arc::from(name)), route.clone()));
     }
 }
 

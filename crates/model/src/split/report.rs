@@ -62,7 +62,7 @@ pub struct BackendShare {
 pub(super) struct Observer {
     /// Tickets looked at.
     tickets: u64,
-    /// Served in the period that is under way, by member.
+    /// Three or more backends: served in the period that is under way, by member.
     in_period: Box<[u64]>,
     /// Two backends: tickets of the lighter one that were looked at.
     lighter: u64,
@@ -71,7 +71,8 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(members: usize) -> Observer {
+    pub(super) fn new(rule: &SplitRule) -> Observer {
+        let members = if matches!(rule.layout, Layout::Many(_)) { rule.members.len() } else { 0 };
         Observer { tickets: 0, in_period: vec![0; members].into(), lighter: 0, largest: 0 }
     }
 }
@@ -84,7 +85,9 @@ impl Split {
         let period = self.period();
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         self.rule.replay(&mut observer, tickets, &member_weights(&self.weights), budget);
-        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let history =
+            self.history.as_ref().map(|history| history.lock().unwrap_or_else(PoisonError::into_inner));
+        let earlier = |key: &str| history.as_ref().map_or(0, |history| history.served(key));
         let backends = self.backends.iter().enumerate().map(|(index, key)| {
             let served = self.tally.served(index);
             // A key that occurs twice in a rule has one total.
@@ -96,7 +99,7 @@ impl Split {
                 backend: key.clone(),
                 weight: weights.get(index).copied().unwrap_or(0),
                 served,
-                served_total: history.served(key) + here,
+                served_total: earlier(key) + here,
                 invalid_reason: Arc::from(""),
             }
         });

@@ -3,6 +3,7 @@
 //! Persistent throughout: a changed route replaces the few nodes on the way to its own entries, whatever else there is.
 //! Canonical: what has no entries is not there, so tables that came about by edits equal tables built at once.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 use smallvec::SmallVec;
 
-use super::rule::{CompiledMatch, CompiledRule, PathPattern, Rank};
+use super::rule::{CompiledMatch, CompiledRule, PathPattern};
 use crate::bytemap::ByteMap;
 use crate::hostname::{HostMap, Hostname};
 use crate::path::segments;
@@ -86,7 +87,7 @@ pub(crate) struct Depth {
 
 /// An alternative of a rule where a listener serves it.
 pub struct MatchEntry {
-    pub(crate) rank: Rank,
+    pub(crate) created_seconds: i64,
     /// True when only the path decides.
     pub(crate) unconditional: bool,
     pub(crate) matched: Arc<CompiledMatch>,
@@ -105,7 +106,7 @@ impl Placement {
     /// Whether the other stands at the very place of this one, so that adding it replaces this.
     pub(crate) fn replaces(&self, old: &Placement) -> bool {
         let (a, b) = (&*self.entry, &*old.entry);
-        a.rank == b.rank
+        a.precedence() == b.precedence()
             && self.hostname == old.hostname
             && a.listener.bind == b.listener.bind
             && a.listener.hostname == b.listener.hostname
@@ -125,15 +126,38 @@ impl Placement {
 #[derive(Clone)]
 pub(crate) enum Candidates {
     Few(SmallVec<[Arc<MatchEntry>; 1]>),
-    Many(OrdSet<ByRank>),
+    Many(OrdSet<ByPrecedence>),
 }
 
 #[derive(Clone)]
-pub(crate) struct ByRank(Arc<MatchEntry>);
+pub(crate) struct ByPrecedence(Arc<MatchEntry>);
 
 const FEW_CANDIDATES: usize = 16;
 
 impl MatchEntry {
+    /// What decides between alternatives at one path: the lesser wins. No two entries at one place are equal.
+    ///
+    /// The API's order (HTTPRouteRule `matches`): a method match, then the most headers, then the most query parameters;
+    /// then the oldest route, then `<namespace>/<name>` in alphabetical order, then the first rule. Ours where the API is
+    /// silent: among regular expressions the longest pattern before all this; the first match of a rule; the listener's key.
+    pub(crate) fn precedence(&self) -> impl Ord + '_ {
+        let pattern = match &self.matched.path {
+            PathPattern::Regex(regex) => regex.characters,
+            PathPattern::Exact(_) | PathPattern::Prefix(_) => 0,
+        };
+        (
+            Reverse(pattern),
+            self.matched.method.is_none(),
+            Reverse(self.matched.headers.len()),
+            Reverse(self.matched.query.len()),
+            self.created_seconds,
+            &*self.rule.route,
+            self.rule.index,
+            self.alternative,
+            &*self.listener.key,
+        )
+    }
+
     pub fn rule(&self) -> &Arc<CompiledRule> {
         &self.rule
     }
@@ -187,7 +211,7 @@ impl BindTable {
         }
     }
 
-    /// In the place of the entry of the same rank, if there is one.
+    /// In the place of the entry of the same precedence, if there is one.
     pub(crate) fn add_entry(&mut self, placement: &Placement) {
         let Placement { hostname, entry } = placement;
         let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
@@ -206,7 +230,7 @@ impl BindTable {
         let group = Arc::make_mut(group);
         let Some(host) = group.hosts.get_mut(hostname) else { return };
         let host = Arc::make_mut(host);
-        host.remove(&entry.matched.path, &entry.rank);
+        host.remove(entry);
         if host.is_empty() {
             group.hosts.remove(hostname);
         }
@@ -240,14 +264,14 @@ impl HostTable {
         }
     }
 
-    fn remove(&mut self, path: &PathPattern, rank: &Rank) {
-        match path {
-            PathPattern::Regex(_) => self.regex.remove(rank),
+    fn remove(&mut self, entry: &Arc<MatchEntry>) {
+        match &entry.matched.path {
+            PathPattern::Regex(_) => self.regex.remove(entry),
             PathPattern::Exact(path) => {
-                remove_at(&mut self.exact, path, rank);
+                remove_at(&mut self.exact, path, entry);
             }
             PathPattern::Prefix(path) => {
-                if remove_at(&mut self.prefix, path, rank) {
+                if remove_at(&mut self.prefix, path, entry) {
                     self.uncount_depth(path);
                 }
             }
@@ -294,9 +318,9 @@ fn add_at(paths: &mut ByteMap<Candidates>, path: Arc<[u8]>, entry: Arc<MatchEntr
 }
 
 /// Whether the path is gone.
-fn remove_at(paths: &mut ByteMap<Candidates>, path: &[u8], rank: &Rank) -> bool {
+fn remove_at(paths: &mut ByteMap<Candidates>, path: &[u8], entry: &Arc<MatchEntry>) -> bool {
     let Some(candidates) = paths.get_mut(path) else { return false };
-    candidates.remove(rank);
+    candidates.remove(entry);
     let gone = candidates.is_empty();
     if gone {
         paths.remove(path);
@@ -329,26 +353,26 @@ impl Candidates {
     fn insert(&mut self, entry: Arc<MatchEntry>) {
         match self {
             Candidates::Few(list) => {
-                let at = list.partition_point(|other| other.rank < entry.rank);
+                let at = list.partition_point(|other| other.precedence() < entry.precedence());
                 match list.get_mut(at) {
-                    Some(same) if same.rank == entry.rank => *same = entry,
+                    Some(same) if same.precedence() == entry.precedence() => *same = entry,
                     _ => list.insert(at, entry),
                 }
                 if list.len() > FEW_CANDIDATES {
-                    *self = Candidates::Many(std::mem::take(list).into_iter().map(ByRank).collect());
+                    *self = Candidates::Many(std::mem::take(list).into_iter().map(ByPrecedence).collect());
                 }
             }
             Candidates::Many(tree) => {
-                tree.insert(ByRank(entry));
+                tree.insert(ByPrecedence(entry));
             }
         }
     }
 
-    fn remove(&mut self, rank: &Rank) {
+    fn remove(&mut self, entry: &Arc<MatchEntry>) {
         match self {
-            Candidates::Few(list) => list.retain(|entry| entry.rank != *rank),
+            Candidates::Few(list) => list.retain(|other| other.precedence() != entry.precedence()),
             Candidates::Many(tree) => {
-                tree.remove(rank);
+                tree.remove(&ByPrecedence(entry.clone()));
                 if tree.len() <= FEW_CANDIDATES / 2 {
                     *self = Candidates::Few(tree.iter().map(|entry| entry.0.clone()).collect());
                 }
@@ -357,28 +381,22 @@ impl Candidates {
     }
 }
 
-impl std::borrow::Borrow<Rank> for ByRank {
-    fn borrow(&self) -> &Rank {
-        &self.0.rank
-    }
-}
-
-impl PartialEq for ByRank {
+impl PartialEq for ByPrecedence {
     fn eq(&self, other: &Self) -> bool {
-        self.0.rank == other.0.rank
+        self.0.precedence() == other.0.precedence()
     }
 }
 
-impl Eq for ByRank {}
+impl Eq for ByPrecedence {}
 
-impl PartialOrd for ByRank {
+impl PartialOrd for ByPrecedence {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for ByRank {
+impl Ord for ByPrecedence {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.rank.cmp(&other.0.rank)
+        self.0.precedence().cmp(&other.0.precedence())
     }
 }

@@ -1,9 +1,9 @@
 //! Routes, rules and matches compiled: what the request path reads.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::backend::BackendState;
@@ -127,6 +127,8 @@ impl std::fmt::Display for PathPattern {
 pub struct PathRegex {
     /// As configured.
     pub pattern: Arc<str>,
+    /// Of the pattern.
+    pub characters: usize,
     /// What every matching path begins with: read off the pattern, to pass over most candidates cheaply.
     pub literal_prefix: Box<[u8]>,
     /// Anchored at both ends.
@@ -148,7 +150,8 @@ pub enum ValuePattern {
 
 /// A route with all of its rules.
 pub struct CompiledRoute {
-    pub(crate) source: Arc<HttpRoute>,
+    /// The resource, encoded: a third of the size of the message, and asked for only when the route is touched.
+    source: Box<[u8]>,
     pub(crate) rules: Vec<RuleEntry>,
     /// Where its alternatives stand in the tables.
     pub(crate) placements: Box<[Placement]>,
@@ -180,23 +183,17 @@ impl CompiledRoute {
     /// `before` is the route's last compiled form: rules that say the same are taken from it, splits of rules with the same
     /// identity go on.
     pub(crate) fn compile(
-        source: &Arc<HttpRoute>,
-        before: Option<&CompiledRoute>,
+        source: &HttpRoute,
+        before: Option<(&HttpRoute, &CompiledRoute)>,
         context: &RuleContext<'_>,
         work: &mut RouteWork,
     ) -> Result<CompiledRoute, String> {
-        let id: Arc<str> = match before.and_then(|before| before.rules.first()) {
-            Some(entry)
-                if before.is_some_and(|b| {
-                    b.source.namespace == source.namespace && b.source.name == source.name
-                }) =>
-            {
-                entry.rule.route.clone()
-            }
-            _ => Arc::from(format!("{}/{}", source.namespace, source.name)),
+        let id = match before.and_then(|(_, before)| before.rules.first()) {
+            // A route's key is its name, so this cannot have changed.
+            Some(entry) => entry.rule.route.clone(),
+            None => Arc::from(format!("{}/{}", source.namespace, source.name)),
         };
-        let mut old: Vec<Option<Predecessor<'_>>> =
-            before.map(CompiledRoute::predecessors).unwrap_or_default();
+        let mut old = before.map(|(source, compiled)| compiled.predecessors(source)).unwrap_or_default();
         let mut rules = Vec::with_capacity(source.rules.len());
         for (index, rule) in source.rules.iter().enumerate() {
             // Each old rule continues in one new rule at most.
@@ -206,25 +203,38 @@ impl CompiledRoute {
                 .and_then(Option::take);
             let targets: Vec<Target> = rule.backends.iter().map(|backend| target(backend, context)).collect();
             match predecessor {
-                Some(old) if old.says_the_same(rule, index, &id, &targets) => {
+                Some(old) if old.says_the_same(rule, index, &targets) => {
                     work.rules_kept += 1;
                     rules.push(old.entry.clone());
                 }
                 _ => {
                     work.rules_compiled += 1;
-                    let entry = compile_rule(rule, index, &id, source, targets, predecessor, context)
+                    let entry = compile_rule(rule, index, &id, targets, predecessor, context)
                         .map_err(|reason| format!("rule {index}: {reason}"))?;
                     rules.push(entry);
                 }
             }
         }
-        Ok(CompiledRoute { source: source.clone(), rules, placements: Box::default() })
+        Ok(CompiledRoute { source: encoded(source), rules, placements: Box::default() })
     }
 
-    fn predecessors(&self) -> Vec<Option<Predecessor<'_>>> {
-        let pairs = self.source.rules.iter().zip(&self.rules);
+    pub(crate) fn is(&self, source: &HttpRoute) -> bool {
+        self.source == encoded(source)
+    }
+
+    /// The resource that it was compiled from. (It was encoded here, so it can be decoded.)
+    pub(crate) fn source(&self) -> Option<HttpRoute> {
+        HttpRoute::decode(&*self.source).ok()
+    }
+
+    fn predecessors<'a>(&'a self, source: &'a HttpRoute) -> Vec<Option<Predecessor<'a>>> {
+        let pairs = source.rules.iter().zip(&self.rules);
         pairs.map(|(source, entry)| Some(Predecessor { source, entry })).collect()
     }
+}
+
+fn encoded(source: &HttpRoute) -> Box<[u8]> {
+    source.encode_to_vec().into()
 }
 
 fn target(backend: &WeightedBackend, context: &RuleContext<'_>) -> Target {
@@ -245,7 +255,7 @@ struct Predecessor<'a> {
 }
 
 impl Predecessor<'_> {
-    fn says_the_same(&self, rule: &HttpRule, index: usize, id: &Arc<str>, targets: &[Target]) -> bool {
+    fn says_the_same(&self, rule: &HttpRule, index: usize, targets: &[Target]) -> bool {
         let old = &self.entry.rule;
         let same_target = |(backend, target): (&RuleBackend, &Target)| match (&backend.target, target) {
             (Target::Backend(a), Target::Backend(b)) => Arc::ptr_eq(a, b),
@@ -253,10 +263,7 @@ impl Predecessor<'_> {
             (Target::Unknown, Target::Unknown) => true,
             _ => false,
         };
-        old.index == index
-            && old.route == *id
-            && *self.source == *rule
-            && old.backends.iter().zip(targets).all(same_target)
+        old.index == index && *self.source == *rule && old.backends.iter().zip(targets).all(same_target)
     }
 }
 
@@ -264,7 +271,6 @@ fn compile_rule(
     source: &HttpRule,
     index: usize,
     route: &Arc<str>,
-    parent: &HttpRoute,
     targets: Vec<Target>,
     before: Option<Predecessor<'_>>,
     context: &RuleContext<'_>,
@@ -279,13 +285,16 @@ fn compile_rule(
     let mut backends = Vec::with_capacity(targets.len());
     for (backend, target) in source.backends.iter().zip(targets) {
         backends.push(RuleBackend {
-            key: Arc::from(backend.backend_key.as_str()),
+            key: match &target {
+                Target::Backend(state) => state.key.clone(),
+                Target::Invalid(_) | Target::Unknown => Arc::from(backend.backend_key.as_str()),
+            },
             weight: backend.weight,
             target,
             filters: compile_filters(&backend.filters)?,
         });
     }
-    let split = split(source, parent, &backends, before, context)?;
+    let split = split(source, route, &backends, before, context)?;
     let rule = CompiledRule {
         route: route.clone(),
         name: Arc::from(source.name.as_str()),
@@ -302,7 +311,7 @@ fn compile_rule(
 
 fn split(
     source: &HttpRule,
-    parent: &HttpRoute,
+    route: &str,
     backends: &[RuleBackend],
     before: Option<Predecessor<'_>>,
     context: &RuleContext<'_>,
@@ -314,8 +323,8 @@ fn split(
     {
         return Ok(before.entry.rule.split.clone());
     }
-    // The route's key keeps rules apart whose identities are equal by mistake.
-    let identity = format!("{}\0{}", parent.key, source.split_identity);
+    // The route's name keeps rules apart whose identities are equal by mistake.
+    let identity = format!("{route}\0{}", source.split_identity);
     let spec = SplitSpec {
         seed: context.seed,
         identity: &identity,
@@ -346,6 +355,7 @@ pub fn compile_match(source: &HttpMatch) -> Result<Arc<CompiledMatch>, String> {
         PathKind::Prefix => PathPattern::Prefix(Arc::from(prefix_pattern(&normal()?))),
         PathKind::RegularExpression => PathPattern::Regex(Box::new(PathRegex {
             pattern: Arc::from(configured),
+            characters: configured.chars().count(),
             literal_prefix: literal_prefix(configured).into(),
             regex: anchored(configured).map_err(|error| format!("path `{configured}`: {error}"))?,
         })),
@@ -420,54 +430,6 @@ fn literal_prefix(pattern: &str) -> &[u8] {
     // The last character may be repeated zero times.
     let optional = pattern[end..].starts_with(['*', '?', '{']);
     &pattern.as_bytes()[..if optional { end.saturating_sub(1) } else { end }]
-}
-
-/// What decides between alternatives at one path: the lesser wins.
-///
-/// The API's order (HTTPRouteRule `matches`): a method match, then the most headers, then the most query parameters; then
-/// the oldest route, then `<namespace>/<name>` in alphabetical order, then the first rule. Ours where the API is silent:
-/// among regular expressions the longest pattern before all this; the first match of a rule; the listener's key.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
-    /// Characters; 0 for paths that are not regular expressions.
-    pattern_length: Reverse<usize>,
-    any_method: bool,
-    headers: Reverse<usize>,
-    query: Reverse<usize>,
-    created_seconds: i64,
-    route: Arc<str>,
-    route_key: Arc<str>,
-    rule: usize,
-    alternative: usize,
-    listener: Arc<str>,
-}
-
-impl Rank {
-    pub(crate) fn new(
-        route: &CompiledRoute,
-        route_key: &Arc<str>,
-        rule: &CompiledRule,
-        alternative: usize,
-        matched: &CompiledMatch,
-        listener: &Arc<str>,
-    ) -> Rank {
-        let pattern_length = match &matched.path {
-            PathPattern::Regex(regex) => regex.pattern.chars().count(),
-            PathPattern::Exact(_) | PathPattern::Prefix(_) => 0,
-        };
-        Rank {
-            pattern_length: Reverse(pattern_length),
-            any_method: matched.method.is_none(),
-            headers: Reverse(matched.headers.len()),
-            query: Reverse(matched.query.len()),
-            created_seconds: route.source.created_seconds,
-            route: rule.route.clone(),
-            route_key: route_key.clone(),
-            rule: rule.index,
-            alternative,
-            listener: listener.clone(),
-        }
-    }
 }
 
 #[cfg(test)]

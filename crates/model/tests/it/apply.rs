@@ -461,6 +461,7 @@ fn a_bad_resource_is_reported_and_hurts_only_itself() {
         (two_rules(|route| route.rules[0].filters.push(Filter { kind: None })), "not known to this release"),
         (two_rules(|route| route.attachments[0].hostnames = vec!["-".into()]), "hyphen"),
         (two_rules(|route| route.rules[0].matches[0].path_kind = 9), "type 9"),
+        (two_rules(|route| route.name = "other".into()), "the key is not that of ns/other"),
         (endpoints("s0", &["here"]), "`here`"),
         (Resource { body: Some(Body::Backend(misnamed())) }, "does not begin with `backend/`"),
     ];
