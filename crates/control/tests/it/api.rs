@@ -37,6 +37,9 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 /// Plural, namespace, name.
 type Name = (String, String, String);
 
+/// What somebody else does to an object.
+type Change = Box<dyn FnOnce(&mut Value) + Send>;
+
 #[derive(Default)]
 struct State {
     version: u64,
@@ -47,7 +50,7 @@ struct State {
     /// Writes as they came: method, path, body.
     writes: Vec<(String, String, Value)>,
     /// Before the next status writes of objects with this name, somebody else changes the object so.
-    intruders: BTreeMap<String, Vec<Box<dyn FnOnce(&mut Value) + Send>>>,
+    intruders: BTreeMap<String, Vec<Change>>,
     /// Paths that fail with this code this many times.
     failures: BTreeMap<String, (u32, StatusCode)>,
     /// Plurals whose events are held back from watchers.

@@ -1,5 +1,7 @@
 //! The control plane against a scripted API and a data plane that only answers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod api;
 mod plane;
 mod provisioning;
