@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::admission::services::API_ADDRESS;
 use crate::auth::User;
 use crate::error::{ApiError, ApiResult};
 use crate::registry::{Resource, Version};
@@ -17,12 +18,49 @@ use crate::{ApiServerError, Channel};
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 pub(crate) fn install(api: &Arc<Api>, channel: Channel) -> Result<(), ApiServerError> {
-    let _ = channel;
     for name in NAMESPACES {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         create(api, "", "namespaces", object)?;
     }
+    create(api, "", "services", api_service())?;
+    for (_, definition) in weir_schema::crds::builtin(channel) {
+        define(api, definition)?;
+    }
     Ok(())
+}
+
+/// The Service by which pods of a cluster find the API. Nothing here resolves it; clients expect it to be there.
+fn api_service() -> Value {
+    let address = API_ADDRESS.to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "clusterIPs": [address],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    })
+}
+
+/// Stores a definition that comes with this program. It is not validated at every start, for a test does that; its schemas are compiled when
+/// they are first needed.
+fn define(api: &Arc<Api>, mut definition: Value) -> Result<(), ApiServerError> {
+    let name = crate::object::name(&definition).to_owned();
+    let install = |definition: &mut Value| -> ApiResult<()> {
+        let call = Call::internal(api, "apiextensions.k8s.io", "customresourcedefinitions", definition)?;
+        api.install_definition(&call, std::mem::take(definition))
+    };
+    install(&mut definition).map_err(|source| ApiServerError::Builtin {
+        object: format!("CustomResourceDefinition {name}"),
+        source,
+    })
 }
 
 fn create(api: &Arc<Api>, group: &str, plural: &str, object: Value) -> Result<(), ApiServerError> {

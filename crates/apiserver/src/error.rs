@@ -210,6 +210,21 @@ impl ApiError {
         ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message).about(subject)
     }
 
+    /// An admission policy said no.
+    pub(crate) fn denied(subject: Subject, denial: &weir_schema::cel::Denial) -> ApiError {
+        let code = StatusCode::from_u16(denial.code()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        let reason = match denial.reason.as_str() {
+            "Unauthorized" => "Unauthorized",
+            "Forbidden" => "Forbidden",
+            "RequestEntityTooLarge" => "RequestEntityTooLarge",
+            _ => "Invalid",
+        };
+        let message = format!("{} {:?} is forbidden: {denial}", subject.qualified(), subject.name);
+        let mut error = ApiError::new(code, reason, message).about(subject);
+        error.causes = vec![Cause { reason: "", message: denial.to_string(), field: String::new() }];
+        error
+    }
+
     pub(crate) fn method_not_allowed() -> ApiError {
         let text = "the server does not allow this method on the requested resource";
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", text).about(Subject::default())
@@ -351,7 +366,11 @@ impl ApiError {
 }
 
 fn cause_json(cause: &Cause) -> Value {
-    let mut out = json!({"reason": cause.reason, "message": cause.message});
+    let mut out = json!({});
+    if !cause.reason.is_empty() {
+        out["reason"] = Value::from(cause.reason);
+    }
+    out["message"] = Value::from(cause.message.as_str());
     if !cause.field.is_empty() {
         out["field"] = Value::from(cause.field.as_str());
     }

@@ -19,6 +19,7 @@ mod crd;
 mod discovery;
 mod error;
 mod events;
+pub mod loader;
 mod logs;
 mod object;
 mod openapi;
@@ -50,16 +51,7 @@ pub use logs::{LogLine, LogReader, LogSource};
 use registry::Registry;
 use rest::Api;
 use store::Store;
-
-/// Which set of Gateway API definitions is there from the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Channel {
-    /// Generally available kinds and fields.
-    Standard,
-    /// Those and the experimental ones.
-    #[default]
-    Experimental,
-}
+pub use weir_schema::crds::Channel;
 
 /// How uids and creation times are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

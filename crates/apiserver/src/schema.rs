@@ -18,9 +18,6 @@ use crate::protobuf;
 use crate::registry::{Resource, Version, split_api_version};
 use crate::rest::{Api, Call};
 
-/// OpenAPI components of the built-in kinds, from a Kubernetes 1.36 API server.
-const BUILTIN_SCHEMAS: &str = include_str!("../../schema/builtin/schemas.json");
-
 /// Media types of request bodies, for 415.
 const BODY_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
@@ -43,7 +40,8 @@ pub(crate) fn components() -> &'static Components {
     static COMPONENTS: OnceLock<Components> = OnceLock::new();
     COMPONENTS.get_or_init(|| {
         // The document is part of the program; a test reads it whole.
-        let schemas: Map<String, Value> = serde_json::from_str(BUILTIN_SCHEMAS).unwrap_or_default();
+        let schemas: Map<String, Value> =
+            serde_json::from_str(weir_schema::builtin::SCHEMAS).unwrap_or_default();
         let mut by_kind = BTreeMap::new();
         for (name, schema) in &schemas {
             for gvk in object::array(schema, "/x-kubernetes-group-version-kind") {
@@ -68,21 +66,11 @@ pub(crate) fn structural<'a>(resource: &Resource, version: &'a Version) -> Optio
         if resource.custom {
             return Structural::compile(&version.openapi).ok();
         }
-        let components = components();
         // Events are kept and judged in their `v1` form, whichever group they came through.
-        let (group, name) = if resource.plural == "events" {
-            ("", "v1")
-        } else {
-            (resource.group.as_str(), version.name.as_str())
-        };
-        let name = components.of_kind(group, name, &resource.kind)?;
-        match Structural::compile_component(&components.schemas, name) {
-            Ok(structural) => Some(structural),
-            Err(error) => {
-                tracing::error!(%error, component = name, "a built-in schema cannot be compiled");
-                None
-            }
-        }
+        let events = resource.plural == "events";
+        let (group, name) =
+            if events { ("", "v1") } else { (resource.group.as_str(), version.name.as_str()) };
+        weir_schema::builtin::schema_for(group, name, &resource.kind)
     };
     version.schema.get_or_init(compile).as_ref()
 }
@@ -201,7 +189,7 @@ fn decode_error(call: &Call, error: AdmitError) -> ApiError {
     }
 }
 
-fn cause(error: FieldError) -> Cause {
+pub(crate) fn cause(error: FieldError) -> Cause {
     Cause { reason: error.kind.reason(), message: error.body(), field: error.path }
 }
 

@@ -3,16 +3,25 @@
 //! Owns: what a create and an update may set (status apart from the rest, generation), the defaults that are in Kubernetes' Go code instead of its
 //! schema, names, addresses and ports of Services, admission policies.
 
+pub(crate) mod defaults;
 pub(crate) mod names;
+mod policies;
+pub(crate) mod services;
 
-use parking_lot::Mutex;
-use serde_json::Value;
+use policies::Policies;
+pub(crate) use services::Grant;
+use services::Services;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use weir_schema::cel::Policy;
 
 use crate::crd;
 use crate::error::{ApiResult, Cause};
 use crate::object;
 use crate::registry::{Resource, Version};
 use crate::rest::{Api, Call};
+use crate::schema;
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +34,8 @@ pub(crate) enum Operation {
 /// What admission remembers between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
-    services: Mutex<()>,
-}
-
-/// Something taken for an object that is not stored yet; given back unless kept.
-pub(crate) struct Grant {}
-
-impl Grant {
-    pub(crate) fn keep(self) {}
+    services: Services,
+    policies: Policies,
 }
 
 impl Admission {
@@ -41,29 +44,30 @@ impl Admission {
     }
 
     /// Takes what the object needs from a shared pool: a Service's address and ports.
-    pub(crate) fn allocate(
-        &self,
-        _call: &Call,
-        _old: Option<&Value>,
-        _object: &mut Value,
-    ) -> ApiResult<Grant> {
-        let _ = &self.services;
-        Ok(Grant {})
+    pub(crate) fn allocate(&self, call: &Call, old: Option<&Value>, object: &mut Value) -> ApiResult<Grant> {
+        if call.resource.is("", "services") && call.subresource.is_empty() {
+            return self.services.allocate(call, old, object);
+        }
+        Ok(Grant::default())
     }
 
     /// Gives back what a deleted object had.
-    pub(crate) fn release(&self, _call: &Call, _object: &Value) {}
+    pub(crate) fn release(&self, call: &Call, object: &Value) {
+        if call.resource.is("", "services") {
+            self.services.release(object);
+        }
+    }
 
-    /// Asks the admission policies.
+    /// Asks the admission policies. `object` is `None` for a deletion.
     pub(crate) fn policies(
         &self,
-        _api: &Api,
-        _call: &Call,
-        _operation: Operation,
-        _old: Option<&Value>,
-        _object: &mut Value,
+        api: &Api,
+        call: &Call,
+        operation: Operation,
+        old: Option<&Value>,
+        object: Option<&Value>,
     ) -> ApiResult<()> {
-        Ok(())
+        self.policies.judge(api, call, operation, old, object)
     }
 }
 
@@ -114,7 +118,40 @@ pub(crate) fn prepare_create(resource: &Resource, version: &Version, object: &mu
     }
     let generation = has_generation(resource).then(|| Value::from(1));
     object::set_meta(object, "generation", generation);
+    if resource.is("", "namespaces") {
+        object::child(object, "spec")["finalizers"] = json!(["kubernetes"]);
+    }
+    if resource.is("", "secrets") {
+        encode_string_data(object);
+    }
+    if !resource.custom
+        && let Some(status) = defaults::first_status(resource, object)
+    {
+        object::as_map(object).insert("status".to_owned(), status);
+    }
 }
+
+/// `stringData` is a way to write `data`; it is not kept.
+fn encode_string_data(secret: &mut Value) {
+    let Some(Value::Object(plain)) = object::as_map(secret).shift_remove("stringData") else { return };
+    for (key, value) in plain {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(value.as_str().unwrap_or_default());
+        object::child(secret, "data")[key] = Value::from(encoded);
+    }
+}
+
+/// Puts a field of the stored object in place of what the client sent.
+fn keep(old: &Value, object: &mut Value, key: &str) {
+    let map = object::as_map(object);
+    match old.get(key) {
+        Some(value) => map.insert(key.to_owned(), value.clone()),
+        None => map.shift_remove(key),
+    };
+}
+
+/// Kinds whose metadata may be edited through their status. Source: their status strategies in kube-apiserver.
+const METADATA_WITH_STATUS: &[(&str, &str)] =
+    &[("", "nodes"), ("", "pods"), ("", "services"), ("", "namespaces")];
 
 /// What a client may not set by an update: the status through the object, the rest through the status.
 pub(crate) fn prepare_update(
@@ -124,24 +161,30 @@ pub(crate) fn prepare_update(
     old: &Value,
     object: &mut Value,
 ) {
-    let _ = resource;
-    if subresource == "status" {
-        let status = object.get("status").cloned();
-        let mut next = old.clone();
-        let managed = object.pointer("/metadata/managedFields").cloned();
-        object::set_meta(&mut next, "managedFields", managed);
-        let map = object::as_map(&mut next);
-        match status {
-            Some(status) => map.insert("status".to_owned(), status),
-            None => map.shift_remove("status"),
-        };
-        *object = next;
-    } else if version.has_status() {
-        let map = object::as_map(object);
-        match old.get("status") {
-            Some(status) => map.insert("status".to_owned(), status.clone()),
-            None => map.shift_remove("status"),
-        };
+    match subresource {
+        "status" => {
+            let mut next = old.clone();
+            if METADATA_WITH_STATUS.iter().any(|(group, plural)| resource.is(group, plural)) {
+                keep(object, &mut next, "metadata");
+            } else {
+                let managed = object.pointer("/metadata/managedFields").cloned();
+                object::set_meta(&mut next, "managedFields", managed);
+            }
+            keep(object, &mut next, "status");
+            *object = next;
+        }
+        "finalize" => keep(old, object, "status"),
+        _ => {
+            if version.has_status() {
+                keep(old, object, "status");
+            }
+            if resource.is("", "namespaces") {
+                keep(old, object, "spec");
+            }
+            if resource.is("", "secrets") {
+                encode_string_data(object);
+            }
+        }
     }
 }
 
@@ -149,6 +192,8 @@ pub(crate) fn prepare_update(
 pub(crate) fn default_fields(resource: &Resource, object: &mut Value) {
     if crd::is_definition(resource) {
         crd::default_fields(object);
+    } else if !resource.custom {
+        defaults::apply(resource, object);
     }
 }
 
@@ -160,6 +205,11 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     }
     if crd::is_definition(resource) {
         causes.extend(crd::validate(object, old));
+    }
+    if resource.is("admissionregistration.k8s.io", "validatingadmissionpolicies")
+        && let Err(errors) = Policy::compile(object)
+    {
+        causes.extend(errors.into_iter().map(schema::cause));
     }
     causes
 }

@@ -121,6 +121,19 @@ impl Api {
         }
     }
 
+    /// Creates a definition that comes with this program, without judging it.
+    pub(crate) fn install_definition(&self, call: &Call, mut object: Value) -> ApiResult<()> {
+        admission::prepare_create(&call.resource, &call.version, &mut object);
+        self.fill_new(call, &mut object);
+        admission::default_fields(&call.resource, &mut object);
+        schema::own_fields(self, call, None, &mut object, FieldsOf::Update)?;
+        crd::settle(self, call, &mut object)?;
+        let effect = self.effect_of(call, None, Some(&object));
+        let committed =
+            self.store.commit(&call.resource.id, &call.name, Expected::Absent, Some(object), effect);
+        committed.map(drop).map_err(|_| ApiError::already_exists(call.subject(&call.name)))
+    }
+
     fn fit_namespace(&self, call: &Call, object: &mut Value) -> ApiResult<()> {
         let stated = object::namespace(object);
         if !call.resource.namespaced {
@@ -288,10 +301,10 @@ impl Api {
             schema::own_fields(self, call, Some(old), &mut object, own)?;
         }
         crd::settle(self, call, &mut object)?;
+        let grant = self.admission.allocate(call, Some(old), &mut object)?;
         if schema::is_same(old, &object) {
             return Ok(Some(current.clone()));
         }
-        let grant = self.admission.allocate(call, Some(old), &mut object)?;
         if call.dry_run() {
             return Ok(Some(Arc::new(Stored::new(current.revision, object))));
         }
@@ -330,7 +343,7 @@ impl Api {
         if !causes.is_empty() {
             return Err(ApiError::invalid(call.kind_subject(object::name(object)), causes));
         }
-        self.admission.policies(self, call, operation, old, object)
+        self.admission.policies(self, call, operation, old, Some(object))
     }
 
     fn update_scale(&self, call: &Call, change: impl Fn(&Value) -> ApiResult<Value>) -> ApiResult<Reply> {
@@ -402,7 +415,7 @@ impl Api {
         let old = &current.value;
         options.check(call, current)?;
         self.check_may_delete(call, old)?;
-        self.admission.policies(self, call, Operation::Delete, Some(old), &mut Value::Null)?;
+        self.admission.policies(self, call, Operation::Delete, Some(old), None)?;
         let object = self.marked_for_deletion(call, old, options);
         let key = object::key(&call.namespace, &call.name);
         let expected = Expected::Revision(current.revision);
