@@ -233,7 +233,9 @@ fn a_page_does_not_stay_on_one_side_for_long_even_within_one_period() {
 
 #[test]
 fn each_position_of_a_period_falls_to_each_backend_in_its_share() {
-    for weights in [&[1, 1][..], &[3, 2], &[5, 3, 2], &[1, 1, 2, 3], &[4001, 97, 3]] {
+    for weights in
+        [&[1, 1][..], &[3, 2], &[5, 3, 2], &[1, 1, 2, 3], &[4001, 97, 3], &[34, 21, 13, 8, 5, 3, 2, 1]]
+    {
         let split = split_of(11, 1, weights);
         let period = split.period();
         let periods = 20_000u64;
