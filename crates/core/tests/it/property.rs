@@ -358,7 +358,7 @@ fn body(kind: Kind, dice: &mut Dice) -> Value {
                  "conditions": {"ready": dice.pick(&[json!(null), json!(true), json!(false)])}},
                 {"addresses": ["10.0.0.3", "10.0.0.1"],
                  "conditions": {"ready": false, "serving": true, "terminating": dice.pick(&[true, false])}}]}),
-        Kind::Namespace => json!({"metadata": {"labels": {"team": dice.pick(&["x", "y"])}}}),
+        Kind::Namespace => json!({"metadata": {"labels": {"team": dice.pick(&["x", "y", "y", "y", "y"])}}}),
         Kind::GatewayConfiguration => json!({"metadata": {}, "spec": dice.pick(&[
             json!({}), json!({"dataPlaneOptions": {"deployment": {"replicas": 2}}})])}),
         Kind::Ingress => json!({"metadata": {}, "spec": {
@@ -394,7 +394,7 @@ fn gateway(dice: &mut Dice) -> Value {
                 "hostname": dice.pick(&[json!(null), json!("*.example.com"), json!("a.example.com")]),
                 "allowedRoutes": {
                     "namespaces": {
-                        "from": dice.pick(&["All", "Selector", "Selector", "Selector", "Same", "None", "Odd"]),
+                        "from": dice.pick(&[["All", "Same", "Selector"][index], "Selector", "All", "None", "Odd"]),
                         "selector": {"matchLabels": {"team": "x"}}},
                     "kinds": dice.pick(&[
                         json!([]), json!([{"kind": "HTTPRoute"}, {"kind": "Odd"}]), json!([{"kind": "Odd"}])])}})
