@@ -265,3 +265,30 @@ fn a_gateway_is_programmed_only_when_its_bind_was_reported() {
     assert_eq!(output.released, [gateway]);
     assert_eq!(output.update.removals, ["listener/default/gw/http"]);
 }
+
+#[test]
+fn a_gateway_that_runs_goes_on_when_its_class_loses_its_parameters() {
+    let configuration = key(Kind::GatewayConfiguration, "kong", "p");
+    let mut world = World::new();
+    world.put(
+        json!({"kind": "GatewayConfiguration", "metadata": {"namespace": "kong", "name": "p"}, "spec": {}}),
+    );
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "c"},
+        "spec": {"controllerName": "konghq.com/gateway-operator", "parametersRef": {
+            "group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "namespace": "kong", "name": "p"}}}));
+    let gateway = |name: &str| {
+        json!({"kind": "Gateway", "metadata": {"namespace": "kong", "name": name},
+            "spec": {"gatewayClassName": "c", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}})
+    };
+    world.put(gateway("runs"));
+    world.settle();
+    let output = world.remove(&configuration);
+    assert!(output.update_is_empty() && output.released.is_empty());
+    let stated: Vec<String> = output.statuses.iter().map(|(key, _)| key.to_string()).collect();
+    assert_eq!(stated, ["GatewayClass c"], "the class says what is wrong; the Gateway has nothing wrong");
+    let output = world.put(gateway("new"));
+    assert!(
+        output.update_is_empty() && output.gateways.is_empty(),
+        "nothing new is provided for such a class"
+    );
+}
