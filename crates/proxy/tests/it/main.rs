@@ -3,3 +3,5 @@
 mod guards;
 mod harness;
 mod messages;
+mod refusals;
+mod upgrades;

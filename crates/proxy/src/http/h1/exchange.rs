@@ -80,7 +80,10 @@ impl Connection {
         loop {
             let acquired = match acquire(&worker, &forward, &mut tried, fresh).await {
                 Ok(acquired) => acquired,
-                Err(failure) => return self.give_up(forward, record, failure).await,
+                Err(failure) => {
+                    let out = worker.buffers.out();
+                    return self.give_up(forward, record, failure, out).await;
+                }
             };
             record.retries += acquired.failed_tries;
             if let Some(text) = &mut record.text {
@@ -97,8 +100,9 @@ impl Connection {
                 }
                 Err(failure) if exchange.may_be_answered() => {
                     exchange.note(failure, &worker);
-                    exchange.abandon(&worker);
-                    return self.give_up(forward, record, failure).await;
+                    // Interim responses that are not out yet go first: the client may have seen the start of one.
+                    let out = exchange.into_unsent(&worker);
+                    return self.give_up(forward, record, failure, out).await;
                 }
                 Err(failure) => return self.cut_short(exchange, forward, record, failure),
             }
@@ -106,7 +110,13 @@ impl Connection {
     }
 
     /// Answers a request that could not be forwarded.
-    async fn give_up(&mut self, forward: Forward, mut record: RequestRecord, failure: Failure) -> Next {
+    async fn give_up(
+        &mut self,
+        forward: Forward,
+        mut record: RequestRecord,
+        failure: Failure,
+        out: Vec<u8>,
+    ) -> Next {
         let worker = self.worker().clone();
         let mut up = forward.up;
         record.request_bytes = up.written();
@@ -121,7 +131,7 @@ impl Connection {
             record.finish(&worker);
             return Next::Close;
         }
-        match route::fail(&worker, failure, context, worker.buffers.out(), &mut record) {
+        match route::fail(&worker, failure, context, out, &mut record) {
             Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
             Decision::Forward(_) => Next::Close,
         }
@@ -242,7 +252,8 @@ impl Exchange {
             let before = self.phase;
             if self.sending {
                 self.poll_up(cx, connection, forward, worker)?;
-            } else if self.watching {
+            }
+            if !self.sending && self.watching {
                 self.watch_client(cx, connection, worker)?;
             }
             match self.phase {
@@ -498,9 +509,9 @@ impl Exchange {
             && forward.up.rewind()
     }
 
-    /// Whether the client has seen nothing of a response yet.
+    /// Whether the client has seen nothing of a final response yet.
     fn may_be_answered(&self) -> bool {
-        self.phase == Phase::Head && !self.down.has_output()
+        self.phase == Phase::Head
     }
 
     /// Counts a failure against the endpoint if it is its fault.
@@ -512,10 +523,18 @@ impl Exchange {
     }
 
     /// Gives back what is leased; the connection is closed.
-    fn abandon(mut self, worker: &Worker) {
+    fn abandon(self, worker: &Worker) {
+        worker.buffers.give_back_out(self.into_unsent(worker));
+    }
+
+    /// As [`Self::abandon`], but keeps what the client has not been sent yet.
+    fn into_unsent(mut self, worker: &Worker) -> Vec<u8> {
         self.input.consume(usize::MAX);
         self.input.release(&worker.buffers);
-        worker.buffers.give_back_out(self.down.into_out());
+        match self.down.into_unsent() {
+            none if none.capacity() == 0 => worker.buffers.out(),
+            unsent => unsent,
+        }
     }
 }
 

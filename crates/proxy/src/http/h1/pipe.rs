@@ -123,6 +123,12 @@ impl Pipe {
         &mut self.out
     }
 
+    /// What has not been written yet, if that is in the head buffer alone.
+    pub(crate) fn into_unsent(mut self) -> Vec<u8> {
+        self.out.drain(..self.out_at);
+        self.out
+    }
+
     /// Gives the head buffer back.
     pub(crate) fn into_out(self) -> Vec<u8> {
         self.out
@@ -144,8 +150,9 @@ impl Pipe {
         waiting: &mut Waiting,
     ) -> Poll<Result<(), PipeError>> {
         loop {
-            if self.pass == 0 && self.tail.is_empty() && !input.is_empty() {
-                self.load(input).map_err(PipeError::Body)?;
+            let mut loaded = true;
+            while loaded && self.may_load(input) {
+                loaded = self.load(input).map_err(PipeError::Body)?;
             }
             if self.has_output() {
                 *waiting = Waiting::ForSink;
@@ -154,6 +161,9 @@ impl Pipe {
             input.release(buffers);
             if self.scan.is_done() {
                 return Poll::Ready(Ok(()));
+            }
+            if loaded && !input.is_empty() {
+                continue;
             }
             // What is left could not be scanned: it is the start of something that has not arrived whole.
             let before = input.bytes().len();
@@ -169,18 +179,22 @@ impl Pipe {
         }
     }
 
-    /// Scans what is in the buffer, until there is something to write or nothing more can be told.
-    fn load(&mut self, input: &mut ReadBuffer) -> Result<(), BodyError> {
-        while !self.scan.is_done() && self.pass == 0 {
-            let step = self.scan.step(input.bytes())?;
-            input.consume(step.skip);
-            if step.pass == 0 && step.skip == 0 {
-                break;
-            }
-            self.pass = step.pass;
-        }
+    /// There is room for more output, and something that may become it.
+    fn may_load(&self, input: &ReadBuffer) -> bool {
+        self.pass == 0
+            && self.tail.is_empty()
+            && !input.is_empty()
+            && !self.scan.is_done()
+            && self.out.len() - self.out_at < JOIN_BYTES
+    }
+
+    /// Takes one step through what is in the buffer. False when nothing more can be told from it.
+    fn load(&mut self, input: &mut ReadBuffer) -> Result<bool, BodyError> {
+        let step = self.scan.step(input.bytes())?;
+        input.consume(step.skip);
+        self.pass = step.pass;
         if self.pass == 0 {
-            return Ok(());
+            return Ok(step.skip > 0);
         }
         self.passed += self.pass as u64;
         if self.wrap {
@@ -188,7 +202,7 @@ impl Pipe {
             self.tail = CHUNK_END;
         }
         self.join(input);
-        Ok(())
+        Ok(true)
     }
 
     /// Copies passed bytes behind the head where that is cheaper than a vectored write, or where they must be kept.
