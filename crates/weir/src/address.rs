@@ -48,10 +48,15 @@ impl FromStr for AddressRange {
         let address: Ipv4Addr = address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?;
         let prefix: u8 = prefix.parse().map_err(|_| format!("`{prefix}` is not a prefix length"))?;
         if !address.is_loopback() {
-            return Err(format!("{address} is not a loopback address: the range must lie inside 127.0.0.0/8"));
+            return Err(format!(
+                "{address} is not a loopback address: the range must lie inside 127.0.0.0/8"
+            ));
         }
         if !(8..=Self::LONGEST_PREFIX).contains(&prefix) {
-            return Err(format!("the prefix length must be from 8 to {}, not {prefix}", Self::LONGEST_PREFIX));
+            return Err(format!(
+                "the prefix length must be from 8 to {}, not {prefix}",
+                Self::LONGEST_PREFIX
+            ));
         }
         let network = u32::from(address);
         if network << prefix != 0 {
@@ -84,7 +89,9 @@ impl Claim {
                 let suffix = format!("-{}-{}", Ipv4Addr::from(range.network), range.prefix);
                 Ok(Claim { range, suffix, _socket: socket })
             }
-            None => bail!("--address-range: {range} is in use by another sandbox on this machine; choose another"),
+            None => {
+                bail!("--address-range: {range} is in use by another sandbox on this machine; choose another")
+            }
         }
     }
 
@@ -97,7 +104,9 @@ impl Claim {
                 return Ok(Claim { range, suffix, _socket: socket });
             }
         }
-        bail!("{DEFAULT_BLOCKS} sandboxes run on this machine already; give one a range of its own with --address-range")
+        bail!(
+            "{DEFAULT_BLOCKS} sandboxes run on this machine already; give one a range of its own with --address-range"
+        )
     }
 }
 

@@ -37,7 +37,8 @@ pub(crate) fn start(
     shutdown: CancellationToken,
 ) -> Result<SocketAddr> {
     let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-    let listener = std::net::TcpListener::bind(address).with_context(|| format!("--admin: binding {address}"))?;
+    let listener =
+        std::net::TcpListener::bind(address).with_context(|| format!("--admin: binding {address}"))?;
     listener.set_nonblocking(true)?;
     let bound = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,7 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::address::AddressRange;
 
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about = "A Kubernetes Gateway API gateway: exact traffic splitting, with or without a cluster")]
+#[command(
+    name = "weir",
+    version,
+    about = "A Kubernetes Gateway API gateway: exact traffic splitting, with or without a cluster"
+)]
 pub(crate) struct CommandLine {
     /// What to log to standard error, e.g. `info` or `warn,weir_proxy=debug` (default: `warn`).
     #[arg(long, global = true, env = "WEIR_LOG", value_name = "DIRECTIVES")]
@@ -85,6 +89,9 @@ pub(crate) struct ServeOptions {
     /// Address of Gateways that ask for none in spec.addresses.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub(crate) address: IpAddr,
+    /// Seconds for which connections are still accepted after a signal to end, so that load balancers can notice.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) drain_delay: u16,
     /// Which Gateway API channel the objects are checked against.
     #[arg(long, value_enum, default_value_t = Channel::Experimental)]
     pub(crate) channel: Channel,

@@ -27,13 +27,18 @@ pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
     let path = match (&options.kubeconfig, std::env::var_os("KUBECONFIG")) {
         (Some(path), _) => path.clone(),
         (None, Some(_)) => {
-            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.context("reading $KUBECONFIG")?;
+            let config = Config::from_kubeconfig(&KubeConfigOptions::default())
+                .await
+                .context("reading $KUBECONFIG")?;
             return client(config);
         }
         (None, None) => state_folder()?.join("kubeconfig"),
     };
     if !path.exists() {
-        bail!("no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig", path.display());
+        bail!(
+            "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
+            path.display()
+        );
     }
     connect_with(&path).await
 }
@@ -58,7 +63,10 @@ pub(crate) async fn admin_url(options: &ClientOptions) -> Result<String> {
     }
     let client = connect(options).await?;
     let (namespace, name) = SANDBOX_CONFIG_MAP;
-    let found = Api::<ConfigMap>::namespaced(client, namespace).get_opt(name).await.context("asking the Kubernetes API")?;
+    let found = Api::<ConfigMap>::namespaced(client, namespace)
+        .get_opt(name)
+        .await
+        .context("asking the Kubernetes API")?;
     let data = found.and_then(|map| map.data).unwrap_or_default();
     let url = data.get("admin").ok_or_else(|| anyhow!("the API does not say where the admin port is (ConfigMap {namespace}/{name}): name it with --admin URL"))?;
     Ok(url.clone())
@@ -69,11 +77,14 @@ pub(crate) async fn get(url: &str) -> Result<Bytes> {
     let uri: http::Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
     let authority = uri.authority().with_context(|| format!("`{url}` names no host"))?.clone();
     let address = (authority.host(), authority.port_u16().unwrap_or(80));
-    let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("connecting to {authority}"))?;
+    let stream = tokio::net::TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connecting to {authority}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = http::Request::get(path).header(http::header::HOST, authority.as_str()).body(Empty::<Bytes>::new())?;
+    let request =
+        http::Request::get(path).header(http::header::HOST, authority.as_str()).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
@@ -87,7 +98,9 @@ pub(crate) async fn get(url: &str) -> Result<Bytes> {
 /// Columns padded to their widest cell, two spaces apart, no trailing blanks.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));

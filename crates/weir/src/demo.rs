@@ -18,13 +18,14 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::cli::{Channel, DemoOptions, ProcessOptions, SandboxOptions};
 use crate::sandbox::Sandbox;
+use crate::status::gateway_api;
 use crate::{client, stdio};
 
 /// The guide's own files, in the guide's order.
@@ -53,7 +54,10 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        println!("Sandbox ready in {} ms: a Kubernetes API, echo pods and the gateway in this process.", started.elapsed().as_millis());
+        println!(
+            "Sandbox ready in {} ms: a Kubernetes API, echo pods and the gateway in this process.",
+            started.elapsed().as_millis()
+        );
         let exact = story(&sandbox.kubeconfig.path).await?;
         if std::io::stdout().is_terminal() && !options.exit {
             println!("\nCtrl-C ends it.");
@@ -130,36 +134,57 @@ impl Guide {
                 deployment.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0) > 0
             };
             let fields = watcher::Config::default().fields(&format!("metadata.name={name}"));
-            wait_until(deployments.clone(), fields, available).await.with_context(|| format!("Deployment {name}"))?;
+            wait_until(deployments.clone(), fields, available)
+                .await
+                .with_context(|| format!("Deployment {name}"))?;
             let ready = |slice: &EndpointSlice| {
-                slice.endpoints.iter().flatten().any(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false))
+                slice
+                    .endpoints
+                    .iter()
+                    .flatten()
+                    .any(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false))
             };
             let labels = watcher::Config::default().labels(&format!("kubernetes.io/service-name={name}"));
-            wait_until(slices.clone(), labels, ready).await.with_context(|| format!("endpoints of Service {name}"))?;
+            wait_until(slices.clone(), labels, ready)
+                .await
+                .with_context(|| format!("endpoints of Service {name}"))?;
         }
         Ok(())
     }
 
     /// Until the route's conditions say that it answers; then where the shared data plane listens.
     async fn wait_for_route(&self) -> Result<SocketAddr> {
-        let routes = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &gateway_api("HTTPRoute", "httproutes"));
+        let routes = Api::<DynamicObject>::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &gateway_api("HTTPRoute", "httproutes"),
+        );
         let name = watcher::Config::default().fields("metadata.name=echo");
         let answers = |route: &DynamicObject| {
             let parents = route.data["status"]["parents"].as_array().cloned().unwrap_or_default();
-            parents.iter().any(|parent| is_true(parent, "Accepted", route) && is_true(parent, "ResolvedRefs", route))
+            parents
+                .iter()
+                .any(|parent| is_true(parent, "Accepted", route) && is_true(parent, "ResolvedRefs", route))
         };
         wait_until(routes, name, answers).await.context("HTTPRoute echo: Accepted and ResolvedRefs")?;
-        let gateways = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &gateway_api("Gateway", "gateways"));
+        let gateways = Api::<DynamicObject>::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &gateway_api("Gateway", "gateways"),
+        );
         let name = watcher::Config::default().fields("metadata.name=kong");
         let programmed = |gateway: &DynamicObject| is_true(&gateway.data["status"], "Programmed", gateway);
         let gateway = wait_until(gateways, name, programmed).await.context("Gateway kong: Programmed")?;
-        let ip = gateway.data["status"]["addresses"][0]["value"].as_str().context("a Gateway without an address")?;
+        let ip = gateway.data["status"]["addresses"][0]["value"]
+            .as_str()
+            .context("a Gateway without an address")?;
         Ok(SocketAddr::new(ip.parse()?, self.port().await?))
     }
 
     /// 80, or what stands for it where low ports may not be bound: the Service of the shared data plane says so.
     async fn port(&self) -> Result<u16> {
-        let service = Api::<Service>::namespaced(self.client.clone(), "kong").get("kong-gateway-proxy").await?;
+        let service =
+            Api::<Service>::namespaced(self.client.clone(), "kong").get("kong-gateway-proxy").await?;
         let annotations = service.metadata.annotations.unwrap_or_default();
         let bound = annotations.get("weir.dev/bound-ports").map(String::as_str).unwrap_or_default();
         let moved = bound.split(',').find_map(|pair| pair.strip_prefix("80="));
@@ -167,15 +192,23 @@ impl Guide {
     }
 
     async fn patch_weights(&self) -> Result<()> {
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &gateway_api("HTTPRoute", "httproutes"));
+        let api = Api::<DynamicObject>::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &gateway_api("HTTPRoute", "httproutes"),
+        );
         let patch: kube::core::params::Patch<Value> = Patch::Json(serde_json::from_str(WEIGHTS)?);
         let patched = api.patch("echo", &PatchParams::default(), &patch).await?;
         let generation = patched.metadata.generation;
         let seen = move |route: &DynamicObject| {
-            let conditions = route.data["status"]["parents"][0]["conditions"].as_array().cloned().unwrap_or_default();
-            !conditions.is_empty() && conditions.iter().all(|c| c["observedGeneration"].as_i64() == generation)
+            let conditions =
+                route.data["status"]["parents"][0]["conditions"].as_array().cloned().unwrap_or_default();
+            !conditions.is_empty()
+                && conditions.iter().all(|c| c["observedGeneration"].as_i64() == generation)
         };
-        wait_until(api, watcher::Config::default().fields("metadata.name=echo"), seen).await.context("HTTPRoute echo after the patch")?;
+        wait_until(api, watcher::Config::default().fields("metadata.name=echo"), seen)
+            .await
+            .context("HTTPRoute echo after the patch")?;
         println!("httproute.gateway.networking.k8s.io/echo patched");
         Ok(())
     }
@@ -183,15 +216,21 @@ impl Guide {
     /// Sends the requests, prints the table, and says whether every count is within one of its share.
     async fn count(&self, address: SocketAddr) -> Result<bool> {
         let counts = send(address).await?;
-        let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE).list(&ListParams::default()).await?.items;
-        let services = Api::<Service>::namespaced(self.client.clone(), NAMESPACE).list(&ListParams::default()).await?.items;
+        let pods =
+            Api::<Pod>::namespaced(self.client.clone(), NAMESPACE).list(&ListParams::default()).await?.items;
+        let services = Api::<Service>::namespaced(self.client.clone(), NAMESPACE)
+            .list(&ListParams::default())
+            .await?
+            .items;
         let weights = self.weights().await?;
         let total: u64 = weights.iter().map(|(_, weight)| weight).sum();
-        let mut rows = vec![["SERVICE", "WEIGHT", "POD", "COUNT", "EXPECTED", ""].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["SERVICE", "WEIGHT", "POD", "COUNT", "EXPECTED", ""].map(str::to_owned).to_vec()];
         let mut exact = true;
         let mut seen = 0;
         for (service, weight) in &weights {
-            let of_service: Vec<_> = counts.iter().filter(|(pod, _)| serves(service, pod, &services, &pods)).collect();
+            let of_service: Vec<_> =
+                counts.iter().filter(|(pod, _)| serves(service, pod, &services, &pods)).collect();
             let count: u32 = of_service.iter().map(|(_, count)| **count).sum();
             seen += count;
             let expected = *weight as f64 * f64::from(REQUESTS) / total.max(1) as f64;
@@ -199,7 +238,14 @@ impl Guide {
             exact &= good;
             let names: Vec<&str> = of_service.iter().map(|(pod, _)| pod.as_str()).collect();
             let verdict = if good { "exact" } else { "OFF" };
-            rows.push(vec![service.clone(), weight.to_string(), names.join(","), count.to_string(), format!("{expected:.1}"), verdict.to_owned()]);
+            rows.push(vec![
+                service.clone(),
+                weight.to_string(),
+                names.join(","),
+                count.to_string(),
+                format!("{expected:.1}"),
+                verdict.to_owned(),
+            ]);
         }
         print!("{}", client::table(&rows));
         if seen != REQUESTS {
@@ -210,17 +256,24 @@ impl Guide {
 
     /// Names and weights as the API returns them (its default of 1 included).
     async fn weights(&self) -> Result<Vec<(String, u64)>> {
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), NAMESPACE, &gateway_api("HTTPRoute", "httproutes"));
+        let api = Api::<DynamicObject>::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &gateway_api("HTTPRoute", "httproutes"),
+        );
         let route = api.get("echo").await?;
-        let references = route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
-        let pair = |reference: &Value| Some((reference["name"].as_str()?.to_owned(), reference["weight"].as_u64()?));
+        let references =
+            route.data["spec"]["rules"][0]["backendRefs"].as_array().cloned().unwrap_or_default();
+        let pair =
+            |reference: &Value| Some((reference["name"].as_str()?.to_owned(), reference["weight"].as_u64()?));
         Ok(references.iter().filter_map(pair).collect())
     }
 }
 
 /// Bodies and how often each came, over one keep-alive connection.
 async fn send(address: SocketAddr) -> Result<BTreeMap<String, u32>> {
-    let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+    let stream =
+        tokio::net::TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let mut counts = BTreeMap::new();
@@ -273,18 +326,10 @@ where
 fn is_true(holder: &Value, condition: &str, object: &DynamicObject) -> bool {
     let conditions = holder["conditions"].as_array().cloned().unwrap_or_default();
     conditions.iter().any(|c| {
-        c["type"] == condition && c["status"] == "True" && c["observedGeneration"].as_i64() == object.metadata.generation
+        c["type"] == condition
+            && c["status"] == "True"
+            && c["observedGeneration"].as_i64() == object.metadata.generation
     })
-}
-
-fn gateway_api(kind: &str, plural: &str) -> ApiResource {
-    ApiResource {
-        group: "gateway.networking.k8s.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "gateway.networking.k8s.io/v1".to_owned(),
-        kind: kind.to_owned(),
-        plural: plural.to_owned(),
-    }
 }
 
 /// The lines with which to go on, as they are on this machine.
@@ -320,7 +365,10 @@ struct TemporaryFolder {
 fn tempfile_folder() -> Result<TemporaryFolder> {
     use std::os::unix::fs::DirBuilderExt;
     let path = std::env::temp_dir().join(format!("weir-demo-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("making {}", path.display()))?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .with_context(|| format!("making {}", path.display()))?;
     Ok(TemporaryFolder { path })
 }
 

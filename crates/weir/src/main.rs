@@ -2,13 +2,18 @@
 //!
 //! Owns the command line and the wiring of the rooms. Deliberately absent: anything a room could do itself.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program speaks on its streams")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program speaks on its streams"
+)]
 
 mod address;
 mod admin;
 mod cli;
 mod client;
 mod demo;
+mod files;
 mod sandbox;
 mod serve;
 mod split;

@@ -60,10 +60,13 @@ impl Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.api_port))
             .with_context(|| format!("--api-port: binding 127.0.0.1:{}", options.api_port))?;
         let api_url = format!("https://{}", listener.local_addr()?);
-        let api = ApiServer::new(ApiServerConfig { channel: options.channel.into(), ..ApiServerConfig::default() })?;
+        let api = ApiServer::new(ApiServerConfig {
+            channel: options.channel.into(),
+            ..ApiServerConfig::default()
+        })?;
         let tls = ServingTls::generate(&[Ipv4Addr::LOCALHOST.into()])?;
         let kubeconfig = KubeconfigFile::new(kubeconfig, &api.kubeconfig(&api_url, &tls))?;
-        let proxy = wire::start_proxy(&options.process, true)?;
+        let proxy = wire::start_proxy(&options.process, true, Duration::ZERO)?;
         let shutdown = CancellationToken::new();
         let control = Arc::new(ControlStatus::default());
         let report = Arc::new(GatewayReport { proxy: proxy.clone(), control: control.clone() });
@@ -174,7 +177,8 @@ impl LowPorts {
         if matches!(self, LowPorts::Allowed) {
             return String::new();
         }
-        let program = std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
+        let program =
+            std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
         format!(
             r#"This process may not bind ports under 1024: a port p is served at the first free of p+8000, p+18000, …
 The guide's lines are then:
@@ -202,11 +206,16 @@ impl KubeconfigFile {
         let file = KubeconfigFile { path, text: format!("{}{kubeconfig}", Self::MARK) };
         match std::fs::read(&file.path) {
             Ok(there) if !there.is_empty() && !there.starts_with(Self::MARK.as_bytes()) => {
-                bail!("--kubeconfig: {} is there and no sandbox wrote it; choose another path", file.path.display())
+                bail!(
+                    "--kubeconfig: {} is there and no sandbox wrote it; choose another path",
+                    file.path.display()
+                )
             }
             Ok(_) => Ok(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(file),
-            Err(error) => Err(error).with_context(|| format!("--kubeconfig: reading {}", file.path.display())),
+            Err(error) => {
+                Err(error).with_context(|| format!("--kubeconfig: reading {}", file.path.display()))
+            }
         }
     }
 

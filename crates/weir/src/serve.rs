@@ -1,1 +1,130 @@
-pub(crate) fn run(_o: &crate::cli::ServeOptions) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("x") }
+//! `weir serve -f DIR`: the objects of a directory, watched, without an API socket.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use kube::Api;
+use kube::api::DynamicObject;
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio_util::sync::CancellationToken;
+use weir_apiserver::ApiServer;
+use weir_apiserver::loader::{self, LoadError, Loader, Watch};
+use weir_control::{ControlStatus, Fixed, Provision};
+
+use crate::admin::{self, AdminSource};
+use crate::cli::ServeOptions;
+use crate::files;
+use crate::status;
+use crate::stdio;
+use crate::wire::{self, GatewayReport, Room};
+
+/// Start-up takes milliseconds; this only ends what hangs.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
+    let api = files::server(options.channel)?;
+    let mut loader = Loader::new(&options.files);
+    // Watched before it is read, so that no change falls in between.
+    let watch =
+        Watch::start(&options.files).with_context(|| format!("-f: watching {}", options.files.display()))?;
+    let (_, errors) = files::load(&mut loader, &options.files, &api)?;
+    tell(&errors);
+
+    let proxy =
+        wire::start_proxy(&options.process, false, Duration::from_secs(u64::from(options.drain_delay)))?;
+    let shutdown = CancellationToken::new();
+    let control = Arc::new(ControlStatus::default());
+    let report = Arc::new(GatewayReport { proxy: proxy.clone(), control: control.clone() });
+    let admin = admin::start(options.process.admin, report.clone(), shutdown.clone())?;
+    let provision = Provision::Fixed(Fixed::new(options.address));
+    let rooms = vec![
+        {
+            let (api, proxy, stop) = (api.clone(), proxy.clone(), shutdown.clone());
+            Room::start("weir-control", 1, async move || {
+                wire::run_control(api.client(), proxy, provision, control, stop).await;
+            })?
+        },
+        {
+            let (api, stop) = (api.clone(), shutdown.clone());
+            Room::start("weir-files", 1, async move || {
+                let following = loader::follow(loader, watch, api.clone(), errors, tell, stop.clone());
+                tokio::join!(following, tell_statuses(&api, stop));
+            })?
+        },
+    ];
+    let outcome = wait_until_ready(report.as_ref()).and_then(|()| {
+        println!("ready: serving {}, admin port at http://{admin}", options.files.display());
+        wire::block_on(async {
+            let signal = stdio::stop_signal().await?;
+            eprintln!(
+                "weir: {signal}: no new connections after {} s; a second signal ends at once",
+                options.drain_delay
+            );
+            tokio::select! {
+                () = proxy.drain(wire::DRAIN) => {}
+                again = stdio::stop_signal() => { again?; }
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    });
+    shutdown.cancel();
+    rooms.into_iter().for_each(Room::join);
+    outcome
+}
+
+fn wait_until_ready(report: &GatewayReport) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while let Err(missing) = report.ready() {
+        if Instant::now() > deadline {
+            bail!("not ready after {START_TIMEOUT:?}: {missing}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// All that is wrong with the files; what is good of them is served.
+fn tell(errors: &[LoadError]) {
+    for error in errors {
+        eprintln!("weir: {error}");
+    }
+    if errors.is_empty() {
+        eprintln!("weir: all files are good");
+    }
+}
+
+/// Tells of each Gateway's and route's problems when they come and when they have gone.
+async fn tell_statuses(api: &ApiServer, shutdown: CancellationToken) {
+    let watch_kind = |kind: &'static str, plural: &str| {
+        let api = Api::<DynamicObject>::all_with(api.client(), &status::gateway_api(kind, plural));
+        watcher(api, watcher::Config::default()).applied_objects().map(move |object| (kind, object)).boxed()
+    };
+    let mut objects =
+        futures::stream::select(watch_kind("Gateway", "gateways"), watch_kind("HTTPRoute", "httproutes"));
+    let mut known = BTreeSet::new();
+    loop {
+        let next = tokio::select! {
+            () = shutdown.cancelled() => return,
+            next = objects.next() => next,
+        };
+        let Some((kind, object)) = next else { return };
+        // A watch that broke is taken up again by the stream itself.
+        let Ok(object) = object else { continue };
+        let title = format!("{kind} {}", status::name(&object));
+        let problems: BTreeSet<(String, String)> =
+            status::all_problems(&object).into_iter().map(|problem| (title.clone(), problem)).collect();
+        for (title, problem) in problems.difference(&known) {
+            eprintln!("weir: {title}: {problem}");
+        }
+        let had_some = known.iter().any(|(of, _)| *of == title);
+        known.retain(|(of, _)| *of != title);
+        if had_some && problems.is_empty() {
+            eprintln!("weir: {title}: in order now");
+        }
+        known.extend(problems);
+    }
+}

@@ -78,7 +78,10 @@ mod tests {
             {"backend": "default/none:80", "weight": 1, "served": 67, "invalid": "BackendNotFound"},
         ]}]);
         let rows = rows(rules.as_array().unwrap());
-        assert_eq!(rows[1], ["default/echo", "0", "default/echo:80", "2", "66.67 %", "133", "133.3", "0.667"]);
+        assert_eq!(
+            rows[1],
+            ["default/echo", "0", "default/echo:80", "2", "66.67 %", "133", "133.3", "0.667"]
+        );
         assert_eq!(rows[2][2], "default/none:80 (BackendNotFound)");
         assert_eq!(rows[2][6], "66.7");
     }

@@ -28,17 +28,22 @@ pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn list(client: &Client, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
-    let resource = ApiResource {
+/// All objects of a kind of the Gateway API, of every namespace.
+pub(crate) async fn list(client: &Client, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
+    let api = Api::<DynamicObject>::all_with(client.clone(), &gateway_api(kind, plural));
+    let objects = api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?;
+    Ok(objects.items)
+}
+
+/// A kind of the Gateway API at v1.
+pub(crate) fn gateway_api(kind: &str, plural: &str) -> ApiResource {
+    ApiResource {
         group: "gateway.networking.k8s.io".to_owned(),
         version: "v1".to_owned(),
         api_version: "gateway.networking.k8s.io/v1".to_owned(),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
-    };
-    let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-    let objects = api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?;
-    Ok(objects.items)
+    }
 }
 
 struct Report {
@@ -58,16 +63,12 @@ impl Report {
 
     fn add_gateway(&mut self, gateway: &DynamicObject) {
         let status = &gateway.data["status"];
-        let addresses: Vec<&str> = array(&status["addresses"]).iter().filter_map(|a| a["value"].as_str()).collect();
-        let mut problems = problems(&status["conditions"]);
-        for listener in array(&status["listeners"]) {
-            let name = listener["name"].as_str().unwrap_or_default();
-            problems.extend(self::problems(&listener["conditions"]).into_iter().map(|p| format!("listener {name}: {p}")));
-        }
+        let addresses: Vec<&str> =
+            array(&status["addresses"]).iter().filter_map(|a| a["value"].as_str()).collect();
         self.note_ports(&name(gateway), status);
         let unclaimed = array(&status["conditions"]).iter().all(|c| c["status"] == "Unknown");
         let good = if unclaimed { "waiting for a controller" } else { "Programmed" };
-        self.add_row("Gateway", gateway, addresses.join(","), problems, good);
+        self.add_row("Gateway", gateway, addresses.join(","), good);
     }
 
     /// Sockets that are not on the listener's port (no right to bind low ports), as the condition says them.
@@ -75,7 +76,10 @@ impl Report {
         for listener in array(&status["listeners"]) {
             for condition in array(&listener["conditions"]) {
                 let message = condition["message"].as_str().unwrap_or_default();
-                if condition["type"] == "Programmed" && condition["status"] == "True" && message.contains("instead of") {
+                if condition["type"] == "Programmed"
+                    && condition["status"] == "True"
+                    && message.contains("instead of")
+                {
                     self.notes.push(format!("{gateway}: {message}"));
                 }
             }
@@ -83,28 +87,38 @@ impl Report {
     }
 
     fn add_route(&mut self, route: &DynamicObject) {
-        let parents = array(&route.data["status"]["parents"]);
-        let mut problems = Vec::new();
-        for parent in parents {
-            let gateway = parent["parentRef"]["name"].as_str().unwrap_or_default();
-            problems.extend(self::problems(&parent["conditions"]).into_iter().map(|p| format!("{gateway}: {p}")));
-        }
-        if parents.is_empty() {
-            let wanted: Vec<&str> =
-                array(&route.data["spec"]["parentRefs"]).iter().filter_map(|p| p["name"].as_str()).collect();
-            problems.push(format!("no Gateway of Weir's has taken it (parentRefs: {})", wanted.join(", ")));
-        }
-        self.add_row("HTTPRoute", route, String::new(), problems, "Accepted");
+        self.add_row("HTTPRoute", route, String::new(), "Accepted");
     }
 
-    fn add_row(&mut self, kind: &str, object: &DynamicObject, address: String, problems: Vec<String>, good: &str) {
-        let mut lines = problems.into_iter();
+    fn add_row(&mut self, kind: &str, object: &DynamicObject, address: String, good: &str) {
+        let mut lines = all_problems(object).into_iter();
         let first = lines.next();
         self.healthy &= first.is_none();
         let status = first.unwrap_or_else(|| good.to_owned());
         self.rows.push(vec![kind.to_owned(), name(object), address, status]);
         self.rows.extend(lines.map(|line| vec![String::new(), String::new(), String::new(), line]));
     }
+}
+
+/// Whatever in a Gateway's, a class's or a route's status is not as it should be, one line each.
+pub(crate) fn all_problems(object: &DynamicObject) -> Vec<String> {
+    let status = &object.data["status"];
+    let mut found = problems(&status["conditions"]);
+    for listener in array(&status["listeners"]) {
+        let name = listener["name"].as_str().unwrap_or_default();
+        found.extend(problems(&listener["conditions"]).into_iter().map(|p| format!("listener {name}: {p}")));
+    }
+    let parents = array(&status["parents"]);
+    for parent in parents {
+        let gateway = parent["parentRef"]["name"].as_str().unwrap_or_default();
+        found.extend(problems(&parent["conditions"]).into_iter().map(|p| format!("{gateway}: {p}")));
+    }
+    let wanted: Vec<&str> =
+        array(&object.data["spec"]["parentRefs"]).iter().filter_map(|p| p["name"].as_str()).collect();
+    if parents.is_empty() && !wanted.is_empty() {
+        found.push(format!("no Gateway of Weir's has taken it (spec.parentRefs: {})", wanted.join(", ")));
+    }
+    found
 }
 
 /// Conditions that should be True and are not, or should not be True and are.
@@ -124,8 +138,8 @@ fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn name(object: &DynamicObject) -> String {
-    let metadata = &object.metadata;
-    let namespace = metadata.namespace.as_deref().unwrap_or_default();
-    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
+/// `namespace/name`, or the name alone.
+pub(crate) fn name(object: &DynamicObject) -> String {
+    let parts = [&object.metadata.namespace, &object.metadata.name];
+    parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("/")
 }

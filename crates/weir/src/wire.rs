@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_control::{ControlConfig, ControlStatus, Provision};
+use weir_model::limits::Limits;
 use weir_proxy::{Proxy, ProxyConfig};
 
 use crate::admin::AdminSource;
@@ -23,12 +24,18 @@ const CHANNEL: usize = 4;
 /// How long requests that are under way may take when the process ends.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
-/// Starts the data plane's threads. The seed is the option's or a random one.
-pub(crate) fn start_proxy(options: &ProcessOptions, low_port_fallback: bool) -> Result<Proxy> {
+/// Starts the data plane's threads. The seed is the option's or a random one; `drain_delay` is how long it goes on
+/// accepting connections after it was told to end.
+pub(crate) fn start_proxy(
+    options: &ProcessOptions,
+    low_port_fallback: bool,
+    drain_delay: Duration,
+) -> Result<Proxy> {
     let config = ProxyConfig {
         workers: options.workers.map(usize::from),
         seed: options.seed.unwrap_or_else(random_seed),
         low_port_fallback,
+        limits: Limits { drain_delay, ..Limits::default() },
         ..ProxyConfig::default()
     };
     Proxy::start(config).context("starting the data plane")
@@ -128,7 +135,9 @@ impl AdminSource for GatewayReport {
 fn split_json(report: &weir_model::split::SplitReport) -> Value {
     let backend = |share: &weir_model::split::BackendShare| {
         let name = share.backend.strip_prefix("backend/").unwrap_or(&share.backend);
-        let name = name.rsplit_once('/').map_or_else(|| name.to_owned(), |(service, port)| format!("{service}:{port}"));
+        let name = name
+            .rsplit_once('/')
+            .map_or_else(|| name.to_owned(), |(service, port)| format!("{service}:{port}"));
         json!({
             "backend": name,
             "weight": share.weight,
