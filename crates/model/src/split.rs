@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
 
-use self::layout::Layout;
+use self::layout::{Layout, greatest_common_divisor};
 pub use self::layout::{LayoutCache, MAX_SLOTS};
 use self::report::Observer;
 pub use self::report::{BackendShare, ReplayBudget, SplitReport};
@@ -297,15 +297,11 @@ pub fn reduced(weights: &[u32]) -> Result<Box<[u32]>, SplitError> {
     if let Some(&weight) = weights.iter().find(|&&weight| weight > MAX_WEIGHT) {
         return Err(SplitError::WeightTooLarge(weight));
     }
-    let divisor = weights.iter().fold(0, |divisor, &weight| greatest_common_divisor(divisor, weight)).max(1);
+    let divisor =
+        weights.iter().fold(0, |divisor, &weight| greatest_common_divisor(divisor, u64::from(weight)));
+    // A divisor of a weight is no larger than it, and with no weight at all there is nothing to divide.
+    let divisor = u32::try_from(divisor).unwrap_or(1).max(1);
     Ok(weights.iter().map(|weight| weight / divisor).collect())
-}
-
-fn greatest_common_divisor(mut a: u32, mut b: u32) -> u32 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 /// The finalizer of SplitMix64: a bijection in which every input bit reaches every output bit.

@@ -159,8 +159,33 @@ impl Snapshot {
 
     /// Every rule that has backends: weights, served, tickets, largest deviation. Ordered as [`Snapshot::rules`].
     pub fn splits(&self) -> Vec<SplitReport> {
-        let mut budget = ReplayBudget::default();
-        self.rules().filter(|rule| !rule.backends.is_empty()).map(|rule| rule.report(&mut budget)).collect()
+        let rules: Vec<_> = self.rules().filter(|rule| !rule.backends.is_empty()).collect();
+        // What one rule does not need is the next one's, but none can take what is another's.
+        let share = ReplayBudget::fair(rules.len()).steps;
+        let mut budget = ReplayBudget { steps: 0 };
+        rules
+            .into_iter()
+            .map(|rule| {
+                budget.steps += share;
+                rule.report(&mut budget)
+            })
+            .collect()
+    }
+
+    /// The resources that run, by key: what a full update would have to hold to make this snapshot again.
+    pub fn resources(&self) -> Vec<Resource> {
+        let state = &self.state;
+        let routes = state.routes.values().filter_map(|route| route.source()).map(Body::HttpRoute);
+        let endpoints = state.endpoints.values().filter_map(|bytes| Endpoints::decode(&**bytes).ok());
+        let mut all: Vec<Resource> =
+            (state.listeners.values().map(|listener| Body::Listener(listener.source.clone())))
+                .chain(routes)
+                .chain(state.backends.values().map(|backend| Body::Backend(backend.source.clone())))
+                .chain(endpoints.map(Body::Endpoints))
+                .map(|body| Resource { body: Some(body) })
+                .collect();
+        all.sort_by(|a, b| a.key().cmp(b.key()));
+        all
     }
 
     /// What the update that made this snapshot cost.
@@ -251,6 +276,7 @@ struct Edit<'a> {
 impl Edit<'_> {
     fn run(&mut self, mut changes: Changes<'_>, now_millis: u64) {
         self.rejected.append(&mut changes.rejected);
+        self.drop_backends(&changes);
         self.endpoints(&changes, now_millis);
         self.backends(&changes);
         let listeners = self.listeners(&changes);
@@ -317,7 +343,10 @@ impl Edit<'_> {
         }
         self.next.work.endpoint_sets += 1;
         let backend = backend_of_endpoints(key);
-        if let Some(slot) = self.next.slots.get(backend.as_str()) {
+        // A backend that goes with its endpoints leaves them to whoever still runs an older snapshot.
+        if self.next.backends.contains_key(backend.as_str())
+            && let Some(slot) = self.next.slots.get(backend.as_str())
+        {
             // Without a source there is nothing that could fail.
             let set = slot.load().next(None, now_millis).unwrap_or_default();
             slot.swap(set);
@@ -345,12 +374,15 @@ impl Edit<'_> {
         }
     }
 
-    fn backends(&mut self, changes: &Changes<'_>) {
+    fn drop_backends(&mut self, changes: &Changes<'_>) {
         for &key in &changes.removals {
             if self.next.backends.remove(key).is_some() {
                 self.backend_changed(key);
             }
         }
+    }
+
+    fn backends(&mut self, changes: &Changes<'_>) {
         for (&key, &source) in &changes.backends {
             if self.next.backends.get(key).is_some_and(|known| known.source == *source) {
                 continue;

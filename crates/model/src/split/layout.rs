@@ -110,7 +110,7 @@ struct Interval {
 
 impl TwoWay {
     fn new(first: u64, second: u64) -> TwoWay {
-        let divisor = greatest_common_divisor(first, second);
+        let divisor = greatest_common_divisor(first, second).max(1);
         let (lighter, total) = (first.min(second) / divisor, (first + second) / divisor);
         TwoWay {
             lighter,
@@ -381,11 +381,12 @@ impl Tree {
     }
 }
 
-fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+/// 0 only for 0 and 0.
+pub(super) fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
     while b != 0 {
         (a, b) = (b, a % b);
     }
-    a.max(1)
+    a
 }
 
 /// Shapes by weight vector, so that rules with equal weights share one.

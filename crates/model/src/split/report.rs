@@ -16,10 +16,18 @@ pub struct ReplayBudget {
     pub steps: u64,
 }
 
+impl ReplayBudget {
+    /// What each of so many rules may spend in one report of all: some 0.1 s together, unless they are thousands.
+    pub fn fair(rules: usize) -> ReplayBudget {
+        const TOGETHER: u64 = 1 << 20;
+        const LEAST: u64 = 1 << 8;
+        ReplayBudget { steps: (TOGETHER / (rules as u64).max(1)).max(LEAST) }
+    }
+}
+
 impl Default for ReplayBudget {
-    /// Some 0.1 s at worst for all rules together.
     fn default() -> Self {
-        ReplayBudget { steps: 1 << 20 }
+        ReplayBudget::fair(1)
     }
 }
 

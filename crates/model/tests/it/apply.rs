@@ -112,8 +112,15 @@ fn incremental_equals_full_after_any_edits_in_any_grouping_and_order() {
                 "{rejected:?} {rejected_in_full:?}"
             );
 
-            // A full update that says what there is already changes nothing at all.
             if step % 8 == 0 {
+                let (again, none) = Snapshot::empty(seed).apply(&full(snapshot.resources()));
+                assert!(none.is_empty());
+                assert_eq!(
+                    visible(&snapshot, &requests),
+                    visible(&again, &requests),
+                    "seed {seed} step {step}"
+                );
+                // A full update that says what there is already changes nothing at all.
                 let (same, again) = snapshot.apply(&full(all));
                 assert_eq!(again, rejected_in_full);
                 assert!(same_rules(&snapshot, &same), "seed {seed} step {step}");
@@ -569,4 +576,20 @@ fn rules_held_by_streams_do_not_hold_snapshots() {
     let alive = tables.iter().filter(|table| table.strong_count() > 0).count();
     assert_eq!(alive, 1, "only the table in use is alive");
     assert_eq!(held.len(), 1_000);
+}
+
+#[test]
+fn a_backend_that_goes_leaves_its_endpoints_to_requests_of_older_snapshots() {
+    let (key, endpoints_key) = ("backend/ns/s9/80", "endpoints/ns/s9/80");
+    let (before, _) =
+        Snapshot::empty(1).apply(&upserts(vec![backend("s9"), endpoints("s9", &["127.0.0.1"])]));
+    let held = before.backend(key).expect("it is there").clone();
+    assert_eq!(held.endpoints().endpoints.len(), 1);
+    let (without, _) = before.apply(&removals(&[key, endpoints_key]));
+    assert!(without.backend(key).is_none());
+    assert_eq!(held.endpoints().endpoints.len(), 1);
+    // Endpoints that go alone are gone for everybody.
+    let (alone, _) = before.apply(&removals(&[endpoints_key]));
+    assert!(alone.backend(key).is_some());
+    assert_eq!(held.endpoints().endpoints.len(), 0);
 }

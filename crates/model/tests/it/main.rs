@@ -6,6 +6,7 @@ mod apply;
 mod build;
 mod cost;
 mod explain;
+mod garbage;
 mod random;
 mod select;
 mod split;
