@@ -75,7 +75,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
 async fn story(kubeconfig: &Path) -> Result<bool> {
     let client = client::connect_with(kubeconfig).await?;
     for (file, text) in GUIDE {
-        println!("\n$ kubectl apply -f {file}");
+        println!("\nApplying {file}:");
         for object in apply(&client, text).await? {
             println!("{object}");
         }
@@ -86,7 +86,7 @@ async fn story(kubeconfig: &Path) -> Result<bool> {
 
     println!("\n{REQUESTS} requests to http://{address}/echo/hostname on one keep-alive connection:\n");
     let first = guide.count(address).await?;
-    println!("\n$ kubectl patch --type json httproute echo -p=\"$(cat examples/kic/weights.json)\"");
+    println!("\nPatching HTTPRoute echo with examples/kic/weights.json:");
     guide.patch_weights().await?;
     println!("\n{REQUESTS} requests with the new weights:\n");
     let second = guide.count(address).await?;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_control::{ControlConfig, ControlStatus, Provision};
 use weir_model::limits::Limits;
+use weir_model::resource::Applied;
 use weir_proxy::{Proxy, ProxyConfig};
 
 use crate::admin::AdminSource;
@@ -59,8 +60,27 @@ pub(crate) async fn run_control(
     let (answers, applied) = mpsc::channel(CHANNEL);
     let config = ControlConfig { status, ..ControlConfig::new(provision) };
     let applying = async move {
-        while let Some(update) = wanted.recv().await {
-            if answers.send(proxy.apply(update).await).await.is_err() {
+        let mut binds = proxy.binds();
+        let mut sequence = 0;
+        loop {
+            let answer = tokio::select! {
+                update = wanted.recv() => match update {
+                    Some(update) => {
+                        sequence = update.sequence;
+                        let applied = proxy.apply(update).await;
+                        // This answer tells them already.
+                        binds.mark_unchanged();
+                        applied
+                    }
+                    None => return,
+                },
+                // A bind that failed can heal without an update: its port became free.
+                changed = binds.changed() => match changed {
+                    Ok(()) => Applied { sequence, binds: binds.borrow_and_update().to_vec(), rejected: Vec::new() },
+                    Err(_) => return,
+                },
+            };
+            if answers.send(answer).await.is_err() {
                 return;
             }
         }

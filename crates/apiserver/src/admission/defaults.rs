@@ -64,9 +64,6 @@ fn namespace(object: &mut Value) {
 }
 
 fn event(object: &mut Value) {
-    for field in ["eventTime", "firstTimestamp", "lastTimestamp"] {
-        as_map(object).entry(field).or_insert(Value::Null);
-    }
     default_field(object, "source", json!({}));
     default_field(object, "reportingComponent", "");
     default_field(object, "reportingInstance", "");
