@@ -209,7 +209,7 @@ fn find_fence(body: &str, fence: &str, raw: bool) -> Option<usize> {
 fn unescape(content: &str, bytes: bool, out: &mut Vec<u8>) -> Result<(), String> {
     let mut rest = content;
     while let Some(slash) = rest.find('\\') {
-        out.extend_from_slice(rest[..slash].as_bytes());
+        out.extend_from_slice(&rest.as_bytes()[..slash]);
         rest = &rest[slash + 1..];
         let Some(kind) = rest.chars().next() else { return Err("invalid escape sequence".to_owned()) };
         rest = &rest[kind.len_utf8()..];

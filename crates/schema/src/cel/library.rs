@@ -642,7 +642,7 @@ fn raise<'v>(value: cel::Value, meter: &Meter) -> Result<Val<'v>, Fault> {
         }
         cel::Value::Map(map) => {
             let mut entries: Vec<(&Key, &cel::Value)> = map.map.iter().collect();
-            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            entries.sort_by_key(|(key, _)| *key);
             let mut out = Vec::with_capacity(entries.len());
             for (key, value) in entries {
                 out.push((raise(cel::Value::from(key), meter)?, raise(value.clone(), meter)?));

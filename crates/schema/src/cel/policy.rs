@@ -277,7 +277,7 @@ impl Policy {
             variables: self
                 .variables
                 .iter()
-                .map(|(name, program)| (name.as_str(), program, OnceCell::new()))
+                .map(|(name, program)| Variable { name, program, result: OnceCell::new() })
                 .collect(),
         };
         match self.conditions_hold(&roots) {
@@ -430,7 +430,14 @@ struct PolicyRoots<'v> {
     namespace_object: Option<&'v Value>,
     request: &'v Value,
     params: Option<&'v Value>,
-    variables: Vec<(&'v str, &'v Program, OnceCell<Result<Val<'v>, Fault>>)>,
+    variables: Vec<Variable<'v>>,
+}
+
+/// A variable of the policy, evaluated when it is first asked for.
+struct Variable<'v> {
+    name: &'v str,
+    program: &'v Program,
+    result: OnceCell<Result<Val<'v>, Fault>>,
 }
 
 impl<'v> Roots<'v> for PolicyRoots<'v> {
@@ -447,7 +454,9 @@ impl<'v> Roots<'v> for PolicyRoots<'v> {
     }
 
     fn variable(&self, name: &str, meter: &Meter) -> Result<Val<'v>, Fault> {
-        let Some((_, program, cell)) = self.variables.iter().find(|(known, ..)| *known == name) else {
+        let Some(Variable { program, result: cell, .. }) =
+            self.variables.iter().find(|variable| variable.name == name)
+        else {
             return Err(Fault::Error(format!("no such key: {name}")));
         };
         if let Some(result) = cell.get() {

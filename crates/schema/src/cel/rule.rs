@@ -233,7 +233,7 @@ impl Run<'_> {
         let arena = self.arena;
         let node = arena.node(of);
         for rule in &node.rules {
-            if !(unchanged && !rule.transition) {
+            if rule.transition || !unchanged {
                 self.rule(rule, typed, value, old, path)?;
             }
         }

@@ -5,9 +5,11 @@
 //! Deliberately absent: validation of the result; that is [`crate::Structural::admit`].
 
 pub mod apply;
+mod fields;
 pub mod json;
 pub mod merge;
 pub mod strategic;
+mod typed;
 
 /// A patch that cannot be applied. The kinds become 400 BadRequest and 422 Invalid answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

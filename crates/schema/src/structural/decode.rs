@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::format::Format;
 use super::node::{Additional, Arena, Kind, Node, NodeId, type_name};
+use super::validate::fits_int32;
 use crate::field::{Path, quote};
 
 /// Levels of nesting in an object. Clients' JSON is read to 128; patches may add to what is stored.
@@ -107,16 +108,14 @@ impl Decoder<'_> {
             return;
         }
         match (format, &*value) {
-            (Some(format @ (Format::Byte | Format::DateTime)), Value::String(text)) => {
-                if !format.admits(text) && !text.is_empty() {
-                    let what = if format == Format::Byte { "base64" } else { "date-time" };
-                    self.found.mistyped.push(format!("json: {path}: {} is not {what}", quote(text)));
-                }
+            (Some(format @ (Format::Byte | Format::DateTime)), Value::String(text))
+                if !format.admits(text) && !text.is_empty() =>
+            {
+                let what = if format == Format::Byte { "base64" } else { "date-time" };
+                self.found.mistyped.push(format!("json: {path}: {} is not {what}", quote(text)));
             }
-            (Some(Format::Int32), Value::Number(number)) => {
-                if !number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) && !number.is_f64() {
-                    self.mistyped(path, value, "int32");
-                }
+            (Some(Format::Int32), Value::Number(number)) if !number.is_f64() && !fits_int32(number) => {
+                self.mistyped(path, value, "int32");
             }
             _ => {}
         }

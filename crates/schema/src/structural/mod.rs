@@ -17,7 +17,7 @@ pub(crate) mod format;
 pub(crate) mod node;
 mod object_meta;
 pub(crate) mod pattern;
-mod validate;
+pub(crate) mod validate;
 
 use std::fmt;
 use std::sync::Arc;
@@ -154,7 +154,7 @@ impl Structural {
             errors.push(FieldError {
                 path: String::new(),
                 kind: FieldErrorKind::Invalid,
-                value: Some("null".to_owned()),
+                value: Some("\"null\"".to_owned()),
                 detail: "some validation rules were not checked because the object was invalid; \
                          correct the existing errors to complete validation"
                     .to_owned(),

@@ -159,7 +159,7 @@ impl Validator<'_> {
     fn number(&mut self, checks: &Checks, number: &Number, value: &Value, path: &Path<'_>) {
         if let Some(format @ Format::Int32) = checks.format
             && !number.is_f64()
-            && !number.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
+            && !fits_int32(number)
         {
             self.mistyped(path, format.name(), type_name(value));
         }
@@ -287,6 +287,10 @@ impl Validator<'_> {
             detail: format!("{} {what}", quote(&path.to_string())),
         });
     }
+}
+
+pub(crate) fn fits_int32(number: &Number) -> bool {
+    number.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
 }
 
 fn admits(node: &Node, value: &Value) -> bool {
