@@ -9,6 +9,7 @@ use weir_api::condition::reasons;
 use weir_api::duration;
 use weir_api::route::{HttpBackendRef, HttpRouteRule};
 use weir_model::resource::{FilterKind, HttpRule, WeightedBackend};
+use weir_model::split::{MAX_BACKENDS, MAX_WEIGHT};
 
 use super::backend::{self, Resolved};
 use super::filter::{self, Level};
@@ -16,9 +17,6 @@ use super::finding::Finding;
 use super::matching;
 use super::reading::Reading;
 use crate::objects::ObjectKey;
-
-/// The greatest weight of a backendRef.
-const WEIGHT_MAX: u32 = 1_000_000;
 
 /// A rule, translated.
 pub(super) struct RuleOutcome {
@@ -60,10 +58,15 @@ pub(super) fn translate(
         let message = "backendRequest is longer than request".to_owned();
         faults.push(Finding::error(format!("{field}.timeouts"), reasons::UNSUPPORTED_VALUE, message));
     }
+    if rule.backend_refs.len() > MAX_BACKENDS {
+        let message =
+            format!("{} backends; at most {MAX_BACKENDS} can be told apart", rule.backend_refs.len());
+        faults.push(Finding::error(format!("{field}.backendRefs"), reasons::UNSUPPORTED_VALUE, message));
+    }
     let rule_is_broken = !faults.is_empty();
 
     let mut refs = Refs::default();
-    for (index, reference) in rule.backend_refs.iter().enumerate() {
+    for (index, reference) in rule.backend_refs.iter().enumerate().take(MAX_BACKENDS) {
         refs.add(reference, &format!("{field}.backendRefs[{index}]"), context, reading);
     }
     if rule_is_broken {
@@ -122,9 +125,9 @@ impl Refs {
     ) {
         let (filters, mut faults) =
             filter::translate(&reference.filters, Level::Backend, &[], &format!("{field}.filters"));
-        let weight = u32::try_from(reference.weight).ok().filter(|weight| *weight <= WEIGHT_MAX);
+        let weight = u32::try_from(reference.weight).ok().filter(|weight| *weight <= MAX_WEIGHT);
         if weight.is_none() {
-            let message = format!("weight {} is not between 0 and {WEIGHT_MAX}", reference.weight);
+            let message = format!("weight {} is not between 0 and {MAX_WEIGHT}", reference.weight);
             faults.push(Finding::error(format!("{field}.weight"), reasons::UNSUPPORTED_VALUE, message));
         }
         let mut invalid_reason = match backend::resolve(&reference.backend, context.namespace, field, reading)

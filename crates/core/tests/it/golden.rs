@@ -76,6 +76,7 @@ fn outcome(objects: &[weir_core::Object], circumstances: Circumstances) -> Strin
         world.objects.upsert(object.clone());
     }
     world.settle();
+    assert_eq!(world.rejected(), [], "the data plane takes what is translated");
     let resources: serde_json::Map<String, Value> =
         world.translator.resources().map(|r| (r.key().to_owned(), render::resource(r))).collect();
     let statuses: serde_json::Map<String, Value> =

@@ -8,7 +8,8 @@ use weir_core::{
     AddressProblem, Addresses, ClassKind, Diagnostic, Kind, Object, ObjectKey, Objects, Output, Status,
     TranslateConfig, Translator,
 };
-use weir_model::resource::{BindReport, Body, Resource};
+use weir_model::resource::{BindReport, Body, Rejected, Resource, Update};
+use weir_model::table::Snapshot;
 
 pub(crate) fn read(json: Value) -> Object {
     let kind = kind_of(json["kind"].as_str().expect("a kind"));
@@ -143,6 +144,14 @@ impl World {
         let before = self.objects.clone();
         self.objects.set_binds(&binds);
         before.bind_reports().ne(self.objects.bind_reports())
+    }
+
+    /// What the data plane would not take: nothing ever, or translation said nothing about a part that it should have
+    /// judged.
+    pub(crate) fn rejected(&self) -> Vec<Rejected> {
+        let upserts = self.translator.resources().cloned().collect();
+        let update = Update { full: true, upserts, ..Update::default() };
+        Snapshot::empty(0).apply(&update).1
     }
 
     pub(crate) fn resource(&self, key: &str) -> Option<&Resource> {
