@@ -130,6 +130,7 @@ impl Reconciler {
                 self.take_in(event);
             }
             if self.has_work() {
+                self.oldest_event.get_or_insert_with(Instant::now);
                 match updates.try_reserve() {
                     Ok(room) => {
                         if let Some(update) = self.step() {
@@ -223,7 +224,6 @@ impl Reconciler {
     }
 
     fn take_answer(&mut self, answer: Answer) {
-        self.oldest_event.get_or_insert_with(Instant::now);
         let Answer { key, mark, found } = answer;
         let absent = found.is_empty();
         for object in found {

@@ -155,7 +155,7 @@ impl Source {
                 kind = kind.as_str(),
                 from = before.version,
                 to = version,
-                "kind is read otherwise"
+                "the version in which a kind is read changed"
             );
         }
         let stop = self.shutdown.child_token();

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tokio::time::Instant;
 use weir_core::{Kind, Object, ObjectKey};
 
 use super::Reconciler;
@@ -16,7 +15,6 @@ use crate::source::SourceEvent;
 
 impl Reconciler {
     pub(super) fn take_in(&mut self, event: SourceEvent) {
-        self.oldest_event.get_or_insert_with(Instant::now);
         match event {
             SourceEvent::Served { kind, version } => self.serve(kind, version),
             SourceEvent::Listed { kind, resource_version, objects } => {

@@ -17,4 +17,5 @@ mod acceptance_ports;
 mod acceptance_simple_apps;
 mod acceptance_together;
 mod acceptance_wrong;
+mod control;
 mod harness;
