@@ -39,7 +39,7 @@ impl Changes {
 
 /// Follows a directory, or a single file.
 pub struct Watch {
-    root: PathBuf,
+    root: Root,
     watcher: RecommendedWatcher,
     shared: Arc<Shared>,
 }
@@ -63,11 +63,12 @@ impl Watch {
     /// Starts to follow; what changes from now on is told.
     pub fn start(root: &Path) -> Result<Self, notify::Error> {
         let shared = Arc::new(Shared::default());
-        let (told, of_root) = (shared.clone(), root.to_path_buf());
+        let root = Root::new(root)?;
+        let (told, of_root) = (shared.clone(), root.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             told.take(&of_root, event);
         })?;
-        let mut watch = Self { root: root.to_path_buf(), watcher, shared };
+        let mut watch = Self { root, watcher, shared };
         watch.follow_root()?;
         Ok(watch)
     }
@@ -107,31 +108,46 @@ impl Watch {
     }
 
     fn follow_root(&mut self) -> Result<(), notify::Error> {
-        if let Some(parent) = parent(&self.root) {
-            self.watcher.watch(&parent, RecursiveMode::NonRecursive)?;
+        if let Some(parent) = self.root.absolute.parent() {
+            self.watcher.watch(parent, RecursiveMode::NonRecursive)?;
         }
-        if self.root.is_dir() {
+        if self.root.absolute.is_dir() {
             // A watch on the directory that was there before is of no use.
-            let _ = self.watcher.unwatch(&self.root);
-            self.watcher.watch(&self.root, RecursiveMode::Recursive)?;
+            let _ = self.watcher.unwatch(&self.root.absolute);
+            self.watcher.watch(&self.root.absolute, RecursiveMode::Recursive)?;
         }
         Ok(())
     }
 }
 
-fn parent(root: &Path) -> Option<PathBuf> {
-    let parent = root.parent()?;
-    Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_path_buf() })
+/// What is followed: as the user named it, by which its files are told, and as events name it.
+#[derive(Clone)]
+struct Root {
+    named: PathBuf,
+    absolute: PathBuf,
+}
+
+impl Root {
+    fn new(named: &Path) -> Result<Self, notify::Error> {
+        let absolute = std::path::absolute(named).map_err(notify::Error::io)?;
+        Ok(Self { named: named.to_path_buf(), absolute })
+    }
+
+    /// The path in the user's words; None for what is outside.
+    fn in_words(&self, path: &Path) -> Option<PathBuf> {
+        let inside = path.strip_prefix(&self.absolute).ok()?;
+        Some(if inside.as_os_str().is_empty() { self.named.clone() } else { self.named.join(inside) })
+    }
 }
 
 impl Shared {
-    fn take(&self, root: &Path, event: notify::Result<notify::Event>) {
+    fn take(&self, root: &Root, event: notify::Result<notify::Event>) {
         let mut state = self.state.lock();
         match event {
             Ok(event) if event.need_rescan() => state.changes.all = true,
             Ok(event) => {
-                for path in &event.paths {
-                    state.take(root, event.kind, path);
+                for path in event.paths.iter().filter_map(|path| root.in_words(path)) {
+                    state.take(root, event.kind, &path);
                 }
             }
             Err(error) => {
@@ -146,13 +162,8 @@ impl Shared {
 }
 
 impl State {
-    fn take(&mut self, root: &Path, kind: EventKind, path: &Path) {
-        let own = path.strip_prefix(root).is_ok() || same_name(root, path);
-        if !own {
-            return;
-        }
-        let is_root = path == root || (same_name(root, path) && path.strip_prefix(root).is_err());
-        if is_root && !is_manifest(path) {
+    fn take(&mut self, root: &Root, kind: EventKind, path: &Path) {
+        if path == root.named && !is_manifest(path) {
             let moved = matches!(
                 kind,
                 EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
@@ -183,12 +194,6 @@ impl State {
             _ => self.changes.all = true,
         }
     }
-}
-
-/// The parent's events name the root by the parent's path, which may be written otherwise.
-fn same_name(root: &Path, path: &Path) -> bool {
-    let Some(parent) = parent(root) else { return false };
-    path.parent() == Some(parent.as_path()) && path.file_name() == root.file_name()
 }
 
 /// A new regular file says when it is closed; a link to one says nothing more.

@@ -172,6 +172,27 @@ async fn directories_inside_are_read_and_a_replaced_root_is_followed() {
     fs::remove_dir_all(&old).expect("removed");
 }
 
+#[tokio::test]
+async fn a_relative_name_is_followed_and_told_as_it_was_given() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let here = std::env::current_dir().expect("a directory");
+    let up = here.components().filter(|part| matches!(part, std::path::Component::Normal(_))).map(|_| "..");
+    let relative: std::path::PathBuf = up.collect();
+    let relative = relative.join(directory.path().strip_prefix("/").expect("absolute"));
+    let mut watch = Watch::start(&relative).expect("followed");
+    let mut loader = Loader::new(&relative);
+    assert!(loader.read().expect("readable").objects.is_empty());
+    fs::write(directory.path().join("a.yaml"), config_map("a", "1")).expect("written");
+    let loaded = loop {
+        let changes = tokio::time::timeout(DEADLINE, watch.next()).await.expect("a change is told");
+        let loaded = loader.read_changes(&changes);
+        if !loaded.objects.is_empty() {
+            break loaded;
+        }
+    };
+    assert_eq!(*loaded.objects[0].source.file, relative.join("a.yaml"));
+}
+
 #[test]
 fn an_object_that_is_there_twice_is_named_with_both_places() {
     let directory = tempfile::tempdir().expect("a directory");
