@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_control::{ControlConfig, ControlStatus, Provision};
 use weir_model::limits::Limits;
-use weir_model::resource::Applied;
+use weir_model::resource::{Applied, Update};
 use weir_proxy::{Proxy, ProxyConfig};
 
 use crate::admin::AdminSource;
@@ -56,12 +56,12 @@ pub(crate) async fn run_control(
     status: Arc<ControlStatus>,
     shutdown: CancellationToken,
 ) {
-    let (updates, mut wanted) = mpsc::channel(CHANNEL);
+    let (updates, mut wanted) = mpsc::channel::<Update>(CHANNEL);
     let (answers, applied) = mpsc::channel(CHANNEL);
     let config = ControlConfig { status, ..ControlConfig::new(provision) };
     let applying = async move {
         let mut binds = proxy.binds();
-        let mut sequence = 0;
+        let mut sequence = 0_u64;
         loop {
             let answer = tokio::select! {
                 update = wanted.recv() => match update {
