@@ -98,8 +98,8 @@ pub fn request(
 }
 
 fn forwarding_fields(fields: &Fields<'_, '_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
-    let ours =
-        |known: Known| !forwarding.overridden.contains(known) && !(forwarding.trusted && fields.has(known));
+    let given = |known: Known| forwarding.trusted && fields.has(known);
+    let ours = |known: Known| !(forwarding.overridden.contains(known) || given(known));
     if !forwarding.overridden.contains(Known::XForwardedFor) {
         out.extend_from_slice(b"X-Forwarded-For: ");
         for value in fields.values(Known::XForwardedFor).flat_map(list) {

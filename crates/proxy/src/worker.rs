@@ -143,7 +143,8 @@ pub(crate) struct Worker {
 /// A connection as its worker sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
-    /// Set while the connection waits between two requests.
+    /// Set while the connection waits between two requests, or for its first one; then it is a moment in the future at first,
+    /// since a new connection most likely has a request under way.
     pub(crate) idle_since: Cell<Option<Instant>>,
     pub(crate) waker: RefCell<Option<Waker>>,
     /// The connection is to close as soon as it is idle.
@@ -278,14 +279,17 @@ impl Worker {
     }
 
     fn shed(&self, count: usize) {
+        let now = self.clock.tick();
         let connections = self.connections.borrow();
+        let asked = connections.values().filter(|presence| presence.asked_to_close.get()).count();
         let mut idle: Vec<_> = connections
             .values()
+            .filter(|presence| !presence.asked_to_close.get())
             .filter_map(|presence| Some((presence.idle_since.get()?, presence)))
-            .filter(|(_, presence)| !presence.asked_to_close.get())
+            .filter(|(since, _)| *since <= now)
             .collect();
         idle.sort_by_key(|(since, _)| *since);
-        for (_, presence) in idle.into_iter().take(count) {
+        for (_, presence) in idle.into_iter().take(count.saturating_sub(asked)) {
             presence.asked_to_close.set(true);
             self.metrics.idle_closed.add(1);
             wake(presence);

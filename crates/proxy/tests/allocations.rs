@@ -3,6 +3,8 @@
 //! A test binary of its own, because it counts the allocations of the whole process: the client and the origin here use
 //! fixed buffers only.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

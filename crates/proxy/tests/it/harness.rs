@@ -399,6 +399,12 @@ impl World {
         metric(&self.proxy, series)
     }
 
+    /// A request is counted when it is over, which may be a moment after its client has the answer.
+    pub(crate) fn expect_failures(&self, reason: &str, count: u64) {
+        eventually(&format!("{count} failures by {reason}"), || self.failures(reason) >= count);
+        assert_eq!(self.failures(reason), count);
+    }
+
     /// Requests of this reason.
     pub(crate) fn failures(&self, reason: &str) -> u64 {
         self.metric(&format!("weir_proxy_failures_total{{reason=\"{reason}\"}}"))

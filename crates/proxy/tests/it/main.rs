@@ -1,7 +1,14 @@
 //! The data plane on real sockets, against origins that answer byte for byte what a test says.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+mod changes;
 mod guards;
 mod harness;
 mod messages;
 mod refusals;
+mod rewriting;
+mod robustness;
+mod splits;
 mod upgrades;
+mod upstreams;

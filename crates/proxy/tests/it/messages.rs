@@ -450,7 +450,7 @@ fn a_client_that_leaves_frees_its_backend_connection() {
     eventually("the origin has the request", || origin.requests() == 1);
     socket2::SockRef::from(&client.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(client);
-    eventually("the client's reset is seen", || world.failures("client_gone") == 1);
+    world.expect_failures("client_gone", 1);
 }
 
 #[test]

@@ -112,5 +112,5 @@ fn a_101_that_nobody_asked_for_is_an_invalid_response() {
         Origin::always("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
     let world = World::to(&origin);
     assert_eq!(world.client().get("/").status, 502);
-    assert_eq!(world.failures("bad_response"), 1);
+    world.expect_failures("bad_response", 1);
 }

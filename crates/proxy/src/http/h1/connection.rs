@@ -20,8 +20,8 @@ use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::worker::{Registered, Worker};
 
-/// How long a connection that was accepted at the end may take to say something. Unit: time. Source: ours.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
+const FIRST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Serves one connection until it ends.
 pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) {
@@ -173,7 +173,7 @@ impl Connection {
             *presence.waker.borrow_mut() = Some(cx.waker().clone());
         }
         if self.input.is_empty() {
-            presence.idle_since.set(Some(began));
+            presence.idle_since.set(Some(if self.served == 0 { began + FIRST_WORDS } else { began }));
             if presence.asked_to_close.get() || (worker.is_draining() && self.served > 0) {
                 return Poll::Ready(Arrival::End);
             }
@@ -195,7 +195,7 @@ impl Connection {
             return began + limits.idle_timeout;
         }
         let patience = limits.first_byte_timeout;
-        began + if worker.is_draining() { patience.min(LAST_WORDS) } else { patience }
+        began + if worker.is_draining() { patience.min(FIRST_WORDS) } else { patience }
     }
 
     /// Sends an answer of the proxy's own.

@@ -49,6 +49,8 @@ struct Exchange {
     down: Pipe,
     phase: Phase,
     interim: usize,
+    /// Where the final head begins in what goes down.
+    head_begins: u64,
     /// The request is still going up.
     sending: bool,
     /// The endpoint took no more of the request: it may have answered already.
@@ -202,6 +204,7 @@ impl Exchange {
             down: Pipe::empty(),
             phase: Phase::Head,
             interim: 0,
+            head_begins: 0,
             sending: true,
             refused: false,
             watching: true,
@@ -406,6 +409,7 @@ impl Exchange {
             && forward.up.is_finished();
         let latency = worker.clock.now().saturating_duration_since(self.sent_at);
         record.upstream_latency = Some(latency);
+        self.head_begins = self.down.end();
         write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
         self.input.consume(length);
         self.begin_body(framing, delimiting, forward, worker);
@@ -510,8 +514,12 @@ impl Exchange {
     }
 
     /// Whether the client has seen nothing of a final response yet.
-    fn may_be_answered(&self) -> bool {
-        self.phase == Phase::Head
+    fn may_be_answered(&mut self) -> bool {
+        match self.phase {
+            Phase::Head => true,
+            Phase::Body => self.down.retract(self.head_begins),
+            Phase::Tunnel { .. } => false,
+        }
     }
 
     /// Counts a failure against the endpoint if it is its fault.

@@ -123,6 +123,23 @@ impl Pipe {
         &mut self.out
     }
 
+    /// Bytes that are written or ready to be: where what comes next will begin.
+    pub(crate) fn end(&self) -> u64 {
+        self.written + (self.out.len() - self.out_at) as u64
+    }
+
+    /// Takes back everything from `begin` (as [`Self::end`] gave it) on. False if some of it was written.
+    pub(crate) fn retract(&mut self, begin: u64) -> bool {
+        let Some(before) = begin.checked_sub(self.written).and_then(|before| usize::try_from(before).ok())
+        else {
+            return false;
+        };
+        self.out.truncate(self.out_at + before);
+        self.pass = 0;
+        self.tail = b"";
+        true
+    }
+
     /// What has not been written yet, if that is in the head buffer alone.
     pub(crate) fn into_unsent(mut self) -> Vec<u8> {
         self.out.drain(..self.out_at);

@@ -1,0 +1,273 @@
+//! Live change: sockets, snapshots, and nothing that fails because of them.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use weir_model::limits::Limits;
+use weir_model::resource::{HttpRule, Update};
+use weir_proxy::{Proxy, ProxyConfig};
+
+use crate::harness::*;
+
+fn config(workers: usize) -> ProxyConfig {
+    ProxyConfig { workers: Some(workers), ..ProxyConfig::default() }
+}
+
+#[test]
+fn no_request_fails_while_routes_change_under_load() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let world = World::start(config(2));
+    world.serve(&[(a.address, 1)]);
+    let done = AtomicBool::new(false);
+    let requests = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|n| {
+                let (world, done) = (&world, &done);
+                scope.spawn(move || {
+                    let mut count = 0;
+                    let mut client = world.client();
+                    while !done.load(Ordering::Relaxed) {
+                        // Kept connections and new ones.
+                        if n % 2 == 1 && count % 10 == 0 {
+                            client = world.client();
+                        }
+                        assert_eq!(client.get("/").status, 200);
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for n in 0..1000u32 {
+            let address = if n % 2 == 0 { b.address } else { a.address };
+            match n % 4 {
+                0 | 1 => world.serve(&[(address, 1)]),
+                2 => world.serve(&[(a.address, n), (b.address, 1)]),
+                _ => {
+                    let other = HttpRule { backends: vec![to("b0", 1)], ..rule(&format!("/other/{n}")) };
+                    world.apply(vec![world.route("other", other)]);
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).sum::<u64>()
+    });
+    assert_eq!(a.requests() + b.requests(), requests);
+    assert!(requests > 100, "{requests}");
+}
+
+#[test]
+fn an_applied_change_is_what_the_next_request_sees() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let world = World::start(config(2));
+    let mut clients: Vec<_> = (0..6).map(|_| world.client()).collect();
+    for n in 0..100 {
+        let (origin, name) = if n % 2 == 0 { (&a, "a") } else { (&b, "b") };
+        world.serve(&[(origin.address, 1)]);
+        for client in &mut clients {
+            assert_eq!(client.get("/").text(), name, "on every worker as soon as apply has answered");
+        }
+    }
+}
+
+#[test]
+fn requests_under_way_keep_the_rule_that_they_were_given() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
+        std::thread::sleep(Duration::from_millis(150));
+        peer.send("final");
+    });
+    let world = World::to(&origin);
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.head().unwrap();
+    world.update(Update {
+        full: true,
+        upserts: vec![listener(world.address.ip(), PORT)],
+        ..Update::default()
+    });
+    assert_eq!(client.exactly(10), b"firstfinal");
+    assert_eq!(client.get("/").status, 404);
+}
+
+#[test]
+fn a_port_that_somebody_has_is_named_and_heals_by_itself() {
+    let address = SocketAddr::new(own_address().into(), PORT);
+    let somebody = TcpListener::bind(address).unwrap();
+    let origin = Origin::named("ok");
+    let proxy = Proxy::start(config(1)).unwrap();
+    let mut upserts = backend("b", &[origin.address]).to_vec();
+    upserts.push(listener(address.ip(), PORT));
+    let rule = HttpRule { backends: vec![to("b", 1)], ..rule("/") };
+    upserts.push(route("r", &[(address.ip(), PORT)], vec![rule]));
+    let applied = block_on(proxy.apply(Update { sequence: 7, upserts, ..Update::default() }));
+    let report = &applied.binds[0];
+    assert_eq!((report.bound_port, applied.sequence), (0, 7));
+    assert!(
+        report.error.contains(&address.to_string()) && report.error.contains("in use"),
+        "{}",
+        report.error
+    );
+    drop(somebody);
+    let mut reports = proxy.binds();
+    let healed = async {
+        reports.wait_for(|reports| reports.iter().all(|report| report.error.is_empty())).await.unwrap();
+    };
+    block_on(async { tokio::time::timeout(PATIENCE, healed).await })
+        .expect("the bind heals without an update");
+    assert_eq!(proxy.binds().borrow()[0].bound_port, u32::from(PORT));
+    assert_eq!(Peer::connect(address).get("/").text(), "ok");
+}
+
+#[test]
+fn a_failed_bind_is_tried_again_with_each_update() {
+    let address = SocketAddr::new(own_address().into(), PORT);
+    let somebody = TcpListener::bind(address).unwrap();
+    let proxy = Proxy::start(config(1)).unwrap();
+    let update = || Update { upserts: vec![listener(address.ip(), PORT)], ..Update::default() };
+    assert_ne!(block_on(proxy.apply(update())).binds[0].error, "");
+    drop(somebody);
+    assert_eq!(block_on(proxy.apply(update())).binds[0].error, "");
+}
+
+#[test]
+fn sockets_follow_listeners_and_stay_where_they_are_wanted() {
+    let origin = Origin::named("ok");
+    let world = World::to(&origin);
+    let mut kept = world.client();
+    kept.get("/");
+    let second = SocketAddr::new(own_address().into(), PORT);
+    let applied = world.apply(vec![listener(second.ip(), PORT)]);
+    assert_eq!(applied.binds.len(), 2);
+    assert_eq!(Peer::connect(second).get("/").status, 404, "bound, and without a route");
+    assert_eq!(kept.get("/").status, 200, "on a connection through the first socket");
+    let removals = vec![listener_key(second.ip(), PORT)];
+    let applied = world.update(Update { removals, ..Update::default() });
+    assert_eq!(applied.binds.len(), 1);
+    assert!(std::net::TcpStream::connect(second).is_err(), "nobody listens when apply has answered");
+    assert_eq!(kept.get("/").status, 200);
+    TcpListener::bind(second).expect("the port is free");
+}
+
+#[test]
+fn a_socket_may_change_its_address_to_one_that_overlaps() {
+    let ip: IpAddr = own_address().into();
+    let proxy = Proxy::start(config(1)).unwrap();
+    let port = 20_000 + (std::process::id() % 3_000) as u16;
+    let any = IpAddr::from([0, 0, 0, 0]);
+    let full = |resource| Update { full: true, upserts: vec![resource], ..Update::default() };
+    assert_eq!(block_on(proxy.apply(full(listener(any, port)))).binds[0].error, "");
+    let applied = block_on(proxy.apply(full(listener(ip, port))));
+    assert_eq!((applied.binds.len(), applied.binds[0].error.as_str()), (1, ""));
+    let response = Peer::connect(SocketAddr::new(ip, port)).get("/");
+    assert_eq!(response.status, 404);
+}
+
+#[test]
+fn ipv6_is_served_like_ipv4() {
+    let port = 23_000 + (std::process::id() % 3_000) as u16;
+    let address = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port);
+    let origin = Origin::on(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0), |peer| {
+        while peer.request().is_some() {
+            peer.send(ok("six"));
+        }
+    });
+    let world = World::at(address, config(1));
+    world.serve(&[(origin.address, 1)]);
+    let response = world.client().exchange(&format!("GET / HTTP/1.1\r\nHost: [::1]:{port}\r\n\r\n"));
+    assert_eq!(response.text(), "six");
+    let head = origin.last_head();
+    assert_eq!(fields(&head, "x-forwarded-for"), ["::1"]);
+    assert_eq!(fields(&head, "host"), [format!("[::1]:{port}")]);
+}
+
+#[test]
+fn an_unspecified_ipv6_socket_serves_ipv4_clients_under_their_ipv4_name() {
+    let port = 26_000 + (std::process::id() % 3_000) as u16;
+    let origin = Origin::named("both");
+    let world = World::at(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), config(1));
+    world.serve(&[(origin.address, 1)]);
+    for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+        assert_eq!(Peer::connect(SocketAddr::new(ip, port)).get("/").text(), "both");
+        assert_eq!(fields(&origin.last_head(), "x-forwarded-for"), [ip.to_string()]);
+    }
+}
+
+#[test]
+fn a_resource_that_cannot_be_compiled_hurts_only_itself() {
+    let origin = Origin::named("ok");
+    let world = World::to(&origin);
+    let mut bad = rule("/bad");
+    bad.matches[0].path = "(".into();
+    bad.matches[0].path_kind = 2;
+    let applied = world.apply(vec![world.route("bad", bad)]);
+    assert_eq!(applied.rejected.len(), 1);
+    assert_eq!(applied.rejected[0].key, "httproute/default/bad");
+    assert_eq!(world.client().get("/").text(), "ok");
+    assert_eq!(world.metric("weir_proxy_rejected_resources_total"), 1);
+}
+
+#[test]
+fn draining_answers_what_is_under_way_and_closes_the_rest() {
+    let origin = Origin::start(|peer| {
+        while let Some((head, _)) = peer.request() {
+            if head.starts_with("GET /slow") {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            peer.send(ok("done"));
+        }
+    });
+    let limits = Limits { drain_delay: Duration::from_millis(200), ..Limits::default() };
+    let world = World::with(&origin, ProxyConfig { limits, ..config(2) });
+    let mut idle = world.client();
+    assert_eq!(idle.get("/").field("connection"), Some("keep-alive"));
+    let mut busy = world.client();
+    let proxy = world.proxy.clone();
+    let draining = std::thread::spawn(move || {
+        let started = Instant::now();
+        block_on(proxy.drain(Duration::from_secs(5)));
+        started.elapsed()
+    });
+    // In the first phase connections are accepted still, and each answer says that it is the last.
+    eventually("answers say that they are the last", || {
+        let response = world.client().get("/");
+        response.status == 200 && response.field("connection") == Some("close")
+    });
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the socket is closed", || std::net::TcpStream::connect(world.address).is_err());
+    assert!(idle.ends(), "an idle connection is closed");
+    let response = busy.response();
+    assert_eq!((response.text(), response.field("connection")), ("done", Some("close")));
+    let took = draining.join().unwrap();
+    assert!((Duration::from_millis(190)..Duration::from_secs(3)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn draining_does_not_wait_beyond_its_deadline() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.rest();
+    });
+    let limits = Limits { drain_delay: Duration::ZERO, ..Limits::default() };
+    let world = World::with(&origin, ProxyConfig { limits, ..config(1) });
+    let mut stuck = world.client();
+    stuck.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request is under way", || origin.requests() == 1);
+    let started = Instant::now();
+    block_on(world.proxy.drain(Duration::from_millis(200)));
+    assert!((Duration::from_millis(190)..Duration::from_secs(3)).contains(&started.elapsed()));
+}
+
+#[test]
+fn dropping_the_last_handle_closes_everything() {
+    let origin = Origin::named("ok");
+    let world = World::to(&origin);
+    let mut client = world.client();
+    client.get("/");
+    let address = world.address;
+    drop(world);
+    assert!(client.ends());
+    eventually("the socket is closed", || std::net::TcpStream::connect(address).is_err());
+}
