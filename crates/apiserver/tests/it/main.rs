@@ -2,4 +2,5 @@
 
 mod controllers;
 mod loader;
+mod pods;
 mod sandbox;
