@@ -68,6 +68,11 @@ impl Cause {
         )
     }
 
+    /// `Not found`: names something that is not there.
+    pub fn not_found(field: impl Into<String>, value: &Value) -> Cause {
+        Cause::new("FieldValueNotFound", field, format!("Not found: {value}"))
+    }
+
     /// `Forbidden`: may not be set here, or not be changed.
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Cause {
         Cause::new("FieldValueForbidden", field, format!("Forbidden: {detail}"))

@@ -32,6 +32,10 @@ const NOT_SERVED: &[(&str, &str)] = &[
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
 ];
 
+/// What every request for the older form of endpoints is told.
+const ENDPOINTS_DEPRECATION: &str =
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+
 /// Subresources that are served; the others need a kubelet or a token issuer.
 const SERVED_SUBRESOURCES: &[&str] = &["status", "scale", "log", "finalize", "eviction", "binding"];
 
@@ -237,7 +241,7 @@ fn add_builtin(out: &mut Vec<Resource>, group: &str, version: &str, plural: &str
         scale: None,
         openapi: Value::Null,
         schema: OnceLock::new(),
-        deprecation: None,
+        deprecation: (group.is_empty() && plural == "endpoints").then(|| ENDPOINTS_DEPRECATION.to_owned()),
     };
     if let Some(known) = out.iter_mut().find(|known| known.group == group && known.plural == plural) {
         known.versions.push(Arc::new(served));

@@ -16,6 +16,7 @@ use crate::error::{ApiError, ApiResult, Cause};
 use crate::object;
 use crate::protobuf;
 use crate::registry::{Resource, Version, split_api_version};
+use crate::rest::body::read_json;
 use crate::rest::{Api, Call};
 
 /// Media types of request bodies, for 415.
@@ -79,10 +80,22 @@ fn media_type(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// A request's body as a value.
+/// A request's body as a value. Keys that stand twice are refused or reported as the call's field validation says.
 pub(crate) fn parse_body(call: &Call, body: &Bytes) -> ApiResult<Value> {
     match media_type(&call.content_type) {
-        "" | "application/json" => parse_json(body),
+        "" | "application/json" => {
+            let (value, duplicates) = parse_json_strictly(body)?;
+            let findings: Vec<String> =
+                duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+            match field_validation(call)? {
+                FieldValidation::Strict if !findings.is_empty() => {
+                    return Err(decode_error(call, AdmitError::Strict(findings)));
+                }
+                FieldValidation::Warn => findings.into_iter().for_each(|finding| call.warn(finding)),
+                FieldValidation::Strict | FieldValidation::Ignore => {}
+            }
+            Ok(value)
+        }
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(body),
         "application/vnd.kubernetes.protobuf" => protobuf::decode(body),
         _ => Err(ApiError::unsupported_media_type(BODY_TYPES)),
@@ -90,8 +103,12 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> ApiResult<Value> {
 }
 
 fn parse_json(body: &Bytes) -> ApiResult<Value> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
+    Ok(parse_json_strictly(body)?.0)
+}
+
+/// The value, and the paths of keys that stand twice.
+fn parse_json_strictly(body: &Bytes) -> ApiResult<(Value, Vec<String>)> {
+    read_json(body).map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
 }
 
 fn parse_yaml(body: &Bytes) -> ApiResult<Value> {
@@ -142,39 +159,40 @@ fn field_validation(call: &Call) -> ApiResult<FieldValidation> {
     }
 }
 
-/// Drops or refuses unknown fields, fills in defaults and validates. What is wrong with the object is returned, so that it can be
-/// told together with what admission finds; what is wrong with the body is refused at once.
-pub(crate) fn admit(
-    api: &Api,
-    call: &Call,
-    old: Option<&Value>,
-    object: &mut Value,
-) -> ApiResult<Vec<Cause>> {
-    let _ = api;
+/// Drops or refuses unknown fields, and refuses values that do not fit their fields.
+pub(crate) fn decode(call: &Call, object: &mut Value) -> ApiResult<()> {
     let mode = field_validation(call)?;
-    let Some(structural) = structural(&call.resource, &call.version) else { return Ok(Vec::new()) };
+    let Some(structural) = structural(&call.resource, &call.version) else { return Ok(()) };
     match structural.decode(object, mode) {
-        Ok(findings) => findings.into_iter().for_each(|finding| call.warn(finding)),
-        Err(error) => return Err(decode_error(call, error)),
+        Ok(findings) => {
+            findings.into_iter().for_each(|finding| call.warn(finding));
+            Ok(())
+        }
+        Err(error) => Err(decode_error(call, error)),
     }
-    structural.default(object);
-    Ok(structural.validate(object, old).into_iter().map(cause).collect())
+}
+
+/// Fills in the defaults of the schema.
+pub(crate) fn default_fields(call: &Call, object: &mut Value) {
+    if let Some(structural) = structural(&call.resource, &call.version) {
+        structural.default(object);
+    }
+}
+
+/// What the schema finds wrong with an object.
+pub(crate) fn validate(call: &Call, old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let Some(structural) = structural(&call.resource, &call.version) else { return Vec::new() };
+    structural.validate(object, old).into_iter().map(cause).collect()
 }
 
 fn decode_error(call: &Call, error: AdmitError) -> ApiError {
     match error {
         AdmitError::Strict(findings) => {
-            let kind = &call.resource.kind;
-            let text = if call.resource.custom {
-                format!("strict decoding error: {}", findings.join(", "))
-            } else {
-                let version = &call.version.name;
-                format!(
-                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
-                    findings.join(", ")
-                )
-            };
-            ApiError::bad_request(text)
+            let (kind, version) = (&call.resource.kind, &call.version.name);
+            ApiError::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+                findings.join(", ")
+            ))
         }
         AdmitError::BadRequest(text) if call.resource.custom => ApiError::bad_request(text),
         AdmitError::BadRequest(text) => {
@@ -213,7 +231,8 @@ pub(crate) enum FieldsOf {
     Scale,
 }
 
-/// Brings `metadata.managedFields` up to date after a create, update or patch.
+/// Brings `metadata.managedFields` up to date after a create, update or patch. The status is nobody's but its writers': it takes part only in
+/// writes to the status.
 pub(crate) fn own_fields(
     api: &Api,
     call: &Call,
@@ -226,7 +245,19 @@ pub(crate) fn own_fields(
     let api_version = call.api_version();
     let subresource = if how == FieldsOf::Scale { "scale" } else { call.subresource.as_str() };
     let by = Writer { manager: &call.manager, api_version: &api_version, subresource, time: &time };
-    patch::apply::update_managed_fields(structural, old, object, &by);
+    let apart = call.version.has_status() && call.subresource != "status";
+    let status = if apart { object::as_map(object).shift_remove("status") } else { None };
+    let old = old.map(|old| {
+        let mut old = std::borrow::Cow::Borrowed(old);
+        if apart && old.get("status").is_some() {
+            object::as_map(old.to_mut()).shift_remove("status");
+        }
+        old
+    });
+    patch::apply::update_managed_fields(structural, old.as_deref(), object, &by);
+    if let Some(status) = status {
+        object::as_map(object).insert("status".to_owned(), status);
+    }
     Ok(())
 }
 
@@ -386,10 +417,7 @@ impl Patch {
         {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
-        match structural.decode(&mut applied, field_validation(call)?) {
-            Ok(findings) => findings.into_iter().for_each(|finding| call.warn(finding)),
-            Err(error) => return Err(decode_error(call, error)),
-        }
+        decode(call, &mut applied)?;
         let time = api.clock.seconds();
         let api_version = call.api_version();
         let by = Writer {

@@ -438,7 +438,7 @@ pub(crate) fn first_status(resource: &Resource, object: &Value) -> Option<Value>
         ("apps", "daemonsets") => {
             json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0})
         }
-        ("autoscaling", "horizontalpodautoscalers") => json!({"currentMetrics": null, "desiredReplicas": 0}),
+        ("autoscaling", "horizontalpodautoscalers") => json!({"desiredReplicas": 0}),
         ("policy", "poddisruptionbudgets") => {
             json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
         }

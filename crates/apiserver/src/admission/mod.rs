@@ -7,6 +7,7 @@ pub(crate) mod defaults;
 pub(crate) mod names;
 mod policies;
 pub(crate) mod services;
+mod validate;
 
 use policies::Policies;
 pub(crate) use services::Grant;
@@ -74,6 +75,7 @@ impl Admission {
 /// Built-in kinds whose `metadata.generation` counts changes of what is desired.
 const WITH_GENERATION: &[(&str, &str)] = &[
     ("", "pods"),
+    ("", "podtemplates"),
     ("apps", "daemonsets"),
     ("apps", "deployments"),
     ("apps", "replicasets"),
@@ -202,6 +204,11 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     let mut causes = Vec::new();
     if old.is_none() {
         causes.extend(names::validate(resource, object));
+    } else {
+        causes.extend(names::validate_common(object));
+    }
+    if !resource.custom {
+        causes.extend(validate::validate(resource, object, old));
     }
     if crd::is_definition(resource) {
         causes.extend(crd::validate(object, old));

@@ -60,7 +60,11 @@ pub(crate) fn not_a_label(text: &str) -> Option<String> {
     if text.len() > LABEL_BYTES {
         return Some(too_long(LABEL_BYTES));
     }
-    (!is_label(text)).then(|| LABEL.to_owned())
+    if is_label(text) {
+        return None;
+    }
+    // A name of several labels is told what to leave out.
+    Some(if text.split('.').all(is_label) { "must not contain dots".to_owned() } else { LABEL.to_owned() })
 }
 
 /// Why a text is no RFC 1035 label.
@@ -129,8 +133,7 @@ fn not_a_label_value(text: &str) -> Option<String> {
 fn name_rule(resource: &Resource) -> fn(&str) -> Option<String> {
     match (resource.group.as_str(), resource.plural.as_str()) {
         _ if resource.custom => not_a_subdomain,
-        ("", "namespaces") => not_a_label,
-        ("", "services") => not_a_label_1035,
+        ("", "namespaces" | "services") => not_a_label,
         ("rbac.authorization.k8s.io", _) => not_a_path_segment,
         _ => not_a_subdomain,
     }

@@ -4,9 +4,10 @@
 //! Kubernetes' Go types (`builtin/protobuf`). Invariants: input is bounded before it gets here and nesting is bounded here; malformed
 //! input is refused, never guessed at.
 //!
-//! Deliberately absent: writing protobuf. Whoever sends it accepts JSON answers.
+//! Deliberately absent: objects in answers ([`write`] is for documents). Whoever sends protobuf accepts JSON.
 
 mod wire;
+pub(crate) mod write;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;

@@ -3,6 +3,7 @@
 //! Owns: the state that all requests share ([`Api`]), dispatch, the body's bound, warnings. Invariant: a request works with one
 //! registry from start to end; nothing in here blocks or waits except for the request's body and for watches.
 
+pub(crate) mod body;
 pub(crate) mod encode;
 pub(crate) mod negotiate;
 pub(crate) mod path;

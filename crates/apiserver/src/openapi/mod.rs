@@ -3,6 +3,8 @@
 //! Owns: turning the registry and the schemas into documents. Invariant: a document is made once for a registry and its hash names its
 //! content, so clients may keep it for ever.
 
+mod v2;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -81,15 +83,12 @@ pub(crate) fn answer(
             only_json(head)?;
             Ok(one(document, &place.join("/"), head))
         }
-        ["v2"] => {
-            only_json(head)?;
-            Ok(respond(StatusCode::OK, "application/json", full(Bytes::from(v2(registry).to_string()))))
-        }
+        ["v2"] => Ok(v2::answer(registry, head)?),
         _ => Err(ApiError::unknown_path()),
     }
 }
 
-/// Documents are offered as JSON alone; who accepts only protobuf is told so and falls back.
+/// The v3 documents are offered as JSON alone; who accepts only protobuf is told so and falls back.
 fn only_json(head: &http::request::Parts) -> ApiResult<()> {
     let ranges = media_ranges(&head.headers, header::ACCEPT);
     let takes_json = |media_type: &str| matches!(media_type, "application/json" | "application/*" | "*/*");
@@ -449,101 +448,6 @@ fn operation(action: &str, sent: &str, answered: &str, gvk: &Value, custom: bool
         out["requestBody"] = json!({"content": content, "required": action != "delete"});
     }
     out
-}
-
-/// The whole API as one Swagger 2.0 document, made from the v3 ones.
-fn v2(registry: &Registry) -> Value {
-    let mut paths = Map::new();
-    let mut definitions = Map::new();
-    for document in registry.openapi().values() {
-        let Ok(Value::Object(mut document)) = serde_json::from_slice(&document.body) else { continue };
-        if let Some(Value::Object(found)) = document.get_mut("paths").map(Value::take) {
-            paths.extend(found.into_iter().map(|(path, item)| (path, v2_path(item))));
-        }
-        if let Some(Value::Object(found)) =
-            document.get_mut("components").and_then(|all| all.get_mut("schemas")).map(Value::take)
-        {
-            definitions.extend(found.into_iter().map(|(name, schema)| (name, v2_schema(schema))));
-        }
-    }
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
-        "paths": paths,
-        "definitions": definitions,
-    })
-}
-
-fn v2_path(mut item: Value) -> Value {
-    if let Value::Object(map) = &mut item {
-        for (key, part) in map.iter_mut() {
-            if key == "parameters" {
-                v2_parameters(part, None);
-                continue;
-            }
-            let Value::Object(operation) = part else { continue };
-            let body = operation.shift_remove("requestBody");
-            let schema =
-                body.as_ref().and_then(|body| body.get("content")).and_then(Value::as_object).and_then(
-                    |content| content.values().next().and_then(|first| first.get("schema")).cloned(),
-                );
-            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
-            v2_parameters(parameters, schema);
-            if let Some(Value::Object(responses)) = operation.get_mut("responses") {
-                for response in responses.values_mut() {
-                    let schema = response.pointer("/content/application~1json/schema").cloned();
-                    let mut plain = json!({"description": crate::object::text(response, "/description")});
-                    if let Some(schema) = schema {
-                        plain["schema"] = v2_schema(schema);
-                    }
-                    *response = plain;
-                }
-            }
-        }
-    }
-    item
-}
-
-fn v2_parameters(parameters: &mut Value, body: Option<Value>) {
-    let Value::Array(list) = parameters else { return };
-    for parameter in list.iter_mut() {
-        if let Value::Object(map) = parameter
-            && let Some(Value::Object(schema)) = map.shift_remove("schema")
-        {
-            map.extend(schema);
-        }
-    }
-    if let Some(schema) = body {
-        list.push(json!({"name": "body", "in": "body", "required": true, "schema": v2_schema(schema)}));
-    }
-}
-
-/// References move to `definitions`; a lone `allOf` beside a default is the reference itself.
-fn v2_schema(mut schema: Value) -> Value {
-    fn walk(value: &mut Value) {
-        match value {
-            Value::Object(map) => {
-                if let Some(Value::Array(parts)) = map.get("allOf")
-                    && let [only] = parts.as_slice()
-                    && only.get("$ref").is_some()
-                {
-                    *value = only.clone();
-                    return walk(value);
-                }
-                if let Some(Value::String(text)) = map.get_mut("$ref") {
-                    *text = text.replace(REF, "#/definitions/");
-                }
-                for key in ["oneOf", "anyOf", "not", "nullable"] {
-                    map.shift_remove(key);
-                }
-                map.values_mut().for_each(walk);
-            }
-            Value::Array(items) => items.iter_mut().for_each(walk),
-            _ => {}
-        }
-    }
-    walk(&mut schema);
-    schema
 }
 
 #[cfg(test)]
