@@ -37,6 +37,8 @@ pub enum Known {
     XForwardedProto,
     XForwardedPrefix,
     RequestId,
+    /// `X-Kong-Upstream-Latency` or `X-Kong-Proxy-Latency`.
+    Latency,
     TransferEncoding,
     ProxyConnection,
     ProxyAuthenticate,
@@ -127,6 +129,8 @@ pub fn classify(name: &[u8]) -> Known {
         18 if is(b"proxy-authenticate") => Known::ProxyAuthenticate,
         18 if disguised(name, b"x-forwarded-prefix") => Known::Disguised,
         19 if is(b"proxy-authorization") => Known::ProxyAuthorization,
+        20 if is(b"x-kong-proxy-latency") => Known::Latency,
+        23 if is(b"x-kong-upstream-latency") => Known::Latency,
         _ => Known::Other,
     }
 }

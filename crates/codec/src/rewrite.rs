@@ -156,9 +156,9 @@ impl Delimiting {
     }
 }
 
-/// The kinds of response fields that are not copied as they are.
-pub fn response_dropped(head: &ResponseHead<'_, '_>, delimiting: Delimiting) -> Dropped {
-    let mut kinds = KnownSet::EMPTY;
+/// The kinds of response fields that are not copied as they are; `also` are those that the caller writes itself.
+pub fn response_dropped(head: &ResponseHead<'_, '_>, delimiting: Delimiting, also: KnownSet) -> Dropped {
+    let mut kinds = also;
     if delimiting != Delimiting::AsReceived || head.status < 200 || head.status == 204 {
         kinds = kinds.with(Known::ContentLength);
     }
@@ -200,7 +200,7 @@ pub fn response(
 /// Writes an interim response (1xx but not 101) whole.
 pub fn interim(head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
     status_line(head, out);
-    for lines in head.fields.kept(response_dropped(head, Delimiting::AsReceived)) {
+    for lines in head.fields.kept(response_dropped(head, Delimiting::AsReceived, KnownSet::EMPTY)) {
         out.extend_from_slice(lines);
     }
     finish(out);

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use tokio::task::unconstrained;
 use tokio::time::Sleep;
 
 #[derive(Debug)]
@@ -38,7 +39,8 @@ impl Deadline {
         if self.registered && !self.sleep.is_elapsed() {
             return Poll::Pending;
         }
-        while self.sleep.as_mut().poll(cx).is_ready() {
+        // Without the runtime's budget for the running task: used up, it would say "pending" and register nothing.
+        while Pin::new(&mut unconstrained(self.sleep.as_mut())).poll(cx).is_ready() {
             if Instant::from(self.sleep.deadline()) >= self.at {
                 self.registered = false;
                 return Poll::Ready(());

@@ -33,8 +33,10 @@ pub(crate) enum Failure {
     InvalidBackend,
     /// The backend has no ready endpoint.
     NoEndpoints,
-    /// As many requests as may wait for endpoints wait already.
+    /// As many requests as may wait for an endpoint or a connection wait already.
     TooManyHeld,
+    /// There are as many connections to the endpoint as there may be, and none became free.
+    EndpointsBusy,
     /// No endpoint of the backend took a connection.
     Connect,
     /// No endpoint of the backend took a connection in time.
@@ -122,6 +124,7 @@ reasons! {
     InvalidBackend => "invalid_backend",
     NoEndpoints => "no_endpoints",
     TooManyHeld => "too_many_held",
+    EndpointsBusy => "endpoints_busy",
     Connect => "connect",
     ConnectTimeout => "connect_timeout",
     UpstreamClosed => "upstream_closed",
@@ -159,6 +162,7 @@ impl Failure {
             Failure::InvalidBackend => kept(UNEXPECTED, Configuration, Reason::InvalidBackend),
             Failure::NoEndpoints => kept(NO_PEER, Upstream, Reason::NoEndpoints),
             Failure::TooManyHeld => kept(UNAVAILABLE, Upstream, Reason::TooManyHeld),
+            Failure::EndpointsBusy => kept(UNAVAILABLE, Upstream, Reason::EndpointsBusy),
             Failure::Connect => retryable(kept(INVALID_RESPONSE, Upstream, Reason::Connect)),
             Failure::ConnectTimeout => retryable(kept(TIMING_OUT, Upstream, Reason::ConnectTimeout)),
             Failure::UpstreamClosed => retryable(kept(INVALID_RESPONSE, Upstream, Reason::UpstreamClosed)),

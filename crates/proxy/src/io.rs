@@ -6,12 +6,15 @@
 //! Invariants: a short read or write clears readiness (edge-triggered), so that no second call is made to learn
 //! what is known; nothing polls for writability before a write came up short.
 
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 
 use crate::metrics::{Counter, WorkerMetrics};
 
@@ -44,7 +47,7 @@ impl Socket {
         ready!(self.stream.poll_read_ready(cx))?;
         self.metrics.socket_calls.reads.add(1);
         let mut into = ReadBuf::new(buffer);
-        ready!(std::pin::Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
     }
 
@@ -67,13 +70,15 @@ impl Socket {
 
     /// Whether an idle connection is as it was left: nothing to read, no end, no error. No kernel entry.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.stream.poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
+        // Without the runtime's budget for the running task, which would make it look quiet when used up.
+        let mut readable = unconstrained(poll_fn(|cx| self.stream.poll_read_ready(cx)));
+        Pin::new(&mut readable).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Ends the sending direction.
     pub(crate) fn shut_down_writes(&mut self) {
         // A TCP stream's shutdown does not wait; an error means that the connection is gone already.
-        let _ = std::pin::Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Makes the close that follows a reset: the peer must not take what it has for the whole.

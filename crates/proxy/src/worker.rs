@@ -69,7 +69,8 @@ impl Settings {
                     .unwrap_or(u32::MAX),
             },
             pool_limits: PoolLimits {
-                per_endpoint: limits.upstream_idle_per_endpoint,
+                per_endpoint: limits.upstream_connections_per_endpoint.max(1),
+                idle_per_endpoint: limits.upstream_idle_per_endpoint,
                 idle: limits.upstream_idle_timeout,
             },
             limits,

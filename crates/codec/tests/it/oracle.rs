@@ -126,7 +126,7 @@ fn forwarded_response(head: &ResponseHead<'_, '_>, asked: Asked, client: Version
     if head.is_interim() {
         rewrite::interim(head, &mut out);
     } else {
-        let dropped = rewrite::response_dropped(head, delimiting);
+        let dropped = rewrite::response_dropped(head, delimiting, KnownSet::EMPTY);
         rewrite::response(head, delimiting, dropped, true, true, &mut out);
         rewrite::finish(&mut out);
     }

@@ -37,7 +37,7 @@ fn returned(bytes: &str, client: Version) -> String {
     if head.is_interim() {
         rewrite::interim(&head, &mut out);
     } else {
-        let dropped = rewrite::response_dropped(&head, delimiting);
+        let dropped = rewrite::response_dropped(&head, delimiting, KnownSet::EMPTY);
         rewrite::response(&head, delimiting, dropped, true, true, &mut out);
         rewrite::finish(&mut out);
     }

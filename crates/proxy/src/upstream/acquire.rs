@@ -3,13 +3,16 @@
 //! A request never leaves its backend here, and never takes another ticket: endpoints are tried one after another, and a
 //! backend that lost its last one a moment ago is waited for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use weir_model::table::BackendState;
 
 use super::balance::{InFlight, Tried, choose, failed};
 use super::connect::connect;
+use super::pool::{Busy, Taken};
 use crate::error::Failure;
 use crate::http::h1::Forward;
 use crate::io::Socket;
@@ -19,6 +22,7 @@ use crate::worker::Worker;
 pub(crate) struct Acquired {
     pub(crate) socket: Socket,
     pub(crate) in_flight: InFlight,
+    pub(crate) busy: Busy,
     /// It has carried a request before.
     pub(crate) reused: bool,
     /// Endpoints that were tried in vain.
@@ -33,7 +37,6 @@ pub(crate) async fn acquire(
     fresh: bool,
 ) -> Result<Acquired, Failure> {
     let backend = forward.state().ok_or(Failure::InvalidBackend)?;
-    let limits = &worker.settings.limits;
     let mut failed_tries = 0;
     let mut last = None;
     loop {
@@ -45,24 +48,24 @@ pub(crate) async fn acquire(
             wait_for_endpoints(worker, backend, forward.deadline).await?;
             continue;
         };
-        let endpoint = in_flight.endpoint().clone();
-        if !fresh && let Some(socket) = worker.pool.take(endpoint.address) {
-            worker.metrics.upstream_reuses.add(1);
-            return Ok(Acquired { socket, in_flight, reused: true, failed_tries });
-        }
-        let now = worker.clock.now();
-        let mut limit = limits.upstream_connect_timeout;
-        if let Some(deadline) = forward.deadline {
-            limit = limit.min(deadline.saturating_duration_since(now));
-        }
-        match connect(worker, endpoint.address, limit).await {
-            Ok(socket) => return Ok(Acquired { socket, in_flight, reused: false, failed_tries }),
+        let address = in_flight.endpoint().address;
+        let busy = match worker.pool.take(address, fresh, worker.settings.pool_limits) {
+            Taken::Kept(socket, busy) => {
+                worker.metrics.upstream_reuses.add(1);
+                return Ok(Acquired { socket, in_flight, busy, reused: true, failed_tries });
+            }
+            Taken::Room(busy) => busy,
+            Taken::Full(freed) => {
+                wait_for_room(worker, backend, &freed, forward.deadline).await?;
+                continue;
+            }
+        };
+        match open(worker, address, forward.deadline).await {
+            Ok(socket) => return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries }),
             Err(failure) => {
-                if forward.deadline.is_some_and(|deadline| deadline <= worker.clock.now()) {
-                    return Err(Failure::RequestTimeout);
-                }
-                failed(&endpoint, worker.clock.millis(), limits.endpoint_retry_delay);
-                tried.push(endpoint);
+                let limits = &worker.settings.limits;
+                failed(in_flight.endpoint(), worker.clock.millis(), limits.endpoint_retry_delay);
+                tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
                 if !failure.verdict().retryable || tried.len() > limits.retry_attempts {
                     return Err(failure);
@@ -71,6 +74,35 @@ pub(crate) async fn acquire(
             }
         }
     }
+}
+
+/// Connects, within the time for that and the request's own.
+async fn open(worker: &Worker, endpoint: SocketAddr, deadline: Option<Instant>) -> Result<Socket, Failure> {
+    let mut limit = worker.settings.limits.upstream_connect_timeout;
+    if let Some(deadline) = deadline {
+        limit = limit.min(deadline.saturating_duration_since(worker.clock.now()));
+    }
+    connect(worker, endpoint, limit).await.map_err(|failure| late(worker, deadline).unwrap_or(failure))
+}
+
+/// The failure of a request whose time is up.
+fn late(worker: &Worker, deadline: Option<Instant>) -> Option<Failure> {
+    deadline.filter(|deadline| *deadline <= worker.clock.now()).map(|_| Failure::RequestTimeout)
+}
+
+/// Waits, bounded in time and number, for one of as many connections as there may be.
+async fn wait_for_room(
+    worker: &Worker,
+    backend: &Arc<BackendState>,
+    freed: &Notify,
+    deadline: Option<Instant>,
+) -> Result<(), Failure> {
+    let _held = Held::new(worker, backend)?;
+    let until = worker.clock.now() + worker.settings.limits.upstream_connect_timeout;
+    let until = deadline.map_or(until, |deadline| deadline.min(until));
+    let waited = tokio::time::timeout_at(until.into(), freed.notified()).await;
+    worker.clock.tick();
+    waited.map_err(|_| late(worker, deadline).unwrap_or(Failure::EndpointsBusy))
 }
 
 /// Waits, bounded in time and number, for a backend that had endpoints a moment ago.
@@ -97,13 +129,12 @@ async fn wait_for_endpoints(
         let waited = tokio::time::timeout_at(until.into(), changed).await;
         worker.clock.tick();
         if waited.is_err() {
-            let late = deadline.is_some_and(|deadline| deadline <= worker.clock.now());
-            return Err(if late { Failure::RequestTimeout } else { Failure::NoEndpoints });
+            return Err(late(worker, deadline).unwrap_or(Failure::NoEndpoints));
         }
     }
 }
 
-/// A request that waits for endpoints, counted.
+/// A request that waits for an endpoint or for a connection to one, counted.
 struct Held<'w> {
     worker: &'w Worker,
     backend: Arc<str>,

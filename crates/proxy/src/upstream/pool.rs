@@ -1,17 +1,19 @@
-//! One worker's idle connections to endpoints.
+//! One worker's connections to endpoints: the idle ones, and how many are busy.
 //!
 //! Last in, first out: the connections that are used stay warm and the rest grow old and are closed by
 //! [`Pool::sweep`]. A connection that the endpoint closed meanwhile is found out at check-out without entering
 //! the kernel.
 //!
-//! Invariants: a connection is put back only after a whole exchange, with nothing left unread; bounds per
-//! endpoint and in total hold.
+//! Invariants: a connection is put back only after a whole exchange, with nothing left unread; every busy
+//! connection is counted by one [`Busy`], however it ends; bounds per endpoint hold.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use crate::io::Socket;
 
@@ -22,50 +24,102 @@ struct Idle {
 }
 
 #[derive(Debug, Default)]
+struct Connections {
+    idle: Vec<Idle>,
+    busy: usize,
+    /// Told when one becomes free; only there once somebody waits.
+    freed: Option<Rc<Notify>>,
+}
+
+#[derive(Debug, Default)]
 pub(crate) struct Pool {
-    idle: RefCell<FxHashMap<SocketAddr, Vec<Idle>>>,
+    endpoints: RefCell<FxHashMap<SocketAddr, Rc<RefCell<Connections>>>>,
 }
 
 /// What bounds a pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolLimits {
+    /// Connections to one endpoint.
     pub(crate) per_endpoint: usize,
+    /// Idle connections to one endpoint.
+    pub(crate) idle_per_endpoint: usize,
+    /// How long a connection may be idle.
     pub(crate) idle: Duration,
 }
 
-impl Pool {
+/// What a request gets from the pool.
+pub(crate) enum Taken {
     /// A connection that may be used at once.
-    pub(crate) fn take(&self, endpoint: SocketAddr) -> Option<Socket> {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&endpoint)?;
-        while let Some(connection) = connections.pop() {
-            if connection.socket.is_quiet() {
-                return Some(connection.socket);
+    Kept(Socket, Busy),
+    /// Leave to open one.
+    Room(Busy),
+    /// There are as many as there may be; told when one becomes free.
+    Full(Rc<Notify>),
+}
+
+impl Pool {
+    /// A kept connection unless `fresh`, or leave to open one.
+    pub(crate) fn take(&self, endpoint: SocketAddr, fresh: bool, limits: PoolLimits) -> Taken {
+        let connections = self.endpoints.borrow_mut().entry(endpoint).or_default().clone();
+        let mut of = connections.borrow_mut();
+        if !fresh {
+            while let Some(idle) = of.idle.pop() {
+                if idle.socket.is_quiet() {
+                    of.busy += 1;
+                    drop(of);
+                    return Taken::Kept(idle.socket, Busy { connections });
+                }
             }
         }
-        None
-    }
-
-    pub(crate) fn put(&self, endpoint: SocketAddr, socket: Socket, now: Instant, limits: PoolLimits) {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(endpoint).or_default();
-        if connections.len() < limits.per_endpoint {
-            connections.push(Idle { socket, since: now });
+        if of.busy >= limits.per_endpoint {
+            return Taken::Full(of.freed.get_or_insert_default().clone());
         }
+        of.busy += 1;
+        drop(of);
+        Taken::Room(Busy { connections })
     }
 
     /// Closes what is too old or was closed by the endpoint, and forgets endpoints without connections.
     pub(crate) fn sweep(&self, now: Instant, limits: PoolLimits) {
-        self.idle.borrow_mut().retain(|_, connections| {
-            connections.retain(|connection| {
+        self.endpoints.borrow_mut().retain(|_, connections| {
+            let mut of = connections.borrow_mut();
+            of.idle.retain(|connection| {
                 now.saturating_duration_since(connection.since) < limits.idle && connection.socket.is_quiet()
             });
-            !connections.is_empty()
+            !of.idle.is_empty() || of.busy > 0 || Rc::strong_count(connections) > 1
         });
     }
 
-    /// Closes all.
+    /// Closes all idle connections.
     pub(crate) fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        for connections in self.endpoints.borrow().values() {
+            connections.borrow_mut().idle.clear();
+        }
+    }
+}
+
+/// A connection that is in use or being opened; it makes room when dropped.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    connections: Rc<RefCell<Connections>>,
+}
+
+impl Busy {
+    /// Keeps the connection, whose exchange is over.
+    pub(crate) fn keep(self, socket: Socket, now: Instant, limits: PoolLimits) {
+        let mut connections = self.connections.borrow_mut();
+        if connections.idle.len() < limits.idle_per_endpoint {
+            connections.idle.push(Idle { socket, since: now });
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut connections = self.connections.borrow_mut();
+        connections.busy -= 1;
+        if let Some(freed) = &connections.freed {
+            freed.notify_one();
+        }
     }
 }

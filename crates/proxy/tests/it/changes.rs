@@ -271,3 +271,80 @@ fn dropping_the_last_handle_closes_everything() {
     assert!(client.ends());
     eventually("the socket is closed", || std::net::TcpStream::connect(address).is_err());
 }
+
+#[test]
+fn open_streams_keep_no_snapshot() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+        peer.rest();
+    });
+    let world = World::to(&origin);
+    let address = weir_model::table::BindAddress { ip: world.address.ip(), port: PORT };
+    let mut streams = Vec::new();
+    let mut tables = Vec::new();
+    for n in 0..100 {
+        let mut client = world.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.head().unwrap();
+        streams.push(client);
+        tables.push(std::sync::Arc::downgrade(world.proxy.snapshot().bind(&address).unwrap()));
+        let other = HttpRule { backends: vec![to("b0", 1)], ..rule(&format!("/other/{n}")) };
+        world.apply(vec![world.route("other", other)]);
+    }
+    assert_eq!(tables.iter().filter(|table| table.upgrade().is_some()).count(), 0);
+    assert_eq!(streams.len(), 100);
+}
+
+/// Runs `setpriv`, where it is there, because the test itself may be allowed to bind any port.
+#[test]
+fn without_the_right_to_a_low_port_the_next_free_one_stands_in() {
+    let probe = std::process::Command::new("setpriv").args(UNPRIVILEGED).arg("true").output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        eprintln!("setpriv is not there or may not change the user: left out");
+        return;
+    }
+    // The child may not be allowed to read where this binary is.
+    let place = tempfile::tempdir().unwrap();
+    let binary = place.path().join("it");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    for path in [place.path(), &binary] {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, permissions).unwrap();
+    }
+    let output = std::process::Command::new("setpriv")
+        .args(UNPRIVILEGED)
+        .arg(&binary)
+        .args(["--exact", "changes::unprivileged_process", "--ignored", "--nocapture"])
+        .env("WEIR_TEST_ADDRESS", own_address().to_string())
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+const UNPRIVILEGED: [&str; 5] =
+    ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
+
+#[test]
+#[ignore = "run by without_the_right_to_a_low_port_the_next_free_one_stands_in"]
+fn unprivileged_process() {
+    let Ok(ip) = std::env::var("WEIR_TEST_ADDRESS") else { return };
+    let ip: IpAddr = ip.parse().unwrap();
+    if TcpListener::bind(SocketAddr::new(ip, 80)).is_ok() {
+        eprintln!("this kernel lets everybody bind low ports: left out");
+        return;
+    }
+    let _taken = TcpListener::bind(SocketAddr::new(ip, 8080)).unwrap();
+    let update = || Update { upserts: vec![listener(ip, 80), listener(ip, 443)], ..Update::default() };
+    let strict = Proxy::start(config(1)).unwrap();
+    let refused = block_on(strict.apply(update()));
+    assert!(refused.binds[0].error.contains("ermission denied"), "{refused:?}");
+    let proxy = Proxy::start(ProxyConfig { low_port_fallback: true, ..config(1) }).unwrap();
+    let applied = block_on(proxy.apply(update()));
+    let ports: Vec<_> = applied.binds.iter().map(|bind| (bind.port, bind.bound_port)).collect();
+    assert_eq!(ports, [(80, 18080), (443, 8443)]);
+    assert_eq!(Peer::connect(SocketAddr::new(ip, 18080)).get("/").status, 404);
+}

@@ -214,3 +214,60 @@ fn a_flood_of_connections_that_close_at_once_leaves_nothing_behind() {
     eventually("all are gone", || world.metric("weir_proxy_connections_open{worker=\"0\"}") == 0);
     assert_eq!(world.client().get("/").status, 200);
 }
+
+/// In a process of its own, because the limit of open files is a process's.
+#[test]
+fn without_files_accepting_pauses_and_goes_on_by_itself() {
+    let binary = std::env::current_exe().unwrap();
+    let command = format!(
+        "ulimit -n 80; exec '{}' --exact robustness::process_with_few_files --ignored --nocapture",
+        binary.display()
+    );
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", &command])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let address = lines
+        .by_ref()
+        .find_map(|line| Some(line.unwrap().split_once("serving on ")?.1.to_owned()))
+        .expect("the process says where it serves");
+    let address = address.trim().parse().unwrap();
+    // Each has begun a request, so none is idle: nothing can be closed to make room.
+    let mut many: Vec<_> = (0..100)
+        .map(|_| {
+            let mut client = Peer::connect(address);
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n");
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    // They end their requests and leave; the rest is accepted then.
+    let mut answered = 0;
+    for client in many.drain(..) {
+        let mut client = client;
+        client.send("Connection: close\r\n\r\n");
+        assert_eq!(client.response().status, 404);
+        answered += 1;
+    }
+    assert_eq!(answered, 100);
+    drop(child.stdin.take());
+    let output: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(child.wait().unwrap().success(), "{output:?}");
+    assert!(output.iter().any(|line| line == "accepting had failed"), "{output:?}");
+}
+
+#[test]
+#[ignore = "run by without_files_accepting_pauses_and_goes_on_by_itself"]
+fn process_with_few_files() {
+    let limits = Limits { accept_pause: Duration::from_millis(20), ..Limits::default() };
+    let world = World::start(config(limits));
+    println!("\nserving on {}", world.address);
+    let mut line = String::new();
+    let _ = std::io::stdin().read_line(&mut line);
+    if world.metric("weir_proxy_accept_failures_total") > 0 {
+        println!("\naccepting had failed");
+    }
+}

@@ -531,3 +531,50 @@ fn a_backend_without_endpoints_answers_503_at_once_or_after_its_hold() {
     });
     world.expect_failures("no_endpoints", 2);
 }
+
+#[test]
+fn at_the_connection_limit_of_an_endpoint_requests_wait_for_each_other() {
+    let origin = Origin::start(|peer| {
+        while peer.request().is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+            peer.send(ok("ok"));
+        }
+    });
+    let limits =
+        Limits { upstream_connections_per_endpoint: 2, waiting_requests_per_backend: 6, ..Limits::default() };
+    let world = World::with(&origin, config(limits));
+    let world = &world;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = world.client();
+                for _ in 0..5 {
+                    assert_eq!(client.get("/").status, 200);
+                }
+            });
+        }
+    });
+    assert_eq!((origin.requests(), origin.connections()), (40, 2));
+}
+
+#[test]
+fn a_request_that_waits_too_long_for_a_connection_gets_a_503() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.rest();
+    });
+    let limits = Limits {
+        upstream_connections_per_endpoint: 1,
+        upstream_connect_timeout: Duration::from_millis(150),
+        ..Limits::default()
+    };
+    let world = World::with(&origin, config(limits));
+    let mut first = world.client();
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the first is with the origin", || origin.requests() == 1);
+    let response = world.client().get("/");
+    assert_eq!(response.status, 503);
+    assert_eq!(response.text(), r#"{"message":"The upstream server is currently unavailable"}"#);
+    world.expect_failures("endpoints_busy", 1);
+    drop(first);
+}

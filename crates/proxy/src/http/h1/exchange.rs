@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
-use weir_codec::field::{FieldStore, Known};
+use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, Delimiting, field, number_field};
 
@@ -25,6 +25,7 @@ use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::upstream::acquire::{Acquired, acquire};
 use crate::upstream::balance::{self, InFlight, Tried};
+use crate::upstream::pool::Busy;
 use crate::worker::Worker;
 
 /// Where the response is.
@@ -42,6 +43,7 @@ enum Phase {
 struct Exchange {
     upstream: Socket,
     in_flight: InFlight,
+    busy: Busy,
     /// The connection has carried a request before.
     reused: bool,
     input: ReadBuffer,
@@ -152,11 +154,13 @@ impl Connection {
         worker.buffers.give_back_out(forward.up.into_out());
         worker.buffers.give_back_out(exchange.down.into_out());
         if exchange.reusable && clean {
-            let endpoint = exchange.in_flight.endpoint().address;
-            worker.pool.put(endpoint, exchange.upstream, worker.clock.now(), worker.settings.pool_limits);
+            let limits = worker.settings.pool_limits;
+            exchange.busy.keep(exchange.upstream, worker.clock.now(), limits);
         }
         if keep_alive {
             Next::Request
+        } else if matches!(exchange.phase, Phase::Tunnel { .. }) {
+            Next::Close
         } else if request_done && self.input.is_empty() {
             Next::Close
         } else {
@@ -198,6 +202,7 @@ impl Exchange {
         Exchange {
             upstream: acquired.socket,
             in_flight: acquired.in_flight,
+            busy: acquired.busy,
             reused: acquired.reused,
             input: ReadBuffer::default(),
             scan: HeadScan::default(),
@@ -253,6 +258,9 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         loop {
             let before = self.phase;
+            if let Phase::Tunnel { .. } = self.phase {
+                return self.poll_tunnel(cx, connection, forward, worker).map(Ok);
+            }
             if self.sending {
                 self.poll_up(cx, connection, forward, worker)?;
             }
@@ -264,21 +272,37 @@ impl Exchange {
                     ready!(self.poll_response_head(cx, connection, forward, record, worker))?;
                 }
                 Phase::Body => return self.poll_down(cx, connection, worker),
-                Phase::Tunnel { down_ended: false } => {
-                    if self.poll_down(cx, connection, worker)?.is_ready() {
-                        connection.client.shut_down_writes();
-                        self.phase = Phase::Tunnel { down_ended: true };
-                    }
-                }
-                Phase::Tunnel { down_ended: true } => {}
-            }
-            if self.phase == (Phase::Tunnel { down_ended: true }) && !self.sending {
-                return Poll::Ready(Ok(()));
+                Phase::Tunnel { .. } => {}
             }
             if self.phase == before {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Bytes both ways until both sides have ended, or either is gone: there is no message left that could fail.
+    fn poll_tunnel(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        worker: &Worker,
+    ) -> Poll<()> {
+        if self.sending && self.poll_up(cx, connection, forward, worker).is_err() {
+            return Poll::Ready(());
+        }
+        if self.phase == (Phase::Tunnel { down_ended: false }) {
+            match self.poll_down(cx, connection, worker) {
+                Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {
+                    connection.client.shut_down_writes();
+                    self.phase = Phase::Tunnel { down_ended: true };
+                }
+            }
+        }
+        let over = self.refused || (self.phase == (Phase::Tunnel { down_ended: true }) && !self.sending);
+        if over { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_up(
@@ -557,7 +581,14 @@ fn write_head(
     out: &mut Vec<u8>,
 ) {
     let tokens = worker.settings.headers;
-    let mut edited = Edited::new(rewrite::response_dropped(head, delimiting));
+    let mut ours = KnownSet::EMPTY;
+    if tokens.latency {
+        ours = ours.with(Known::Latency);
+    }
+    if tokens.request_id {
+        ours = ours.with(Known::RequestId);
+    }
+    let mut edited = Edited::new(rewrite::response_dropped(head, delimiting, ours));
     for filters in forward.filters() {
         edited.response(filters, &head.fields);
     }
