@@ -107,7 +107,6 @@ pub struct ApiError {
     reason: &'static str,
     message: String,
     subject: Option<Subject>,
-    uid: Option<String>,
     causes: Vec<Cause>,
     retry_after_seconds: Option<u32>,
 }
@@ -118,15 +117,7 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> ApiError {
         let message = message.into();
-        ApiError {
-            code,
-            reason,
-            message,
-            subject: None,
-            uid: None,
-            causes: Vec::new(),
-            retry_after_seconds: None,
-        }
+        ApiError { code, reason, message, subject: None, causes: Vec::new(), retry_after_seconds: None }
     }
 
     fn about(mut self, subject: Subject) -> ApiError {
@@ -258,16 +249,6 @@ impl ApiError {
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text).about(Subject::default())
     }
 
-    pub(crate) fn too_many_requests(message: impl Into<String>) -> ApiError {
-        let mut error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
-        error.retry_after_seconds = Some(1);
-        error
-    }
-
-    pub(crate) fn timeout(message: impl Into<String>) -> ApiError {
-        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
-    }
-
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {
         let message = format!("Internal error occurred: {}", message.into());
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
@@ -321,12 +302,6 @@ impl ApiError {
         self
     }
 
-    /// Adds the object's uid to the details, as refusals about preconditions and names have it.
-    pub(crate) fn with_uid(mut self, uid: &str) -> ApiError {
-        self.uid = Some(uid.to_owned());
-        self
-    }
-
     /// The `Status` object.
     pub fn to_status(&self) -> Value {
         let mut status = json!({
@@ -359,7 +334,6 @@ impl ApiError {
             put("group", &subject.group);
             put("kind", &subject.kind);
         }
-        put("uid", self.uid.as_deref().unwrap_or_default());
         if !self.causes.is_empty() {
             details.insert("causes".to_owned(), self.causes.iter().map(cause_json).collect());
         }

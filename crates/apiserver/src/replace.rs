@@ -1,11 +1,210 @@
 //! File mode: the store made equal to a list of objects.
+//!
+//! Owns: which objects came from the list, so that those that vanish from it are deleted. Invariants: every object goes the way that a client's would
+//! (server-side apply by a manager of its own, strict about unknown fields), so files mean what `kubectl apply` means; what is refused leaves the
+//! object as it was; what is the same is not written.
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::Value;
+use bytes::Bytes;
+use serde_json::{Value, json};
 
 use crate::Rejection;
-use crate::rest::Api;
+use crate::error::{ApiError, ApiResult};
+use crate::object;
+use crate::registry::{Resource, split_api_version};
+use crate::rest::{Api, Call};
+use crate::schema::Patch;
+use crate::store::{Expected, ResourceId};
 
-pub(crate) fn replace(_api: &Arc<Api>, _objects: Vec<Value>) -> Vec<Rejection> {
-    Vec::new()
+/// The owner of fields that stand in files.
+const MANAGER: &str = "weir-files";
+/// Where an object without a namespace goes.
+const DEFAULT_NAMESPACE: &str = "default";
+/// Attempts to end a namespace against concurrent writers.
+const ATTEMPTS: usize = 64;
+
+/// An object of the list in the order in which it must be there.
+struct Entry {
+    index: usize,
+    object: Value,
+}
+
+/// What came from the list: kind and key.
+pub(crate) type Owned = BTreeSet<(ResourceId, String)>;
+
+pub(crate) fn replace(api: &Arc<Api>, objects: Vec<Value>) -> Vec<Rejection> {
+    let mut owned = api.owned.lock();
+    let mut rejections = Vec::new();
+    let mut wanted = Owned::new();
+    let mut entries: Vec<Entry> =
+        objects.into_iter().enumerate().map(|(index, object)| Entry { index, object }).collect();
+    entries.sort_by_key(|entry| rank(object::text(&entry.object, "/kind")));
+    for entry in &mut entries {
+        if let Err(found) = settle(api, &mut entry.object, &owned, &mut wanted) {
+            rejections.extend(reject(entry, &found));
+        }
+    }
+    let mut vanished: Vec<&(ResourceId, String)> = owned.difference(&wanted).collect();
+    vanished.sort_by_key(|(id, _)| end_rank(&id.plural));
+    for (id, key) in vanished {
+        if let Err(error) = remove(api, id, key) {
+            tracing::warn!(%error, resource = %id.plural, key, "an object that is in no file any more was not deleted");
+        }
+    }
+    *owned = wanted;
+    rejections.sort_by_key(|rejection| rejection.index);
+    rejections
+}
+
+/// Definitions and namespaces come before what needs them.
+fn rank(kind: &str) -> u8 {
+    match kind {
+        "CustomResourceDefinition" => 0,
+        "Namespace" => 1,
+        _ => 2,
+    }
+}
+
+/// What is in a namespace goes before it, and definitions last.
+fn end_rank(plural: &str) -> u8 {
+    match plural {
+        "customresourcedefinitions" => 2,
+        "namespaces" => 1,
+        _ => 0,
+    }
+}
+
+/// Applies one object and notes it as wanted, whether it was taken or not.
+fn settle(api: &Arc<Api>, object: &mut Value, before: &Owned, wanted: &mut Owned) -> ApiResult<()> {
+    let resource = resource_of(api, object)?;
+    let name = object::name(object).to_owned();
+    if name.is_empty() {
+        return Err(ApiError::bad_request("metadata.name is missing"));
+    }
+    if resource.namespaced && object::namespace(object).is_empty() {
+        object::set_meta(object, "namespace", Some(Value::from(DEFAULT_NAMESPACE)));
+    }
+    let namespace = object::namespace(object).to_owned();
+    if !wanted.insert((resource.id.clone(), object::key(&namespace, &name))) {
+        return Err(ApiError::bad_request("the same object is there twice"));
+    }
+    if resource.namespaced {
+        need_namespace(api, &namespace, before, wanted)?;
+    }
+    apply(api, object)
+}
+
+fn resource_of(api: &Arc<Api>, object: &Value) -> ApiResult<Arc<Resource>> {
+    let (api_version, kind) = (object::text(object, "/apiVersion"), object::text(object, "/kind"));
+    if api_version.is_empty() || kind.is_empty() {
+        return Err(ApiError::bad_request("apiVersion and kind are needed"));
+    }
+    let (group, version) = split_api_version(api_version);
+    let registry = api.registry();
+    let found = registry.by_kind(group, kind).filter(|resource| resource.version(version).is_some());
+    found.cloned().ok_or_else(|| {
+        ApiError::bad_request(format!("no matches for kind {kind:?} in version {api_version:?}"))
+    })
+}
+
+/// Files need not spell out the namespaces that they put objects into.
+fn need_namespace(api: &Arc<Api>, namespace: &str, before: &Owned, wanted: &mut Owned) -> ApiResult<()> {
+    let namespaces = ResourceId::new("", "namespaces");
+    let key = (namespaces, namespace.to_owned());
+    if wanted.contains(&key) {
+        return Ok(());
+    }
+    if api.store.get(&key.0, namespace).is_none() {
+        apply(api, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}))?;
+        wanted.insert(key);
+    } else if before.contains(&key) {
+        wanted.insert(key);
+    }
+    Ok(())
+}
+
+fn apply(api: &Arc<Api>, object: &Value) -> ApiResult<()> {
+    let resource = resource_of(api, object)?;
+    let mut call = Call::internal(api, &resource.group, &resource.plural, object)?;
+    call.manager = MANAGER.to_owned();
+    call.params.field_validation = "Strict".to_owned();
+    call.params.field_manager = MANAGER.to_owned();
+    let patch = Patch::Apply { object: object.clone(), force: true };
+    api.apply_patch(&call, &patch).map(drop)
+}
+
+/// One rejection for every field that is wrong.
+fn reject(entry: &Entry, error: &ApiError) -> Vec<Rejection> {
+    let kind = object::text(&entry.object, "/kind");
+    let name = object::key(object::namespace(&entry.object), object::name(&entry.object));
+    let rejection = |field: String, reason: String| Rejection {
+        index: entry.index,
+        object: if name.is_empty() { kind.to_owned() } else { format!("{kind} {name}") },
+        field,
+        reason,
+    };
+    if error.causes().is_empty() {
+        let text = error.to_string();
+        let findings = unknown_fields(&text);
+        if findings.is_empty() {
+            return vec![rejection(String::new(), text)];
+        }
+        return findings.into_iter().map(|field| rejection(field, "unknown field".to_owned())).collect();
+    }
+    error.causes().iter().map(|cause| rejection(cause.field.clone(), cause.message.clone())).collect()
+}
+
+/// The fields that a strict decoding error names.
+fn unknown_fields(text: &str) -> Vec<String> {
+    text.split("unknown field \"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn remove(api: &Arc<Api>, id: &ResourceId, key: &str) -> ApiResult<()> {
+    let Some(stored) = api.store.get(id, key) else { return Ok(()) };
+    let registry = api.registry();
+    let Some(resource) = registry.get(&id.group, &id.plural) else { return Ok(()) };
+    let Some(version) = resource.versions.iter().find(|version| version.served) else { return Ok(()) };
+    let call = Call::internal_for(resource, version, &stored.value);
+    match api.delete(&call, &Bytes::new()) {
+        Err(error) if error.code() == http::StatusCode::NOT_FOUND => {}
+        other => drop(other?),
+    }
+    if resource.is("", "namespaces") {
+        end_namespace(api, id, key);
+    }
+    Ok(())
+}
+
+/// A namespace that is in no file any more goes at once when nothing is left in it: no controller may be running to end it.
+fn end_namespace(api: &Arc<Api>, id: &ResourceId, name: &str) {
+    let registry = api.registry();
+    let prefix = format!("{name}/");
+    for _ in 0..ATTEMPTS {
+        let in_use = registry.all().filter(|resource| resource.namespaced).any(|resource| {
+            let snapshot = api.store.snapshot(&resource.id);
+            crate::store::in_namespace(&snapshot.objects, name, None).any(|(key, _)| key.starts_with(&prefix))
+        });
+        let Some(stored) = api.store.get(id, name).filter(|_| !in_use) else { return };
+        if api.store.commit(id, name, Expected::Revision(stored.revision), None, || ()).is_ok() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_errors_name_their_fields() {
+        let text = r#"strict decoding error: unknown field "spec.a", unknown field "spec.b""#;
+        assert_eq!(unknown_fields(text), ["spec.a", "spec.b"]);
+        assert!(unknown_fields("something else").is_empty());
+    }
 }

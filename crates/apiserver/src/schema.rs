@@ -452,39 +452,17 @@ fn patch_error(call: &Call, current: &Value, error: PatchError) -> ApiError {
 }
 
 fn apply_error(error: ApplyError) -> ApiError {
+    let message = error.to_string();
     match error {
-        ApplyError::Malformed(text) => ApiError::bad_request(text),
+        ApplyError::Malformed(_) => ApiError::bad_request(message),
         ApplyError::Conflicts(conflicts) => {
-            let causes: Vec<Cause> = conflicts
+            let causes = conflicts
                 .iter()
                 .map(|conflict| Cause::field_manager_conflict(&conflict.field, &conflict.manager))
                 .collect();
-            let mut by_manager: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for conflict in &conflicts {
-                by_manager.entry(&conflict.manager).or_default().push(&conflict.field);
-            }
-            ApiError::apply_conflict(conflict_text(&by_manager, conflicts.len()), causes)
+            ApiError::apply_conflict(message, causes)
         }
     }
-}
-
-fn conflict_text(by_manager: &BTreeMap<&str, Vec<&str>>, count: usize) -> String {
-    let plural = if count == 1 { "conflict" } else { "conflicts" };
-    let mut lines = vec![format!("Apply failed with {count} {plural}: ")];
-    let one_field = count == 1;
-    for (index, (manager, fields)) in by_manager.iter().enumerate() {
-        if one_field {
-            lines[0].push_str(&format!("conflict with {manager}: {}", fields.concat()));
-            continue;
-        }
-        if index == 0 {
-            lines[0].push_str(&format!("conflicts with {manager}:"));
-        } else {
-            lines.push(format!("conflicts with {manager}:"));
-        }
-        lines.extend(fields.iter().map(|field| format!("- {field}")));
-    }
-    lines.join("\n")
 }
 
 /// A `metav1.LabelSelector` as the text that selectors are written in.

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,7 @@ use crate::discovery;
 use crate::error::{ApiError, ApiResult, Subject};
 use crate::logs::LogSource;
 use crate::registry::{Registry, Resource, Version};
+use crate::replace::Owned;
 use crate::rest::encode::{Encoded, Reply, Shape};
 use crate::rest::negotiate::Accept;
 use crate::rest::path::{Params, ResourcePath};
@@ -51,6 +52,8 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
     pub(crate) admission: Admission,
     pub(crate) logs: LogSource,
+    /// What came from files.
+    pub(crate) owned: Mutex<Owned>,
     registry: RwLock<Arc<Registry>>,
     identity: Identity,
     token: Token,
@@ -97,11 +100,6 @@ impl Call {
     }
 }
 
-enum Answer {
-    Encoded(Encoded),
-    Lines(UnsyncBoxBody<Bytes, Infallible>, &'static str),
-}
-
 impl Api {
     pub(crate) fn new(store: Store, registry: Registry, clock: Clock, identity: Identity) -> Api {
         Api {
@@ -109,6 +107,7 @@ impl Api {
             clock,
             admission: Admission::new(),
             logs: LogSource::default(),
+            owned: Mutex::default(),
             registry: RwLock::new(Arc::new(registry)),
             identity,
             token: Token::random(),
@@ -173,20 +172,14 @@ impl Api {
         let call = self.call(head, place)?;
         let body = read_body(body).await?;
         let shutdown = head.extensions.get::<ServerShutdown>().map(|end| end.0.clone()).unwrap_or_default();
-        let answer = self.dispatch(&call, &head.method, &body);
-        let answer = match answer? {
-            Some(reply) => Answer::Encoded(encode::encode(self, &call, &reply)?),
-            None => {
-                let warnings = std::mem::take(&mut *call.warnings.lock());
-                let mut response = self.stream(call, shutdown)?;
-                add_warnings(response.headers_mut(), &warnings);
-                return Ok(response);
-            }
+        let Some(reply) = self.dispatch(&call, &head.method, &body)? else {
+            let warnings = std::mem::take(&mut *call.warnings.lock());
+            let mut response = self.stream(call, shutdown)?;
+            add_warnings(response.headers_mut(), &warnings);
+            return Ok(response);
         };
-        let mut response = match answer {
-            Answer::Encoded(encoded) => respond(encoded.code, encoded.media_type, full(encoded.body)),
-            Answer::Lines(body, media_type) => respond(StatusCode::OK, media_type, body),
-        };
+        let encoded = encode::encode(self, &call, &reply)?;
+        let mut response = respond(encoded.code, encoded.media_type, full(encoded.body));
         add_warnings(response.headers_mut(), &call.warnings.lock());
         Ok(response)
     }

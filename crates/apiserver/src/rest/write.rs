@@ -226,11 +226,16 @@ impl Api {
         if call.subresource == "scale" {
             return self.update_scale(call, |scale| patch.apply_to_scale(call, scale));
         }
+        self.apply_patch(call, &patch)
+    }
+
+    /// Patches the object until nobody else writes meanwhile.
+    pub(crate) fn apply_patch(&self, call: &Call, patch: &schema::Patch) -> ApiResult<Reply> {
         let key = object::key(&call.namespace, &call.name);
         for _ in 0..ATTEMPTS {
             let Some(current) = self.store.get(&call.resource.id, &key) else {
                 if patch.is_apply() && call.subresource.is_empty() {
-                    return self.create_by_apply(call, &patch);
+                    return self.create_by_apply(call, patch);
                 }
                 return Err(ApiError::not_found(call.subject(&call.name)));
             };

@@ -1,7 +1,7 @@
 //! Columns and cells of the built-in kinds. Source: kube-apiserver's printers.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::text::{self, age, joined, labels, number, or_none, selector, shown, size, some_of};
 use super::{AGE, Head, NAME, number_column, pod, text_column, wide_column};
@@ -800,6 +800,7 @@ fn policy_binding(object: &Value, now: Timestamp) -> Vec<Value> {
 mod tests {
     use super::*;
     use crate::registry::Registry;
+    use serde_json::json;
 
     #[test]
     fn every_kind_has_as_many_cells_as_columns() {
