@@ -102,12 +102,10 @@ fn reach(
         if report.bound_port == port {
             texts.push(format!("Listening on {}.", socket(address, port)));
         } else {
-            let text = format!(
+            texts.push(format!(
                 "Listening on {} instead of port {port}, which this process may not bind.",
                 socket(address, report.bound_port)
-            );
-            findings.push(Finding::warning(field.clone(), "PortMapped", text.clone()));
-            texts.push(text);
+            ));
         }
     }
     if let Some(others) = around.neighbours.get(&listener.name) {

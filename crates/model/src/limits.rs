@@ -157,7 +157,7 @@ limits! {
         "HAProxy timeout tunnel, 1 h in its guides",
         "How long an upgraded connection may carry nothing in either direction.";
     retry_body_bytes: usize = 64 * 1024, Bytes,
-        "DESIGN section 3; nginx client_body_buffer_size and Envoy retries hold as much or more",
+        "nginx client_body_buffer_size and Envoy retries hold as much or more",
         "Part of a request body that is kept to be sent again. A longer body is sent once.";
     retry_attempts: usize = 2, Count,
         "Kong retries 5, nginx bounded by its upstreams; a broken backend should not be asked for ever",
@@ -181,13 +181,13 @@ limits! {
         "Envoy circuit breaker max_pending_requests 1024",
         "Requests of one worker that wait for a connection or for an endpoint of one backend. More: 503.";
     endpoint_hold: Duration = 1_000, Milliseconds,
-        "DESIGN section 4",
+        "ours: bridges the moment in which a rollout flips a selector",
         "How long requests wait for a backend that had endpoints a moment ago, before 503.";
     endpoint_retry_delay: Duration = 1_000, Milliseconds,
         "ours: short enough to notice a recovery at once, long enough not to dial a dead address for each request",
         "How long an endpoint that could not be connected to is passed over while others can.";
     drain_delay: Duration = 5_000, Milliseconds,
-        "DESIGN section 3: time for load balancers to see that we are not ready",
+        "ours: time for load balancers to see that we are not ready",
         "How long connections are still accepted after a signal to end.";
     drain_timeout: Duration = 30_000, Milliseconds,
         "Kubernetes terminationGracePeriodSeconds 30",

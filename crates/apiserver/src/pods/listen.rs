@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Ports under this need a right. Source: Linux' default `net.ipv4.ip_unprivileged_port_start`.
 const FIRST_UNPRIVILEGED: u16 = 1024;
-/// Where the search for a free port begins, and its step. Unit: ports. Source: DESIGN of the sandbox's addresses.
+/// Where the search for a free port begins, and its step. Unit: ports. Source: ours.
 const FALLBACK_FIRST: u16 = 8000;
 const FALLBACK_STEP: u16 = 10_000;
 /// Connections that wait to be accepted. Source: Linux' `net.core.somaxconn`.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::{GOLDEN, draw, mix, random};
 
-/// Largest `W` (slots, bytes) that is laid out. Source: DESIGN section 4; what people write by hand fits.
+/// Largest `W` (slots, bytes) that is laid out. Source: ours; what people write by hand fits.
 pub const MAX_SLOTS: u64 = 4096;
 
 pub(crate) enum Layout {
