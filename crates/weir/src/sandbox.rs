@@ -177,19 +177,27 @@ impl LowPorts {
         if matches!(self, LowPorts::Allowed) {
             return String::new();
         }
-        let program =
-            std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
         format!(
             r#"This process may not bind ports under 1024: a port p is served at the first free of p+8000, p+18000, …
 The guide's lines are then:
   curl -i $PROXY_IP:8080
   curl -s "$PROXY_IP:8080/echo/hostname?iteration="{{1..200}} -w "\n" | sort | uniq -c
-Either of these makes them work as they are written:
-  sudo setcap cap_net_bind_service=+ep {program}
-  sudo sysctl net.ipv4.ip_unprivileged_port_start=0
-"#
+{}"#,
+            low_port_remedies()
         )
     }
+}
+
+/// What gives a process the right to bind ports under 1024.
+pub(crate) fn low_port_remedies() -> String {
+    let program =
+        std::env::current_exe().map_or_else(|_| "weir".to_owned(), |path| path.display().to_string());
+    format!(
+        "Either of these, and a new start, makes a guide's lines work as they are written:
+  sudo setcap cap_net_bind_service=+ep {program}
+  sudo sysctl net.ipv4.ip_unprivileged_port_start=0
+"
+    )
 }
 
 /// The sandbox's own kubeconfig: readable by its owner only, never in the place of a file of somebody else's.

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::cli::ClientOptions;
-use crate::client;
+use crate::{client, sandbox};
 
 pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -24,6 +24,9 @@ pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     }
     for note in &report.notes {
         println!("{note}");
+    }
+    if report.ports_moved {
+        print!("{}", sandbox::low_port_remedies());
     }
     Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -49,13 +52,15 @@ pub(crate) fn gateway_api(kind: &str, plural: &str) -> ApiResource {
 struct Report {
     rows: Vec<Vec<String>>,
     notes: Vec<String>,
+    /// A socket is not on its listener's port, for want of a right.
+    ports_moved: bool,
     healthy: bool,
 }
 
 impl Report {
     fn new(gateways: &[DynamicObject], routes: &[DynamicObject]) -> Report {
         let head = ["KIND", "NAME", "ADDRESS", "STATUS"].map(str::to_owned).to_vec();
-        let mut report = Report { rows: vec![head], notes: Vec::new(), healthy: true };
+        let mut report = Report { rows: vec![head], notes: Vec::new(), ports_moved: false, healthy: true };
         gateways.iter().for_each(|gateway| report.add_gateway(gateway));
         routes.iter().for_each(|route| report.add_route(route));
         report
@@ -81,6 +86,7 @@ impl Report {
                     && message.contains("instead of")
                 {
                     self.notes.push(format!("{gateway}: {message}"));
+                    self.ports_moved = true;
                 }
             }
         }

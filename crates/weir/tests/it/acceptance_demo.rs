@@ -35,14 +35,14 @@ fn the_demo_prints_both_tables_and_ends_well_without_a_terminal() {
     }
 }
 
-struct Row {
-    service: String,
-    pod: String,
-    count: u64,
+pub(crate) struct Row {
+    pub(crate) service: String,
+    pub(crate) pod: String,
+    pub(crate) count: u64,
 }
 
 /// The lines of the tables: Service, weight, pod, count, expected.
-fn rows(output: &str) -> Vec<Row> {
+pub(crate) fn rows(output: &str) -> Vec<Row> {
     let row = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [service @ ("echo" | "echo2"), _, pod, count, ..] = words[..] else { return None };

@@ -280,7 +280,11 @@ fn a_service_without_a_ready_endpoint_answers_503_for_its_share_alone() {
     fixture.route(&[("b0", 1), ("b1", 1)]);
     fixture.sandbox.kubectl(&["scale", "deployment", "b1", "--replicas=0"]).ok();
     fixture.sandbox.wait_endpoints("b1", "default", 0);
-    // A backend that had endpoints a moment ago may hold its requests for a while before the 503.
+    // The API's slice and the data plane's table are milliseconds apart. A backend that had endpoints a moment ago may
+    // hold its requests for a while before the 503.
+    crate::harness::eventually("the Service's share is 503", || {
+        fixture.count(Manner::OneConnection, 2).contains_key("503").then_some(())
+    });
     assert_counts(&fixture.count(Manner::EightAtOnce, 20), &[("b0", 10), ("503", 10)]);
     fixture.sandbox.kubectl(&["scale", "deployment", "b1", "--replicas=1"]).ok();
     fixture.sandbox.wait_backends(&["b1"], "default");

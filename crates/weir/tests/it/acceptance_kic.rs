@@ -190,8 +190,9 @@ impl Guide {
         let separate =
             format!(r#"for i in {{1..200}}; do curl -s "{proxy}/echo/hostname?iteration=$i" -w "\n"; done"#);
         assert_two_to_one(&by_deployment(sandbox.bash(&separate).ok().lines()), 132, 135);
-        let eight =
-            format!(r#"seq 200 | xargs -P 8 -I@ curl -s "{proxy}/echo/hostname?iteration=@" -w "\n""#);
+        // echo writes name and line end at once, so that eight at a time cannot mix their lines.
+        let one = format!(r#"echo "$(curl -s "{proxy}/echo/hostname?iteration=@")""#);
+        let eight = format!("seq 200 | xargs -P 8 -I@ bash -c '{one}'");
         assert_two_to_one(&by_deployment(sandbox.bash(&eight).ok().lines()), 132, 135);
         let report = sandbox.weir(&["split"]);
         assert!(report.ok().contains("echo2"), "{}", report.stdout);

@@ -60,7 +60,7 @@ fn fields_that_are_wrong_are_refused_as_kubernetes_refuses_them() {
     );
     refused(
         "[{backendRefs: [{name: echo, port: 80, weight: 1000001}]}]",
-        &["spec.rules[0].backendRefs[0].weight", "1000001", "less than or equal to 1000000"],
+        &["spec.rules[0].backendRefs[0].weight", "1000001", "should be less than or equal to 1e+06"],
     );
     refused(
         "[{backendRefs: [{name: echo, port: 80}], matches: [{path: {type: PathPrefix, value: no-slash}}]}]",
@@ -207,29 +207,24 @@ fn a_header_of_100_mb_is_refused_without_keeping_it() {
     let mut connection = Connection::open(socket).expect("the gateway listens");
     connection.send(b"GET /echo/hostname HTTP/1.1\r\nHost: a\r\nX-Large: ").expect("the beginning is taken");
     let chunk = vec![b'x'; 1 << 20];
-    let mut sent = 0;
-    while sent < 100 {
-        match connection.send(&chunk) {
-            Ok(()) => sent += 1,
-            Err(error) => {
-                let closed = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
-                assert!(closed.contains(&error.kind()), "{error}");
-                break;
-            }
+    for _ in 0..100 {
+        // Refused at 64 KiB; what comes after the answer is dropped for a while, so that the client can read it.
+        if let Err(error) = connection.send(&chunk) {
+            assert!([ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()), "{error}");
+            break;
         }
     }
-    assert!(sent < 100, "the gateway read 100 MB of one header");
-    // The answer may be lost to the reset that follows bytes nobody read; if it is there, it is 431.
     if let Ok(answer) = connection.answer() {
         assert_eq!(answer.status, 431, "{}", answer.text());
     }
     let mut small = Connection::open(socket).expect("the gateway listens");
     let large = "y".repeat(200 * 1024);
-    small.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n\r\n").as_bytes()).ok();
-    if let Ok(answer) = small.answer() {
-        assert_eq!(answer.status, 431, "{}", answer.text());
-        assert!(!answer.text().is_empty(), "the answer says why");
-    }
+    small
+        .send(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n\r\n").as_bytes())
+        .expect("it is taken");
+    let answer = small.answer().expect("the client learns why");
+    assert_eq!(answer.status, 431, "{}", answer.text());
+    assert!(!answer.text().is_empty(), "the answer says why");
     let after = sandbox.process.resident_kib();
     assert!(after < before + 32 * 1024, "resident memory grew from {before} to {after} KiB");
     undisturbed(socket);

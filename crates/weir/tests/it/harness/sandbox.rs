@@ -185,8 +185,15 @@ impl Sandbox {
     #[track_caller]
     pub(crate) fn socket(&self, gateway: &str, namespace: &str) -> SocketAddr {
         let ip = self.wait_gateway(gateway, namespace);
-        let object = self.get(&format!("gateway/{gateway}"), namespace).expect("the Gateway is there");
-        let port = object["metadata"]["annotations"]["weir.dev/port-80"].as_str();
+        let services = self.kubectl(&["get", "services", "-A", "-o", "json"]);
+        let services: Value = serde_json::from_str(services.ok()).expect("kubectl prints JSON");
+        let all = services["items"].as_array().map_or(&[][..], Vec::as_slice);
+        let stands_for =
+            |service: &&Value| service["status"]["loadBalancer"]["ingress"][0]["ip"] == ip.to_string();
+        let service =
+            all.iter().find(stands_for).unwrap_or_else(|| panic!("no Service has the address {ip}"));
+        let moved = service["metadata"]["annotations"]["weir.dev/bound-ports"].as_str().unwrap_or_default();
+        let port = moved.split(',').find_map(|pair| pair.strip_prefix("80="));
         SocketAddr::new(ip, port.map_or(80, |port| port.parse().expect("a port")))
     }
 
