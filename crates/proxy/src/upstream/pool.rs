@@ -92,9 +92,7 @@ impl Pool {
 
     /// Closes all idle connections.
     pub(crate) fn clear(&self) {
-        for connections in self.endpoints.borrow().values() {
-            connections.borrow_mut().idle.clear();
-        }
+        self.endpoints.borrow_mut().clear();
     }
 }
 

@@ -157,11 +157,10 @@ impl Connection {
             let limits = worker.settings.pool_limits;
             exchange.busy.keep(exchange.upstream, worker.clock.now(), limits);
         }
+        let nothing_follows = request_done && self.input.is_empty();
         if keep_alive {
             Next::Request
-        } else if matches!(exchange.phase, Phase::Tunnel { .. }) {
-            Next::Close
-        } else if request_done && self.input.is_empty() {
+        } else if nothing_follows || matches!(exchange.phase, Phase::Tunnel { .. }) {
             Next::Close
         } else {
             Next::Linger
