@@ -54,7 +54,8 @@ fn api_service() -> Value {
 fn define(api: &Arc<Api>, mut definition: Value) -> Result<(), ApiServerError> {
     let name = crate::object::name(&definition).to_owned();
     let install = |definition: &mut Value| -> ApiResult<()> {
-        let call = Call::internal(api, "apiextensions.k8s.io", "customresourcedefinitions", definition)?;
+        let mut call = Call::internal(api, "apiextensions.k8s.io", "customresourcedefinitions", definition)?;
+        call.manager = "kubectl".to_owned();
         api.install_definition(&call, std::mem::take(definition))
     };
     install(&mut definition).map_err(|source| ApiServerError::Builtin {

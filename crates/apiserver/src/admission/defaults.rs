@@ -442,7 +442,9 @@ pub(crate) fn first_status(resource: &Resource, object: &Value) -> Option<Value>
         ("policy", "poddisruptionbudgets") => {
             json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
         }
-        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => json!({}),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            json!({"observedGeneration": 1, "typeChecking": {}})
+        }
         _ => return None,
     })
 }

@@ -33,7 +33,7 @@ use crate::error::{ApiError, ApiResult, Subject};
 use crate::logs::LogSource;
 use crate::registry::{Registry, Resource, Version};
 use crate::replace::Owned;
-use crate::rest::encode::{Encoded, Reply, Shape};
+use crate::rest::encode::{Reply, Shape};
 use crate::rest::negotiate::Accept;
 use crate::rest::path::{Params, ResourcePath};
 use crate::server::ServerShutdown;

@@ -121,12 +121,14 @@ impl Api {
         }
     }
 
-    /// Creates a definition that comes with this program, without judging it.
-    pub(crate) fn install_definition(&self, call: &Call, mut object: Value) -> ApiResult<()> {
+    /// Creates a definition that comes with this program, without judging it. Its fields are owned as if `kubectl apply --server-side` had written
+    /// it, so that a user can do just that with another bundle.
+    pub(crate) fn install_definition(&self, call: &Call, object: Value) -> ApiResult<()> {
+        let patch = schema::Patch::Apply { object, force: true };
+        let mut object = patch.apply_to_nothing(self, call)?;
         admission::prepare_create(&call.resource, &call.version, &mut object);
         self.fill_new(call, &mut object);
         admission::default_fields(&call.resource, &mut object);
-        schema::own_fields(self, call, None, &mut object, FieldsOf::Update)?;
         crd::settle(self, call, &mut object)?;
         let effect = self.effect_of(call, None, Some(&object));
         let committed =
@@ -716,6 +718,10 @@ fn bump_generation(call: &Call, old: &Value, object: &mut Value) {
         generation
     };
     object::set_meta(object, "generation", Some(Value::from(next)));
+    if call.resource.is("admissionregistration.k8s.io", "validatingadmissionpolicies") {
+        // Nothing of a policy is left to observe later: it is compiled when it is written.
+        object::child(object, "status")["observedGeneration"] = Value::from(next);
+    }
 }
 
 /// The beginning of a deletion counts as a change of what is desired. Source: apiserver's `BeforeDelete`.
