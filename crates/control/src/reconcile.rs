@@ -25,7 +25,7 @@ use weir_model::resource::{Applied, KindVersion, Update};
 
 pub(crate) use self::addresses::Provisioning;
 use self::gate::Gate;
-use self::reads::{Answer, Reads};
+use self::reads::{Answer, Found, Reads};
 use crate::call::Caller;
 use crate::events::{Finding, Recorder, Severity};
 use crate::kinds::{Versions, api_version};
@@ -225,15 +225,17 @@ impl Reconciler {
 
     fn take_answer(&mut self, answer: Answer) {
         let Answer { key, mark, found } = answer;
-        let absent = found.is_empty();
-        for object in found {
-            self.upsert(key.kind, object);
+        if let Found::Objects(objects) = found {
+            let absent = objects.is_empty();
+            for object in objects {
+                self.upsert(key.kind, object);
+            }
+            if absent || key.name.is_empty() {
+                self.objects.confirm_absent_since(key.clone(), mark);
+                self.waits.remove(&key);
+            }
+            self.changed.insert(key);
         }
-        if absent || key.name.is_empty() {
-            self.objects.confirm_absent_since(key.clone(), mark);
-            self.waits.remove(&key);
-        }
-        self.changed.insert(key);
         self.start_reads();
     }
 

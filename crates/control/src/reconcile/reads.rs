@@ -1,8 +1,8 @@
 //! References whose target has not been seen: each is read from the API, once at a time.
 //!
 //! Invariants: an answer carries the point at which its read began, so an absence never answers a reference that was
-//! made later; a read that fails is tried again until it is forgotten. Deliberately absent: giving up (the reconciler
-//! waives what takes too long).
+//! made later; a read that keeps failing ends with the time for which references are waited for, so that it never
+//! takes the place of others. Deliberately absent: what a reference that could not be read counts as.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,8 +10,10 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use serde_json::Value;
+use tokio::time::Instant;
 use weir_core::{Kind, ObjectKey, objects::Mark};
 
+use super::REFERENCE_WAIT;
 use crate::backoff::Backoff;
 use crate::call::{CallError, Caller};
 use crate::kinds::{Versions, collection, path};
@@ -28,8 +30,15 @@ const MAX_WANTED: usize = 65_536;
 pub(crate) struct Answer {
     pub(crate) key: ObjectKey,
     pub(crate) mark: Mark,
-    /// The objects that are there: one or none, or all grants of a namespace.
-    pub(crate) found: Vec<Value>,
+    pub(crate) found: Found,
+}
+
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// What is there: one object or none, or all grants of a namespace.
+    Objects(Vec<Value>),
+    /// The API could not be asked.
+    Nothing,
 }
 
 pub(crate) struct Reads {
@@ -118,6 +127,7 @@ fn is_all_grants(key: &ObjectKey) -> bool {
 
 async fn read(caller: Caller, key: ObjectKey, path: String, mark: Mark) -> Answer {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+    let started = Instant::now();
     loop {
         let found: Result<Vec<Value>, CallError> = if is_all_grants(&key) {
             caller.list(&path, false).await.map(|(_, objects)| objects)
@@ -125,12 +135,15 @@ async fn read(caller: Caller, key: ObjectKey, path: String, mark: Mark) -> Answe
             caller.get(&path).await.map(|object| vec![object])
         };
         match found {
-            Ok(found) => return Answer { key, mark, found },
-            Err(error) if error.is_not_found() => return Answer { key, mark, found: Vec::new() },
-            Err(error) => {
-                tracing::debug!(object = %key, %error, "reference not read");
-                tokio::time::sleep(backoff.next()).await;
+            Ok(objects) => return Answer { key, mark, found: Found::Objects(objects) },
+            Err(error) if error.is_not_found() => {
+                return Answer { key, mark, found: Found::Objects(Vec::new()) };
             }
+            Err(error) if error.is_final() || started.elapsed() >= REFERENCE_WAIT => {
+                tracing::warn!(object = %key, %error, "a reference cannot be read");
+                return Answer { key, mark, found: Found::Nothing };
+            }
+            Err(_) => tokio::time::sleep(backoff.next()).await,
         }
     }
 }

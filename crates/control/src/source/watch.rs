@@ -28,6 +28,9 @@ const WATCH_GRACE: Duration = Duration::from_secs(10);
 /// A watch that lived this long was a good one: the next failure starts the backoff anew.
 const GOOD_WATCH: Duration = Duration::from_secs(5);
 
+/// The longest wait after a watch that the server ended in peace, however soon it did.
+const CLEAN_WAIT: Duration = Duration::from_millis(500);
+
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 pub(crate) struct Watch {
@@ -85,9 +88,10 @@ impl Watch {
             if started.elapsed() >= GOOD_WATCH {
                 backoff.reset();
             }
+            let is_clean = matches!(end, End::Served);
             let relist = match end {
                 End::Closed => return false,
-                End::Served => started.elapsed() < GOOD_WATCH && version.is_empty(),
+                End::Served => version.is_empty(),
                 End::Relist(reason) => {
                     tracing::info!(kind = self.kind.as_str(), reason, "listing again");
                     true
@@ -98,7 +102,8 @@ impl Watch {
                 }
             };
             if started.elapsed() < GOOD_WATCH {
-                tokio::time::sleep(backoff.next()).await;
+                let longest = if is_clean { CLEAN_WAIT } else { RETRY_CAP };
+                tokio::time::sleep(backoff.next().min(longest)).await;
             }
             if relist {
                 return true;
@@ -189,6 +194,8 @@ pub(crate) async fn crds(caller: Caller, changed: Arc<Notify>, shutdown: Cancell
 
 async fn follow_crds(caller: &Caller, changed: &Notify) -> Result<(), CallError> {
     let (version, _) = caller.list(CRDS, true).await?;
+    // Whatever changed before this list is not in the watch.
+    changed.notify_one();
     let mut stream = pin!(caller.watch(CRDS, &version, true).await?);
     let idle = Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE;
     while let Some(event) =

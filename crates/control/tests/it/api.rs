@@ -141,6 +141,11 @@ impl Api {
         self.lock().failures.insert(path_end.to_owned(), (times, code));
     }
 
+    /// How many more calls to paths that end so would fail.
+    pub(crate) fn failures_left(&self, path_end: &str) -> u32 {
+        self.lock().failures.get(path_end).map_or(0, |(left, _)| *left)
+    }
+
     pub(crate) fn serve(&self, version: &str, plural: &str, served: bool) {
         let mut state = self.lock();
         let key = (GATEWAY_API.to_owned(), version.to_owned(), plural.to_owned());

@@ -180,6 +180,25 @@ async fn while_a_reference_is_unknown_an_edited_rule_keeps_its_form_for_a_second
 }
 
 #[tokio::test(start_paused = true)]
+async fn reads_that_fail_do_not_keep_others_from_being_read() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    for number in 0..100 {
+        plane.api.fail(&format!("/services/bad{number}"), 1_000_000, 500);
+        plane.api.apply("httproutes", route(&format!("bad{number}"), "g", &format!("bad{number}")));
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let event = Instant::now();
+    plane.api.apply("httproutes", route("r", "g", "missing"));
+    plane
+        .until("told", |plane| plane.condition("httproutes", "default", "r", "ResolvedRefs") == "False")
+        .await;
+    assert!(event.elapsed() < Duration::from_millis(10), "{:?}", event.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_service_without_slices_is_waited_for_a_second_at_most() {
     let plane = Plane::start(ready_api());
     plane

@@ -340,3 +340,18 @@ async fn a_server_that_adds_defaults_is_not_written_to_for_ever() {
     }
     assert_eq!(status_writes(&plane, "httproutes"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_the_server_refuses_for_good_is_not_written_again_until_it_changes() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.fail("/httproutes/r/status", 1_000, 422);
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(plane.api.failures_left("/httproutes/r/status"), 999);
+    plane.api.apply("httproutes", route("r", "g", "missing"));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(plane.api.failures_left("/httproutes/r/status"), 998);
+}
