@@ -76,7 +76,6 @@ async fn scaling_up_and_down_and_deleting_a_pod_ends_where_asked() {
     let (deployments, pods, slices) =
         (sandbox.api::<Deployment>(), sandbox.api::<Pod>(), sandbox.api::<EndpointSlice>());
     for count in [20, 1] {
-        let begun = std::time::Instant::now();
         let scale = json!({ "spec": { "replicas": count } });
         deployments
             .patch_scale("echo2", &PatchParams::default(), &Patch::Merge(&scale))
@@ -91,7 +90,6 @@ async fn scaling_up_and_down_and_deleting_a_pod_ends_where_asked() {
             (mine.count() == count).then_some(())
         })
         .await;
-        eprintln!("scaled to {count} in {:?}", begun.elapsed());
     }
     let first = until(&pods, "one pod of echo", |all: &[Pod]| {
         ready(all).into_iter().find(|pod| pod.labels()["app"] == "echo").map(ResourceExt::name_any)
@@ -250,5 +248,33 @@ async fn the_node_is_ready_and_comes_back() {
     let first = until(&nodes, "ready", ready).await;
     nodes.delete("weir", &DeleteParams::default()).await.expect("deleted");
     until(&nodes, "ready again", |all: &[Node]| ready(all).filter(|uid| *uid != first)).await;
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_pods_come_and_go() {
+    let sandbox = Sandbox::start("127.94.16.0/21");
+    sandbox.create(ECHO).await;
+    let (deployments, slices) = (sandbox.api::<Deployment>(), sandbox.api::<EndpointSlice>());
+    for count in [1000, 1] {
+        let scale = json!({ "spec": { "replicas": count } });
+        deployments
+            .patch_scale("echo", &PatchParams::default(), &Patch::Merge(&scale))
+            .await
+            .expect("scaled");
+        until(&deployments, "as many available as asked", |all: &[Deployment]| {
+            let echo = all.iter().find(|deployment| deployment.name_any() == "echo")?;
+            (echo.status.as_ref()?.available_replicas == Some(count)).then_some(())
+        })
+        .await;
+        let addresses = until(&slices, "as many endpoints as asked", |slices| {
+            let addresses = ready_addresses(slices, "echo");
+            (addresses.len() == usize::try_from(count).expect("small")).then_some(addresses)
+        })
+        .await;
+        let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
+        assert_eq!(distinct.len(), addresses.len());
+    }
+    until(&sandbox.api::<Pod>(), "the others are gone", |all: &[Pod]| (all.len() == 2).then_some(())).await;
     sandbox.stop().await;
 }

@@ -8,6 +8,8 @@
 mod plan;
 mod revision;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
