@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weir_api::gateway::Protocol;
-use weir_api::kong::{KIC_CONTROLLER, OPERATOR_CONTROLLER};
+use weir_api::kong::{INGRESS_CLASS, INGRESS_CONTROLLER, KIC_CONTROLLER, OPERATOR_CONTROLLER};
 use weir_core::{Kind, ObjectKey};
 
 use super::sandbox::hash;
@@ -54,6 +54,8 @@ pub(crate) struct Wishes {
     services: BTreeMap<(String, String), ServiceWish>,
     /// Namespaces that are made if they are not there.
     namespaces: BTreeSet<String>,
+    /// Whether the IngressClass that Kong's chart brings is made, once: whoever deletes it means it.
+    ingress_class: bool,
     /// Uids of all Gateways.
     gateways: BTreeSet<String>,
     /// Gateways, by key and uid, and the value that their publish-service annotation should get.
@@ -90,6 +92,7 @@ impl Wishes {
             let key = (KONG_NAMESPACE.to_owned(), KONG_PROXY_SERVICE.to_owned());
             wishes.services.insert(key, shared_service(gateways, shared, bound));
             wishes.namespaces.insert(KONG_NAMESPACE.to_owned());
+            wishes.ingress_class = true;
         }
         for view in gateways {
             wishes.gateways.insert(view.uid.clone());
@@ -236,6 +239,7 @@ struct Table {
     services: BTreeMap<(String, String), Value>,
     /// Namespaces of [`Wishes::namespaces`] that are there.
     namespaces: BTreeSet<String>,
+    ingress_class_made: bool,
     /// The path of the collection of Gateways.
     gateways: Option<crate::call::Collection>,
     /// Gateways, by uid, whose annotation has been written (true) or taken away: once is enough.
@@ -246,6 +250,7 @@ struct Table {
 #[derive(Clone, Debug, PartialEq)]
 enum Action {
     CreateNamespace(String),
+    CreateIngressClass,
     CreateService { path: String, object: Value },
     PatchService { path: String, patch: Value },
     DeleteService { key: (String, String), path: String, uid: String },
@@ -350,6 +355,18 @@ impl Publisher {
                     other => other,
                 }
             }
+            Action::CreateIngressClass => {
+                let object = json!({
+                    "apiVersion": "networking.k8s.io/v1",
+                    "kind": "IngressClass",
+                    "metadata": {"name": INGRESS_CLASS},
+                    "spec": {"controller": INGRESS_CONTROLLER},
+                });
+                match caller.create("/apis/networking.k8s.io/v1/ingressclasses", &object).await {
+                    Err(error) if error.is_already_exists() => Ok(Value::Null),
+                    other => other,
+                }
+            }
             Action::CreateService { path, object } => match caller.create(path, object).await {
                 Err(error) if error.is_already_exists() => {
                     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -388,6 +405,7 @@ impl Publisher {
             Action::CreateNamespace(name) => {
                 table.namespaces.insert(name.clone());
             }
+            Action::CreateIngressClass => table.ingress_class_made = true,
             Action::CreateService { .. } | Action::PatchService { .. } => {
                 drop(table);
                 if object.is_object() {
@@ -428,6 +446,9 @@ impl Table {
             .difference(&self.namespaces)
             .map(|name| Action::CreateNamespace(name.clone()))
             .collect();
+        if self.wishes.ingress_class && !self.ingress_class_made {
+            actions.push(Action::CreateIngressClass);
+        }
         for (key, wish) in &self.wishes.services {
             let collection = format!("/api/v1/namespaces/{}/services", key.0);
             match self.services.get(key) {
@@ -466,6 +487,7 @@ impl Action {
     fn name(&self) -> &'static str {
         match self {
             Action::CreateNamespace(_) => "create namespace",
+            Action::CreateIngressClass => "create ingress class",
             Action::CreateService { .. } => "create service",
             Action::PatchService { .. } => "patch service",
             Action::DeleteService { .. } => "delete service",
@@ -620,7 +642,8 @@ mod tests {
         assert_eq!(service["spec"]["ports"][0]["name"], "kong-proxy");
         assert_eq!(service["spec"]["ports"][0]["port"], 80);
         assert_eq!(service["spec"]["ports"][1]["name"], "kong-proxy-tls");
-        assert_eq!(actions.len(), 2);
+        assert!(actions.contains(&Action::CreateIngressClass));
+        assert_eq!(actions.len(), 3);
     }
 
     #[test]
@@ -641,6 +664,7 @@ mod tests {
     fn a_service_that_is_as_it_should_be_is_left_alone_and_a_changed_one_is_repaired() {
         let mut table = table(&[], true, &BoundPorts::new());
         table.namespaces.insert("kong".to_owned());
+        table.ingress_class_made = true;
         let mut there = created(&table).remove(0);
         there["spec"]["ports"][0]["nodePort"] = json!(31_000);
         there["spec"]["clusterIP"] = json!("10.96.0.9");
@@ -714,6 +738,7 @@ mod tests {
         assert_eq!(service["metadata"]["annotations"][BOUND_PORTS_ANNOTATION], "80=8080,443=8443");
         let mut without = table(&[], true, &BoundPorts::new());
         without.namespaces.insert("kong".to_owned());
+        without.ingress_class_made = true;
         without.services.insert(("kong".to_owned(), "kong-gateway-proxy".to_owned()), service);
         let [Action::PatchService { patch, .. }] = &without.actions()[..] else { panic!("one repair") };
         assert_eq!(*patch, json!({"metadata": {"annotations": {BOUND_PORTS_ANNOTATION: null}}}));
