@@ -1,5 +1,5 @@
 //! Every file of the fuzz corpus, by name: `refused-*` must be refused, `accepted-*` accepted whole, `partial-*`
-//! neither. New findings of the fuzzer go there.
+//! neither. What the fuzzer left there without a name only has to break no promise.
 
 use std::path::Path;
 
@@ -9,17 +9,17 @@ use crate::oracle;
 
 #[test]
 fn requests_are_accepted_and_refused_as_their_names_say() {
-    check("request", oracle::request, 40);
+    check("request", oracle::request, 75);
 }
 
 #[test]
 fn responses_are_accepted_and_refused_as_their_names_say() {
-    check("response", oracle::response, 15);
+    check("response", oracle::response, 25);
 }
 
 #[test]
 fn chunked_bodies_are_accepted_and_refused_as_their_names_say() {
-    check("chunked", |bytes| oracle::body(Framing::Chunked, bytes).map_err(|error| error.to_string()), 15);
+    check("chunked", |bytes| oracle::body(Framing::Chunked, bytes).map_err(|error| error.to_string()), 30);
 }
 
 fn check(folder: &str, outcome: impl Fn(&[u8]) -> Result<bool, String>, at_least: usize) {
@@ -34,7 +34,7 @@ fn check(folder: &str, outcome: impl Fn(&[u8]) -> Result<bool, String>, at_least
             Some("accepted") => outcome == Ok(true),
             Some("partial") => outcome == Ok(false),
             Some("refused") => outcome.is_err(),
-            _ => panic!("{name} does not say what it is"),
+            _ => continue,
         };
         assert!(expected, "{name}: {outcome:?}");
         seen += 1;
