@@ -181,11 +181,14 @@ impl<K: Cached> Cache<K> {
         self.remove(&ObjectKey::of(last), revision(last));
     }
 
-    /// Waits for the end of the first list.
-    pub(crate) async fn wait_listed(&self) {
+    /// Waits for the end of the first list, or for `shutdown`.
+    pub(crate) async fn wait_listed(&self, shutdown: &CancellationToken) {
         let mut listed = self.listed.subscribe();
-        // The sender lives as long as `self`, so this cannot fail; returning early would be harmless besides.
-        let _ = listed.wait_for(|done| *done).await;
+        tokio::select! {
+            // The sender lives as long as `self`, so this cannot fail; returning early would be harmless besides.
+            _ = listed.wait_for(|done| *done) => {}
+            () = shutdown.cancelled() => {}
+        }
     }
 
     /// Follows the kind until `shutdown`. A broken watch is started anew by kube's watcher, with its back-off.

@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: events. They own nothing, nothing owns them, and they are many.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
@@ -252,10 +253,9 @@ impl Inventory {
             self.forget_kind(id, &served);
         }
         for (id, kind) in served {
-            let mut kinds = self.kinds.write();
-            if !kinds.contains_key(&id) {
+            if let Entry::Vacant(place) = self.kinds.write().entry(id) {
                 let (kind, stop) = (Arc::new(kind), shutdown.child_token());
-                kinds.insert(id, Followed { kind: kind.clone(), stop: stop.clone() });
+                place.insert(Followed { kind: kind.clone(), stop: stop.clone() });
                 let mut tasks = self.tasks.lock();
                 while tasks.try_join_next().is_some() {}
                 tasks.spawn(self.clone().follow(kind, stop));

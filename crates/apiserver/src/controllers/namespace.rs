@@ -59,14 +59,8 @@ pub(super) fn run(
     async move {
         let namespaces = tokio::spawn(keeper.namespaces.clone().follow(shutdown.clone()));
         let accounts = tokio::spawn(keeper.accounts.clone().follow(shutdown.clone()));
-        let listed = async {
-            keeper.namespaces.wait_listed().await;
-            keeper.accounts.wait_listed().await;
-        };
-        tokio::select! {
-            () = listed => {}
-            () = shutdown.cancelled() => {}
-        }
+        keeper.namespaces.wait_listed(&shutdown).await;
+        keeper.accounts.wait_listed(&shutdown).await;
         let work = move |name: String| {
             let keeper = keeper.clone();
             async move { keeper.reconcile(&name).await }

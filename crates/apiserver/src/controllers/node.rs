@@ -31,10 +31,7 @@ pub(super) fn run(client: Client, shutdown: CancellationToken) -> impl Future<Ou
     queue.add(());
     async move {
         let follow = tokio::spawn(nodes.clone().follow(shutdown.clone()));
-        tokio::select! {
-            () = nodes.wait_listed() => {}
-            () = shutdown.cancelled() => {}
-        }
+        nodes.wait_listed(&shutdown).await;
         let work = move |()| {
             let (client, nodes) = (client.clone(), nodes.clone());
             async move { reconcile(&client, &nodes).await }

@@ -35,6 +35,7 @@ const NAME_TRIES: usize = 8;
 
 /// Registers with the caches at once; the future works until `shutdown`.
 pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output = ()> {
+    let view = View { events: view.events.named("replicaset-controller"), ..view };
     let queue = Queue::new();
     let keys = queue.clone();
     view.replica_sets.observe(move |change| {
@@ -65,8 +66,8 @@ pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output
         }
     });
     async move {
-        view.replica_sets.wait_listed().await;
-        view.pods.wait_listed().await;
+        view.replica_sets.wait_listed(&shutdown).await;
+        view.pods.wait_listed(&shutdown).await;
         let work = move |key| reconcile(view.clone(), key);
         queue.work(PARALLEL, shutdown, work).await;
     }
@@ -129,13 +130,20 @@ pub(crate) fn plan(set: &ReplicaSet, pods: &[Arc<Pod>]) -> Plan {
     }
     let wanted = usize::try_from(desired(set)).unwrap_or(0);
     if active.len() < wanted {
-        plan.create = (wanted - active.len()).min(BURST);
+        // After a refusal one pod is tried alone, lest hundreds are refused again and again.
+        let burst = if has_failed(set) { 1 } else { BURST };
+        plan.create = (wanted - active.len()).min(burst);
     } else if active.len() > wanted {
         let surplus = (active.len() - wanted).min(BURST);
         active.sort_by(|left, right| least_serving_first(left, right));
         plan.delete = active.into_iter().take(surplus).collect();
     }
     plan
+}
+
+fn has_failed(set: &ReplicaSet) -> bool {
+    let conditions = set.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
 }
 
 pub(crate) fn desired(set: &ReplicaSet) -> i32 {
@@ -339,5 +347,102 @@ async fn write_status(view: &View, set: &ReplicaSet, status: ReplicaSetStatus) -
     match view.replica_sets.replace_status(&updated).await {
         Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
         answer => answer.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(replicas: i32) -> ReplicaSet {
+        serde_json::from_value(json!({
+            "metadata": { "name": "echo-1", "namespace": "default", "uid": "rs", "generation": 3 },
+            "spec": { "replicas": replicas, "minReadySeconds": 10, "selector": { "matchLabels": { "app": "echo" } },
+                      "template": { "metadata": { "labels": { "app": "echo" } },
+                                    "spec": { "containers": [{ "name": "c" }] } } },
+        }))
+        .expect("a ReplicaSet")
+    }
+
+    /// A pod that became ready at this second; never, if it is negative.
+    fn pod(name: &str, owner: Option<&str>, app: &str, ready_at: i64) -> Arc<Pod> {
+        let owners = owner.map(|uid| {
+            json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "echo-1",
+                                              "uid": uid, "controller": true }])
+        });
+        let ready = if ready_at < 0 { "False" } else { "True" };
+        let since = Timestamp::from_second(ready_at.max(0)).expect("a time").to_string();
+        let pod = json!({
+            "metadata": { "name": name, "namespace": "default", "uid": name, "labels": { "app": app },
+                          "ownerReferences": owners },
+            "spec": { "nodeName": "weir", "containers": [{ "name": "c" }] },
+            "status": { "phase": "Running",
+                        "conditions": [{ "type": "Ready", "status": ready, "lastTransitionTime": since }] },
+        });
+        Arc::new(serde_json::from_value(pod).expect("a Pod"))
+    }
+
+    fn names(pods: &[Arc<Pod>]) -> Vec<String> {
+        pods.iter().map(|pod| pod.name_any()).collect()
+    }
+
+    #[test]
+    fn missing_pods_are_made_and_others_are_left_alone() {
+        let pods = [pod("mine", Some("rs"), "echo", 0), pod("other", Some("x"), "echo", 0)];
+        let plan = plan(&set(3), &pods);
+        assert_eq!((plan.create, plan.delete.len(), plan.adopt.len(), plan.release.len()), (2, 0, 0, 0));
+    }
+
+    #[test]
+    fn orphans_are_adopted_and_strangers_released() {
+        let pods =
+            [pod("orphan", None, "echo", 0), pod("stranger", Some("rs"), "else", 0), pod("no", None, "x", 0)];
+        let plan = plan(&set(1), &pods);
+        assert_eq!(
+            (names(&plan.adopt), names(&plan.release)),
+            (vec!["orphan".into()], vec!["stranger".into()])
+        );
+        assert_eq!(plan.create, 0);
+    }
+
+    #[test]
+    fn scaling_down_takes_what_serves_least() {
+        let mut cheap = pod("cheap", Some("rs"), "echo", 100).as_ref().clone();
+        let cost = ("controller.kubernetes.io/pod-deletion-cost".to_owned(), "-1".to_owned());
+        cheap.metadata.annotations = Some([cost].into());
+        let mut going = pod("going", Some("rs"), "echo", 100).as_ref().clone();
+        going.metadata.deletion_timestamp = Some(Timestamp::UNIX_EPOCH.into());
+        let pods = [
+            pod("old", Some("rs"), "echo", 100),
+            pod("new", Some("rs"), "echo", 900),
+            pod("unready", Some("rs"), "echo", -1),
+            Arc::new(cheap),
+            Arc::new(going),
+        ];
+        assert_eq!(names(&plan(&set(1), &pods).delete), ["unready", "cheap", "new"]);
+    }
+
+    #[test]
+    fn a_refused_pod_is_tried_alone() {
+        let mut set = set(50);
+        let failed = ReplicaSetCondition {
+            type_: "ReplicaFailure".into(),
+            status: "True".into(),
+            ..Default::default()
+        };
+        set.status = Some(ReplicaSetStatus { conditions: Some(vec![failed]), ..Default::default() });
+        assert_eq!(plan(&set, &[]).create, 1);
+    }
+
+    #[test]
+    fn a_ready_pod_is_available_after_the_time_asked_and_looked_at_then() {
+        let pods = [pod("long", Some("rs"), "echo", 100), pod("just", Some("rs"), "echo", 107)];
+        let now = Timestamp::from_second(110).expect("a time");
+        let (status, recheck) = status(&set(2), &pods, None, now);
+        assert_eq!(
+            (status.replicas, status.ready_replicas, status.available_replicas),
+            (2, Some(2), Some(1))
+        );
+        assert_eq!((status.observed_generation, recheck), (Some(3), Some(Duration::from_secs(7))));
     }
 }

@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ const DEEPEST: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// In the order of files and documents.
-    pub objects: Vec<LoadedObject>,
+    pub objects: Vec<Arc<LoadedObject>>,
     /// In the same order.
     pub errors: Vec<LoadError>,
 }
@@ -65,7 +66,7 @@ pub struct Loader {
 /// A file as it was last read.
 struct File {
     stamp: Option<Stamp>,
-    good: Vec<LoadedObject>,
+    good: Vec<Arc<LoadedObject>>,
     errors: Vec<LoadError>,
     /// It could not be read at all.
     unreadable: bool,
@@ -154,7 +155,7 @@ impl Loader {
         file.unreadable = unreadable;
         match outcome {
             Ok(good) => {
-                file.good = good;
+                file.good = good.into_iter().map(Arc::new).collect();
                 file.errors = Vec::new();
             }
             Err(errors) => file.errors = errors,

@@ -137,7 +137,7 @@ fn flag(container: &Container, environment: &Environment, name: &str) -> Option<
             _ => None,
         }
     });
-    values.filter_map(|value| value.parse().ok()).last()
+    values.filter_map(|value| value.parse().ok()).next_back()
 }
 
 #[cfg(test)]

@@ -183,16 +183,10 @@ impl Runner {
     }
 
     async fn wait_listed(&self, shutdown: &CancellationToken) {
-        let listed = async {
-            self.pods.wait_listed().await;
-            self.config_maps.wait_listed().await;
-            self.secrets.wait_listed().await;
-            self.slices.wait_listed().await;
-        };
-        tokio::select! {
-            () = listed => {}
-            () = shutdown.cancelled() => {}
-        }
+        self.pods.wait_listed(shutdown).await;
+        self.config_maps.wait_listed(shutdown).await;
+        self.secrets.wait_listed(shutdown).await;
+        self.slices.wait_listed(shutdown).await;
     }
 
     fn retry_waiting(&self, namespace: &str) {

@@ -1,7 +1,7 @@
 //! Connections to the stand-ins.
 //!
 //! Owns: accepting and serving on a pod's sockets, on the pods' own runtime. Invariants: the number of connections of
-//! all pods is bounded, and one more waits in the kernel's queue; a closed pod accepts what is waiting no more,
+//! all pods is bounded, and more wait, one per socket here and the rest in the kernel's queues; a closed pod accepts what is waiting no more,
 //! finishes the requests it has, and closes idle connections at once.
 
 use std::future::Future;
@@ -105,18 +105,18 @@ struct Accepting {
 impl Accepting {
     async fn run(self) {
         loop {
-            let place = tokio::select! {
-                () = self.close.cancelled() => return,
-                place = self.places.clone().acquire_owned() => place,
-            };
-            // The semaphore is never closed.
-            let Ok(place) = place else { return };
             let accepted = tokio::select! {
                 () = self.close.cancelled() => return,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let place = tokio::select! {
+                        () = self.close.cancelled() => return,
+                        place = self.places.clone().acquire_owned() => place,
+                    };
+                    // The semaphore is never closed.
+                    let Ok(place) = place else { return };
                     let arrival =
                         Arrival { port: self.port, expects_http2: self.speaks == Speaks::Http2OrHttp1, peer };
                     let connection = Connection {

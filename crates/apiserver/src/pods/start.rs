@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::address::Addresses;
 use super::answer::{Attempts, MadeBy, Stand};
-use super::behaviour::{Behaviour, Speaks, is_only_listener};
+use super::behaviour::{Behaviour, WantedPort, is_only_listener};
 use super::environment::{self, Addressed, Environment, Sources};
 use super::listen::{self, BindError, Bound};
 use super::serve::Serving;
@@ -103,7 +103,7 @@ fn start_at(
     means: &Means<'_>,
 ) -> Result<Started, Failure> {
     let mut ports: BTreeMap<u16, Bound> = BTreeMap::new();
-    let mut served: Vec<(Arc<Stand>, Vec<(u16, Speaks)>)> = Vec::new();
+    let mut served = Vec::new();
     let mut waiting = Vec::new();
     for container in long_running(pod) {
         let environment = environment_of(pod, container, address, sources).map_err(Failure::Refused)?;
@@ -123,14 +123,14 @@ fn start_at(
             ports.insert(port.number, bound);
         }
         let stand = Arc::new(stand(pod, container, behaviour, environment, means.logs));
-        served.push((stand, wanted.iter().map(|port| (port.number, port.speaks)).collect()));
+        served.push((stand, wanted));
     }
     let serving = Serving::new();
     let mut moved = BTreeMap::new();
     let mut told = Vec::new();
     for (stand, wanted) in served {
         let mut places = Vec::new();
-        for (number, speaks) in wanted {
+        for WantedPort { number, speaks } in wanted {
             // Each number was put in for exactly one container.
             let Some(bound) = ports.remove(&number) else { continue };
             if bound.real != bound.wanted {

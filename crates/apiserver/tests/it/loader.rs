@@ -6,8 +6,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt};
 use tempfile::TempDir;
-use weir_apiserver::loader::{Changes, Loaded, Loader, Watch};
+use tokio_util::sync::CancellationToken;
+use weir_apiserver::loader::{self, Changes, Loaded, Loader, Watch};
+use weir_apiserver::{ApiServer, ApiServerConfig, Identity};
 
 use crate::sandbox::DEADLINE;
 
@@ -216,4 +220,63 @@ fn a_directory_that_is_not_there_is_an_error_and_a_single_file_is_read() {
     let file = directory.path().join("one.yaml");
     fs::write(&file, config_map("a", "1")).expect("written");
     assert_eq!(values(&Loader::new(&file).read().expect("readable")), expected(&[("a", "1")]));
+}
+
+fn server() -> ApiServer {
+    let config = ApiServerConfig { identity: Identity::Stable, ..ApiServerConfig::default() };
+    ApiServer::new(config).expect("a server")
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_told_by_file_line_and_field() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: split\nspec:\n  rules:\n  \
+                 - backendRefs:\n    - name: one\n      port: 80\n    - name: two\n      port: 80\n      wieght: 3\n";
+    let text = format!("{}---\n{route}", config_map("a", "1"));
+    let path = directory.path().join("x.yaml");
+    fs::write(&path, &text).expect("written");
+    let (server, mut loader) = (server(), Loader::new(directory.path()));
+    let errors = loader.read().expect("readable").apply(&server);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let wanted = format!(
+        "{}:{}: HTTPRoute default/split: spec.rules[0].backendRefs[1].wieght: ",
+        path.display(),
+        6 + 1 + 12
+    );
+    assert!(errors[0].to_string().starts_with(&wanted), "{} is not {wanted}", errors[0]);
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    assert!(maps.get("a").await.is_ok(), "the rest of the file is there");
+    fs::write(&path, text.replace("wieght: 3", "weight: -1")).expect("written");
+    let errors = loader.read().expect("readable").apply(&server);
+    assert_eq!((errors.len(), errors[0].line), (1, 19), "{errors:?}");
+    fs::write(&path, text.replace("wieght: 3", "weight: 3")).expect("written");
+    assert!(loader.read().expect("readable").apply(&server).is_empty());
+}
+
+#[tokio::test]
+async fn a_followed_directory_is_what_the_server_has() {
+    let (followed, loaded) = Followed::start(&[("a.yaml", &config_map("a", "1"))]);
+    let server = server();
+    assert!(loaded.apply(&server).is_empty());
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let shutdown = CancellationToken::new();
+    let (told, mut reports) = tokio::sync::mpsc::unbounded_channel();
+    let Followed { directory, loader, watch } = followed;
+    let report = move |errors: &[loader::LoadError]| told.send(errors.len()).expect("heard");
+    let following = loader::follow(loader, watch, server.clone(), Vec::new(), report, shutdown.clone());
+    let following = tokio::spawn(following);
+    fs::write(directory.path().join("b.yaml"), config_map("b", "1")).expect("written");
+    fs::remove_file(directory.path().join("a.yaml")).expect("removed");
+    crate::sandbox::until(&maps, "one came and one went", |all: &[ConfigMap]| {
+        let names: Vec<_> = all.iter().map(ResourceExt::name_any).filter(|name| name.len() == 1).collect();
+        (names == ["b"]).then_some(())
+    })
+    .await;
+    fs::write(directory.path().join("b.yaml"), "kind: [").expect("written");
+    assert_eq!(tokio::time::timeout(DEADLINE, reports.recv()).await.expect("told"), Some(1));
+    assert!(maps.get("b").await.is_ok(), "the last good object stays");
+    fs::remove_file(directory.path().join("b.yaml")).expect("removed");
+    assert_eq!(tokio::time::timeout(DEADLINE, reports.recv()).await.expect("told"), Some(0));
+    shutdown.cancel();
+    following.await.expect("ends");
 }

@@ -1,6 +1,16 @@
 //! The crate's integration tests, one binary.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test may fail by panicking; clippy sees tests only in #[test]"
+)]
+
+mod cli;
 mod controllers;
+mod definitions;
 mod loader;
 mod pods;
+mod reads;
 mod sandbox;
+mod writes;

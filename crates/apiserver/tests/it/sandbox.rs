@@ -24,7 +24,6 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Sandbox {
     pub(crate) client: Client,
-    pub(crate) server: ApiServer,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -43,7 +42,7 @@ impl Sandbox {
         let mut tasks = JoinSet::new();
         tasks.spawn(controllers::run(client.clone(), shutdown.clone()));
         tasks.spawn(pods::run(client.clone(), config, server.logs(), shutdown.clone()));
-        Self { client, server, shutdown, tasks }
+        Self { client, shutdown, tasks }
     }
 
     /// Ends everything; what does not end in time fails the test.

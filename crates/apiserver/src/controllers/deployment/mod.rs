@@ -30,6 +30,7 @@ use status::{CreateFailure, Outcome};
 
 /// Registers with the caches at once; the future works until `shutdown`.
 pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output = ()> {
+    let view = View { events: view.events.named("deployment-controller"), ..view };
     let queue = Queue::new();
     let keys = queue.clone();
     view.deployments.observe(move |change| {
@@ -72,9 +73,9 @@ pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output
         }
     });
     async move {
-        view.deployments.wait_listed().await;
-        view.replica_sets.wait_listed().await;
-        view.pods.wait_listed().await;
+        view.deployments.wait_listed(&shutdown).await;
+        view.replica_sets.wait_listed(&shutdown).await;
+        view.pods.wait_listed(&shutdown).await;
         let work = move |key| reconcile(view.clone(), key);
         queue.work(PARALLEL, shutdown, work).await;
     }

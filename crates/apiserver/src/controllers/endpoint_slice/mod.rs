@@ -58,9 +58,9 @@ pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output
         }
     });
     async move {
-        view.services.wait_listed().await;
-        view.pods.wait_listed().await;
-        view.slices.wait_listed().await;
+        view.services.wait_listed(&shutdown).await;
+        view.pods.wait_listed(&shutdown).await;
+        view.slices.wait_listed(&shutdown).await;
         let work = move |key| reconcile(view.clone(), key);
         queue.work(PARALLEL, shutdown, work).await;
     }

@@ -22,7 +22,9 @@ fn page(stand: &Stand, arrival: Arrival) -> String {
         ("Image", stand.image.as_str()),
     ];
     let mut table = String::new();
-    for (name, value) in rows {
+    // A pod that nothing made is its own maker, and told once.
+    let skip = usize::from(stand.made_by.kind == "Pod");
+    for (name, value) in rows.into_iter().skip(skip) {
         // Writing to a String never fails.
         let _ = writeln!(table, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
     }
