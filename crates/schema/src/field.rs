@@ -30,6 +30,15 @@ impl<'a> Path<'a> {
         Path::Key(self, key)
     }
 
+    /// The field right below the root on the way here.
+    pub(crate) fn first(&self) -> Option<&'a str> {
+        match self {
+            Path::Root => None,
+            Path::Field(Path::Root, name) => Some(name),
+            Path::Field(parent, _) | Path::Index(parent, _) | Path::Key(parent, _) => parent.first(),
+        }
+    }
+
     fn is_root(&self) -> bool {
         matches!(self, Path::Root)
     }
@@ -177,7 +186,6 @@ pub(crate) fn aggregate(errors: &[FieldError]) -> String {
 /// A value as an error message shows it: scalars plainly, strings quoted, the rest as JSON.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "\"null\"".to_owned(),
         Value::String(text) => quote(text),
         other => other.to_string(),
     }

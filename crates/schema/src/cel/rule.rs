@@ -11,8 +11,8 @@ use super::eval::{EVALUATION_LIMIT, Fault, Meter, Roots, evaluate};
 use super::parse::{Environment, parse};
 use super::typing;
 use super::value::{Val, lift};
-use crate::field::{FieldError, FieldErrorKind, Path, quote};
-use crate::structural::node::{Additional, Arena, ListType, Node, NodeId};
+use crate::field::{FieldError, FieldErrorKind, Path, quote, shown};
+use crate::structural::node::{Additional, Arena, Kind, ListType, Node, NodeId};
 
 /// Cost units that all rules of one object may spend together; the limit of an API server.
 const OBJECT_BUDGET: u64 = 10_000_000;
@@ -123,7 +123,7 @@ impl Rule {
         self.message.as_deref().unwrap_or(&self.source)
     }
 
-    fn failure(&self, path: &Path<'_>, shown: &str, message: String) -> FieldError {
+    fn failure(&self, path: &Path<'_>, shown: Option<String>, message: String) -> FieldError {
         let mut at = path.to_string();
         if let Some(field) = &self.field_path {
             if !field.starts_with(['.', '[']) && !at.is_empty() {
@@ -131,11 +131,12 @@ impl Rule {
             }
             at.push_str(if at.is_empty() { field.trim_start_matches('.') } else { field });
         }
-        let value = match self.reason {
-            FieldErrorKind::Invalid | FieldErrorKind::Duplicate => Some(shown.to_owned()),
-            _ => None,
+        let (value, detail) = match self.reason {
+            FieldErrorKind::Invalid => (shown, message),
+            FieldErrorKind::Duplicate => (shown, String::new()),
+            _ => (None, message),
         };
-        FieldError { path: at, kind: self.reason, value, detail: message }
+        FieldError { path: at, kind: self.reason, value, detail }
     }
 }
 
@@ -263,15 +264,14 @@ impl Run<'_> {
             (old, false) => old,
         };
         let roots = SelfRoots { this: lift(value, typed), old };
-        let kind = typed.map_or(crate::structural::node::Kind::Any, |(arena, id)| arena.node(id).kind);
-        let shown = match kind {
-            crate::structural::node::Kind::Any => quote(""),
-            kind => quote(kind.name()),
-        };
+        // Containers are not shown; where there is no verdict the type of the field stands for the value.
+        let shown = (!value.is_object() && !value.is_array()).then(|| shown(value));
+        let kind = typed.map_or(Kind::Any, |(arena, id)| arena.node(id).kind);
+        let kind = quote(if kind == Kind::Any { "" } else { kind.name() });
         let invalid = |message: String| FieldError {
             path: path.to_string(),
             kind: FieldErrorKind::Invalid,
-            value: Some(shown.clone()),
+            value: Some(kind.clone()),
             detail: message,
         };
         let meter = Meter::new(self.left.min(EVALUATION_LIMIT));
@@ -283,7 +283,7 @@ impl Run<'_> {
             Ok(Val::Bool(true)) => {}
             Ok(Val::Bool(false)) => {
                 let message = self.message(rule, &roots);
-                self.errors.push(rule.failure(path, &shown, message));
+                self.errors.push(rule.failure(path, shown, message));
             }
             Ok(other) => self.errors.push(invalid(format!(
                 "cel expression must evaluate to a bool, but evaluated to {} for rule: {label}",

@@ -118,7 +118,9 @@ pub fn apply(
     let bare = live.map(without_managed).unwrap_or_else(|| json!({}));
     if live.is_some() && managed.entries.is_empty() {
         let key = Key { manager: BEFORE_FIRST_APPLY.to_owned(), ..Key::update(by) };
-        managed.entries.insert(key, Entry { fields: typed.fields(&bare), ..Entry::new(by) });
+        managed
+            .entries
+            .insert(key, Entry { fields: typed.compare(&json!({}), &bare).added, ..Entry::new(by) });
         managed.leave_server_fields_out();
     }
     let attempt = Attempt { schema, typed, live: &bare, applied: &applied, by };
@@ -147,7 +149,11 @@ impl Attempt<'_> {
         let mut entry = Entry { fields: self.typed.fields(self.applied), ..Entry::new(self.by) };
         managed.entries.insert(key.clone(), entry.clone());
         let object = match &last {
-            Some(last) if !last.fields.is_empty() => self.pruned(&merged, &managed, &last.fields),
+            Some(last) if !last.fields.is_empty() => {
+                let pruned = self.pruned(&merged, &managed, &last.fields);
+                // A container that lost its last field stays where the applier says that it is empty.
+                self.typed.merge(&pruned, self.applied)
+            }
             _ => merged,
         };
         let conflicts = managed.take_over(self.typed, self.live, &object, &key);

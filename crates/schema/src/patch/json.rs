@@ -3,16 +3,24 @@
 use serde_json::Value;
 
 use super::PatchError;
+use crate::structural::node::type_name;
 
 /// Operations in one patch. The same bound as an API server's.
 pub const MAX_OPERATIONS: usize = 10_000;
 
+/// Bytes that the `copy` operations of one patch may add, roughly counted; ten times the largest request body.
+const MAX_COPIED_BYTES: usize = 30 << 20;
+
 /// The target after all operations, in order; the first that fails fails the patch.
+///
+/// Where an API server is milder than the RFC this is too: `replace` of a field that is not there adds it, and a value
+/// that is left out is null.
 pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Some(operations) = patch.as_array() else {
-        return Err(PatchError::Malformed(
-            "json: cannot unmarshal object into Go value of type jsonpatch.Patch".into(),
-        ));
+        return Err(PatchError::Malformed(format!(
+            "error decoding patch: json: cannot unmarshal {} into a list of JSON patch operations",
+            type_name(patch)
+        )));
     };
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::Malformed(format!(
@@ -21,38 +29,36 @@ pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
         )));
     }
     let mut document = target.clone();
+    let mut copied = 0;
     for operation in operations {
-        step(&mut document, operation)?;
+        step(&mut document, operation, &mut copied)?;
     }
     Ok(document)
 }
 
-fn step(document: &mut Value, operation: &Value) -> Result<(), PatchError> {
+fn step(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), PatchError> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
     let op = text("op").unwrap_or_default();
-    let Some(path) = text("path") else {
-        return Err(PatchError::Malformed(format!("{op} operation: missing path")));
-    };
-    let wanted_value = || {
-        operation.get("value").cloned().ok_or_else(|| {
-            PatchError::Malformed(format!("{op} operation does not apply: doc is missing value: {path:?}"))
-        })
-    };
-    let from = || {
-        text("from").ok_or_else(|| PatchError::Malformed(format!("{op} operation: missing from: {path:?}")))
-    };
+    let incomplete =
+        |what: &str| PatchError::DoesNotFit(format!("{op} operation does not apply: missing {what}"));
+    let path = text("path").ok_or_else(|| incomplete("path"))?;
+    let value = operation.get("value").cloned().unwrap_or(Value::Null);
+    let from = || text("from").ok_or_else(|| incomplete("from"));
     match op {
-        "add" => add(document, op, path, wanted_value()?),
-        "replace" => {
-            let value = wanted_value()?;
-            match find(document, path) {
-                Some(place) => {
-                    *place = value;
+        "add" => add(document, op, path, value),
+        "replace" => match find(document, path) {
+            Some(place) => {
+                *place = value;
+                Ok(())
+            }
+            None => match split(path).and_then(|(parent, last)| Some((find(document, parent)?, last))) {
+                Some((Value::Object(fields), last)) => {
+                    fields.insert(last, value);
                     Ok(())
                 }
-                None => Err(missing(op, path)),
-            }
-        }
+                _ => Err(missing(op, path)),
+            },
+        },
         "remove" => remove(document, op, path).map(drop),
         "move" => {
             let from = from()?;
@@ -65,20 +71,38 @@ fn step(document: &mut Value, operation: &Value) -> Result<(), PatchError> {
             add(document, op, path, value)
         }
         "copy" => {
-            let from = from()?;
-            let value = find(document, from).cloned().ok_or_else(|| missing(op, from))?;
+            let value = find(document, from()?);
+            *copied += value.as_deref().map_or(0, weight);
+            if *copied > MAX_COPIED_BYTES {
+                return Err(PatchError::DoesNotFit(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the \
+                     limit {MAX_COPIED_BYTES}"
+                )));
+            }
+            let value = value.cloned().unwrap_or(Value::Null);
             add(document, op, path, value)
         }
         "test" => {
-            let wanted = operation.get("value").unwrap_or(&Value::Null);
             let found = find(document, path);
-            if found.as_deref().unwrap_or(&Value::Null) == wanted {
+            if found.as_deref().unwrap_or(&Value::Null) == &value {
                 Ok(())
             } else {
                 Err(PatchError::DoesNotFit(format!("testing value {path} failed")))
             }
         }
-        other => Err(PatchError::Malformed(format!("Unexpected kind: {other}"))),
+        other => Err(PatchError::DoesNotFit(format!("Unexpected kind: {other}"))),
+    }
+}
+
+/// About the bytes of a value as JSON.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => 8 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(fields) => {
+            8 + fields.iter().map(|(name, field)| name.len() + weight(field)).sum::<usize>()
+        }
     }
 }
 
@@ -117,11 +141,8 @@ fn find<'d>(document: &'d mut Value, path: &str) -> Option<&'d mut Value> {
     Some(place)
 }
 
-/// An array index; a negative one counts from the end, as the library of the API server takes it.
+/// An array index; a negative one counts from the end.
 fn index(token: &str, length: usize) -> Option<usize> {
-    if token.len() > 1 && token.starts_with('0') {
-        return None;
-    }
     match token.strip_prefix('-') {
         Some(back) => length.checked_sub(digits(back).filter(|back| *back > 0)?),
         None => digits(token),
@@ -214,9 +235,11 @@ mod tests {
         let target = json!({"spec": {"rules": [{}]}});
         for (patch, wanted) in [
             (
-                json!([{"op": "replace", "path": "/spec/x", "value": 1}]),
-                r#"replace operation does not apply: doc is missing path: "/spec/x": missing value"#,
+                json!([{"op": "replace", "path": "/spec/rules/3", "value": 1}]),
+                r#"replace operation does not apply: doc is missing path: "/spec/rules/3": missing value"#,
             ),
+            (json!([{"op": "add"}]), "add operation does not apply: missing path"),
+            (json!([{"op": "move", "path": "/spec/x"}]), "move operation does not apply: missing from"),
             (
                 json!([{"op": "remove", "path": "/spec/rules/3"}]),
                 r#"remove operation does not apply: doc is missing path: "/spec/rules/3": Unable to access invalid index: 3: invalid index referenced"#,
@@ -232,16 +255,36 @@ mod tests {
             ),
             (json!([{"op": "fly", "path": "/spec"}]), "Unexpected kind: fly"),
             (
-                json!([{"op": "add", "path": "/x"}]),
-                r#"add operation does not apply: doc is missing value: "/x""#,
-            ),
-            (
                 json!([{"op": "move", "from": "/spec", "path": "/spec/x"}]),
                 r#"move operation does not apply: cannot move "/spec" into itself"#,
             ),
         ] {
             assert_eq!(patched(target.clone(), patch).unwrap_err(), wanted);
         }
+    }
+
+    #[test]
+    fn what_an_api_server_forgives_is_forgiven() {
+        let target = json!({"a": {"b": 1}});
+        for (patch, wanted) in [
+            (json!([{"op": "replace", "path": "/a/c", "value": 2}]), json!({"a": {"b": 1, "c": 2}})),
+            (json!([{"op": "add", "path": "/a/c"}]), json!({"a": {"b": 1, "c": null}})),
+            (json!([{"op": "copy", "from": "/none", "path": "/a/c"}]), json!({"a": {"b": 1, "c": null}})),
+        ] {
+            assert_eq!(patched(target.clone(), patch), Ok(wanted));
+        }
+        let error = patched(target, json!({"op": "add"})).unwrap_err();
+        assert_eq!(
+            error,
+            "error decoding patch: json: cannot unmarshal object into a list of JSON patch operations"
+        );
+    }
+
+    #[test]
+    fn copies_do_not_grow_without_end() {
+        let doubling = vec![json!({"op": "copy", "from": "/a", "path": "/a/-"}); 200];
+        let error = patched(json!({"a": ["x"]}), doubling.into()).unwrap_err();
+        assert!(error.starts_with("Unable to complete the copy"), "{error}");
     }
 
     #[test]
@@ -254,7 +297,7 @@ mod tests {
 
     #[test]
     fn odd_pointers_are_errors() {
-        for path in ["a", "/a/01", "/a/x", "/a/-0", "/a/--1", "/a/99999999999999999999", "//", "/a/\u{661}"] {
+        for path in ["a", "/a/x", "/a/-0", "/a/--1", "/a/99999999999999999999", "//", "/a/\u{661}"] {
             let patch = json!([{"op": "remove", "path": path}]);
             assert!(apply(&json!({"a": [1]}), &patch).is_err(), "{path}");
         }

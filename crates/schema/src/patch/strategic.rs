@@ -57,9 +57,10 @@ impl Merger<'_> {
         match patch.get(DIRECTIVE).map(|directive| directive.as_str().unwrap_or_default()) {
             None => {}
             Some("replace") => {
-                let mut replaced = patch.clone();
-                replaced.shift_remove(DIRECTIVE);
-                return Ok(replaced);
+                return Ok(match plain(&Value::Object(patch.clone())) {
+                    Value::Object(replaced) => replaced,
+                    _ => Map::new(),
+                });
             }
             Some("delete") => return Ok(Map::new()),
             Some("merge") => {}
@@ -189,7 +190,7 @@ impl Merger<'_> {
             }
         }
         if replace {
-            return Ok(changes.into_iter().cloned().collect());
+            return Ok(changes.into_iter().map(plain).collect());
         }
         let item = self.items(node);
         for change in &changes {

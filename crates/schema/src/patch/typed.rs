@@ -184,7 +184,37 @@ impl<'a> Typed<'a> {
         comparison: &mut Comparison,
     ) {
         let shape = self.common_shape(id, old, new);
-        match shape {
+        if let (Shape::Leaf, Some(before), Some(after)) = (shape, old, new)
+            && self.shape(id, before) != self.shape(id, after)
+            && !(is_hollow(before) && is_hollow(after))
+        {
+            // Of one shape before and of another now: what was inside is gone, what is inside came.
+            self.inside(id, Some(before), None, path, comparison);
+            self.inside(id, None, Some(after), path, comparison);
+            comparison.modified.insert(path);
+            return;
+        }
+        if shape != Shape::Leaf {
+            self.inside(id, old, new, path, comparison);
+        }
+        match (old, new) {
+            (None, Some(_)) => comparison.added.insert(path),
+            (Some(_), None) => comparison.removed.insert(path),
+            (Some(old), Some(new)) if shape == Shape::Leaf && old != new => comparison.modified.insert(path),
+            _ => {}
+        }
+    }
+
+    /// The parts of a container.
+    fn inside<'v>(
+        &self,
+        id: Option<NodeId>,
+        old: Option<&'v Value>,
+        new: Option<&'v Value>,
+        path: &mut Vec<Element>,
+        comparison: &mut Comparison,
+    ) {
+        match self.common_shape(id, old, new) {
             Shape::Leaf => {}
             Shape::Object => {
                 let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
@@ -219,25 +249,13 @@ impl<'a> Typed<'a> {
                 }
             }
         }
-        match (old, new) {
-            (None, Some(_)) => comparison.added.insert(path),
-            (Some(_), None) => comparison.removed.insert(path),
-            (Some(old), Some(new)) if shape == Shape::Leaf && old != new => comparison.modified.insert(path),
-            _ => {}
-        }
     }
 
     /// Two empty or missing containers are one field, so that an empty one is told from a missing one; so are two
     /// values of different shapes.
     fn common_shape(&self, id: Option<NodeId>, old: Option<&Value>, new: Option<&Value>) -> Shape {
         let shape = |value: Option<&Value>| value.map(|value| self.shape(id, value));
-        let hollow = |value: Option<&Value>| match value {
-            None | Some(Value::Null) => true,
-            Some(Value::Object(fields)) => fields.is_empty(),
-            Some(Value::Array(items)) => items.is_empty(),
-            Some(_) => false,
-        };
-        if hollow(old) && hollow(new) {
+        if old.is_none_or(is_hollow) && new.is_none_or(is_hollow) {
             return Shape::Leaf;
         }
         match (shape(old), shape(new)) {
@@ -364,6 +382,15 @@ impl<'a> Typed<'a> {
             }
             _ => Some(value.clone()),
         }
+    }
+}
+
+fn is_hollow(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
     }
 }
 

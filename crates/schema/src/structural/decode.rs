@@ -46,15 +46,35 @@ impl Decoder<'_> {
         if node.typed {
             self.check_type(node, value, path);
         }
+        let fits = matches!(
+            (&*value, node.kind),
+            (_, Kind::Any) | (Value::Object(_), Kind::Object) | (Value::Array(_), Kind::Array)
+        );
         match value {
-            Value::Object(fields) if matches!(node.kind, Kind::Object | Kind::Any) => {
-                self.object(node, fields, path);
-            }
-            Value::Array(items) if matches!(node.kind, Kind::Array | Kind::Any) => {
+            _ if !fits && !node.preserve_unknown => self.unspecified(value, path),
+            Value::Object(fields) if !node.int_or_string => self.object(node, fields, path),
+            Value::Object(_) => self.unspecified(value, path),
+            Value::Array(items) => {
                 if let Some(item) = node.items {
                     for (index, value) in items.iter_mut().enumerate() {
                         self.value(item, value, &path.index(index));
                     }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A container where the schema has a scalar: its fields are unknown, and what is left is of the wrong type.
+    fn unspecified(&mut self, value: &mut Value, path: &Path<'_>) {
+        match value {
+            Value::Object(fields) => {
+                let names = std::mem::take(fields);
+                self.found.unknown.extend(names.keys().map(|name| path.field(name).to_string()));
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.unspecified(item, &path.index(index));
                 }
             }
             _ => {}

@@ -71,6 +71,18 @@ fn drop_below(arena: &Arena, id: NodeId, value: &mut Value) {
     }
 }
 
+/// Leaves out of the metadata what Go leaves out when it is empty. `managedFields` is left alone: an empty list there is
+/// a request to forget them.
+pub(crate) fn tidy_metadata(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    metadata.retain(|name, value| match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Array(items) => !items.is_empty() || name == "managedFields",
+        _ => true,
+    });
+}
+
 fn replace_null(arena: &Arena, id: NodeId, value: &mut Value) {
     let node = arena.node(id);
     if is_misplaced_null(value, node)

@@ -153,15 +153,29 @@ fn is_uuid(text: &str) -> bool {
         && matches!(text.len(), 32 | 36)
 }
 
+/// One label with at most one dash, after its first character; or labels below a top level of letters.
 fn is_hostname(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 255
-        && text.strip_suffix('.').unwrap_or(text).split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
-        })
+    let plain = |c: char| c.is_alphanumeric();
+    let within =
+        |label: &str, limits: std::ops::RangeInclusive<usize>| limits.contains(&label.chars().count());
+    let single = |label: &str| {
+        let mut chars = label.chars();
+        let first = chars.next().is_some_and(plain);
+        let rest = chars.as_str();
+        first && within(label, 1..=64) && rest.strip_prefix('-').unwrap_or(rest).chars().all(plain)
+    };
+    let below = |label: &str| {
+        within(label, 1..=63)
+            && label.chars().all(|c| plain(c) || c == '-')
+            && label.starts_with(plain)
+            && label.ends_with(plain)
+    };
+    let top = |label: &str| within(label, 2..=63) && label.chars().all(char::is_alphabetic);
+    text.len() <= 255
+        && match text.rsplit_once('.') {
+            None => single(text),
+            Some((labels, last)) => top(last) && labels.split('.').all(below),
+        }
 }
 
 fn is_absolute_uri(text: &str) -> bool {
@@ -173,14 +187,15 @@ fn is_absolute_uri(text: &str) -> bool {
 }
 
 fn is_email(text: &str) -> bool {
-    match text.rsplit_once('@') {
-        Some((local, domain)) => {
-            !local.is_empty()
-                && !local.bytes().any(|b| b.is_ascii_control() || b == b' ' || b == b'@')
-                && is_hostname(domain)
-        }
-        None => false,
-    }
+    let atoms = |part: &str| {
+        part.split('.').all(|atom| {
+            !atom.is_empty()
+                && atom
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii())
+        })
+    };
+    text.rsplit_once('@').is_some_and(|(local, domain)| atoms(local) && atoms(domain))
 }
 
 /// RFC 1123 label, at most 63 characters.
@@ -360,9 +375,13 @@ mod tests {
             &["4f3a9c2e-0b1d-4c5e-8f7a-1234567890ab"],
             &["4f3a9c2e-0b1d-4c5e-8f7a-1234567890a", "x"],
         );
-        check("hostname", &["a.example.com", "localhost"], &["-a", "a..b", ""]);
+        check(
+            "hostname",
+            &["a.example.com", "a-1.example.com", "localhost"],
+            &["-a", "a..b", "", "a.b", "a_b.com"],
+        );
         check("uri", &["https://example.com/x"], &["example", "a b:c"]);
-        check("email", &["a@example.com"], &["a", "@b"]);
+        check("email", &["a@example.com", "a@b"], &["a", "@b", "a@", "a b@c", "a@b..c"]);
         check("mac", &["00:11:22:33:44:55"], &["00:11:22:33:44", "zz:11:22:33:44:55"]);
         check("k8s-short-name", &["a-1"], &["A", "-a", "a.b"]);
         check("k8s-long-name", &["a.b-1"], &["a..b", "a_"]);

@@ -141,6 +141,7 @@ impl Structural {
         if !self.arena.builtin {
             default::drop_nulls(&self.arena, object);
         }
+        default::tidy_metadata(object);
     }
 
     /// The value validations and list types of the schema, then its CEL rules. With `old`, what did not change is not
@@ -154,7 +155,7 @@ impl Structural {
             errors.push(FieldError {
                 path: String::new(),
                 kind: FieldErrorKind::Invalid,
-                value: Some("\"null\"".to_owned()),
+                value: Some("null".to_owned()),
                 detail: "some validation rules were not checked because the object was invalid; \
                          correct the existing errors to complete validation"
                     .to_owned(),

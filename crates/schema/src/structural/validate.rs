@@ -1,5 +1,7 @@
 //! Value validations, worded as an API server words them.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Number, Value};
 
 use super::format::Format;
@@ -33,8 +35,15 @@ impl Validator<'_> {
         if !admits(node, value) {
             let wanted = if node.int_or_string { "integer,string" } else { node.kind.name() };
             self.mistyped(path, wanted, type_name(value));
+            if let Some(checks) = &node.checks {
+                self.choices(checks, value, path);
+            }
+            if node.kind == Kind::Integer {
+                self.representable(node, value, path);
+            }
             return;
         }
+        self.representable(node, value, path);
         if let Some(checks) = &node.checks {
             self.checks(checks, node, value, path);
         }
@@ -57,8 +66,16 @@ impl Validator<'_> {
 
     fn fields(&mut self, node: &Node, fields: &Map<String, Value>, old: Option<&Value>, path: &Path<'_>) {
         for name in &node.required {
-            if !fields.contains_key(&**name) {
+            if !fields.contains_key(&**name) && self.demands(node, name, path) {
                 self.errors.push(FieldError::new(path.field(name), FieldErrorKind::Required, ""));
+            }
+        }
+        if node.embedded && !matches!(path, Path::Root) {
+            for name in ["apiVersion", "kind"] {
+                let given = fields.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+                if !given && !node.required.iter().any(|required| &**required == name) {
+                    self.errors.push(FieldError::new(path.field(name), FieldErrorKind::Required, ""));
+                }
             }
         }
         for (name, value) in fields {
@@ -70,6 +87,15 @@ impl Validator<'_> {
             let old = old.and_then(|old| old.get(name));
             self.value(child, value, old, &path.field(name));
         }
+    }
+
+    /// A field of a built-in kind whose zero value is as good as any may be left out: flags, and all of the status.
+    fn demands(&self, node: &Node, name: &str, path: &Path<'_>) -> bool {
+        if !self.arena.builtin {
+            return true;
+        }
+        let flag = node.properties.get(name).is_some_and(|id| self.arena.node(*id).kind == Kind::Boolean);
+        !flag && path.first() != Some("status")
     }
 
     fn items(&mut self, node: &Node, items: &[Value], old: Option<&Value>, path: &Path<'_>) {
@@ -88,13 +114,20 @@ impl Validator<'_> {
     }
 
     fn duplicates(&mut self, items: &[Value], path: &Path<'_>, identity: impl Fn(&Value) -> Option<Value>) {
-        let mut seen: std::collections::HashSet<String> =
-            std::collections::HashSet::with_capacity(items.len());
+        let mut seen: HashMap<String, bool> = HashMap::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let Some(identity) = identity(item) else { continue };
-            if !seen.insert(canonical(&identity)) {
-                let at = path.index(index);
-                self.errors.push(FieldError::with_value(at, FieldErrorKind::Duplicate, &identity, ""));
+            match seen.get_mut(&canonical(&identity)) {
+                None => {
+                    seen.insert(canonical(&identity), false);
+                }
+                // Each value is told once.
+                Some(told) if !*told => {
+                    *told = true;
+                    let at = path.index(index);
+                    self.errors.push(FieldError::with_value(at, FieldErrorKind::Duplicate, &identity, ""));
+                }
+                Some(_) => {}
             }
         }
     }
@@ -107,18 +140,7 @@ impl Validator<'_> {
             Value::Object(fields) => self.object_size(checks, fields.len() as u64, path),
             _ => {}
         }
-        if !checks.choices.is_empty() && !checks.choices.iter().any(|choice| same(choice, value)) {
-            let choices: Vec<String> = checks
-                .choices
-                .iter()
-                .map(|choice| match choice {
-                    Value::String(text) => quote(text),
-                    other => quote(&other.to_string()),
-                })
-                .collect();
-            let detail = format!("supported values: {}", choices.join(", "));
-            self.errors.push(FieldError::with_value(path, FieldErrorKind::NotSupported, value, detail));
-        }
+        self.choices(checks, value, path);
         // An int-or-string field may spell its two types out; that was checked with the type.
         if !node.int_or_string {
             self.any_of(checks, value, path);
@@ -132,19 +154,35 @@ impl Validator<'_> {
         }
     }
 
-    fn string(&mut self, checks: &Checks, text: &str, value: &Value, path: &Path<'_>) {
-        if checks.min_length.is_some() || checks.max_length.is_some() {
-            let length = text.chars().count() as u64;
-            if let Some(limit) = checks.max_length.filter(|limit| length > *limit) {
-                let bytes = if limit == 1 { "byte" } else { "bytes" };
-                let detail = format!("may not be more than {limit} {bytes}");
-                self.errors.push(FieldError::new(path, FieldErrorKind::TooLong, detail));
-            }
-            if let Some(limit) = checks.min_length.filter(|limit| length < *limit) {
-                self.invalid(path, value, format!("{path} in body should be at least {limit} chars long"));
-            }
+    fn choices(&mut self, checks: &Checks, value: &Value, path: &Path<'_>) {
+        if checks.choices.is_empty() || checks.choices.iter().any(|choice| same(choice, value)) {
+            return;
         }
-        if let Some(pattern) = &checks.pattern
+        let choices: Vec<String> = checks
+            .choices
+            .iter()
+            .map(|choice| match choice {
+                Value::String(text) => quote(text),
+                other => quote(&other.to_string()),
+            })
+            .collect();
+        let detail = format!("supported values: {}", choices.join(", "));
+        self.errors.push(FieldError::with_value(path, FieldErrorKind::NotSupported, value, detail));
+    }
+
+    /// Length and pattern: the first that fails is the one that is told.
+    fn string(&mut self, checks: &Checks, text: &str, value: &Value, path: &Path<'_>) {
+        let length = match (checks.min_length, checks.max_length) {
+            (None, None) => 0,
+            _ => text.chars().count() as u64,
+        };
+        if let Some(limit) = checks.max_length.filter(|limit| length > *limit) {
+            let bytes = if limit == 1 { "byte" } else { "bytes" };
+            let detail = format!("may not be more than {limit} {bytes}");
+            self.errors.push(FieldError::new(path, FieldErrorKind::TooLong, detail));
+        } else if let Some(limit) = checks.min_length.filter(|limit| length < *limit) {
+            self.invalid(path, value, format!("{path} in body should be at least {limit} chars long"));
+        } else if let Some(pattern) = &checks.pattern
             && !pattern.is_match(text)
         {
             self.invalid(path, value, format!("{path} in body should match '{}'", pattern.source));
@@ -156,31 +194,54 @@ impl Validator<'_> {
         }
     }
 
-    fn number(&mut self, checks: &Checks, number: &Number, value: &Value, path: &Path<'_>) {
-        if let Some(format @ Format::Int32) = checks.format
-            && !number.is_f64()
-            && !fits_int32(number)
-        {
-            self.mistyped(path, format.name(), type_name(value));
+    /// Whether a number fits the format of its field; an API server attaches the answer to no field.
+    fn representable(&mut self, node: &Node, value: &Value, path: &Path<'_>) {
+        let Value::Number(number) = value else { return };
+        let kind = node.kind;
+        let whole = number.as_i64().or_else(|| {
+            number
+                .as_f64()
+                .filter(|float| float.fract() == 0.0 && float.abs() < 9.2e18)
+                .map(|float| float as i64)
+        });
+        let format = node.checks.as_ref().and_then(|checks| checks.format);
+        let (fits, words) = match (format, kind) {
+            (Some(Format::Int32), _) => {
+                (whole.is_some_and(|n| i32::try_from(n).is_ok()), "with format int32")
+            }
+            (Some(Format::Int64), _) => (whole.is_some(), "with format int64"),
+            (_, Kind::Integer) => (whole.is_some(), "(default format)"),
+            _ => return,
+        };
+        if !fits {
+            self.errors.push(FieldError {
+                path: String::new(),
+                kind: FieldErrorKind::Invalid,
+                value: Some(quote("")),
+                detail: format!("Checked value must be of type {} {words} in {path}", kind.name()),
+            });
         }
+    }
+
+    fn number(&mut self, checks: &Checks, number: &Number, value: &Value, path: &Path<'_>) {
         if let Some(Bound { limit, exclusive }) = &checks.maximum {
             let order = compare(number, limit);
             if order.is_gt() || (*exclusive && order.is_eq()) {
                 let words = if *exclusive { "less than" } else { "less than or equal to" };
-                self.invalid(path, value, format!("{path} in body should be {words} {}", go_number(limit)));
+                self.invalid(path, value, format!("{path} in body should be {words} {}", shown_limit(limit)));
             }
         }
         if let Some(Bound { limit, exclusive }) = &checks.minimum {
             let order = compare(number, limit);
             if order.is_lt() || (*exclusive && order.is_eq()) {
                 let words = if *exclusive { "greater than" } else { "greater than or equal to" };
-                self.invalid(path, value, format!("{path} in body should be {words} {}", go_number(limit)));
+                self.invalid(path, value, format!("{path} in body should be {words} {}", shown_limit(limit)));
             }
         }
         if let Some(factor) = checks.multiple_of
             && number.as_f64().is_some_and(|n| (n / factor).fract() != 0.0)
         {
-            let factor = Number::from_f64(factor).map(|n| go_number(&n)).unwrap_or_default();
+            let factor = Number::from_f64(factor).map(|n| shown_limit(&n)).unwrap_or_default();
             self.invalid(path, value, format!("{path} in body should be a multiple of {factor}"));
         }
     }
@@ -197,7 +258,7 @@ impl Validator<'_> {
             self.invalid(path, &count.into(), detail);
         }
         if checks.unique_items {
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             if !items.iter().all(|item| seen.insert(canonical(item))) {
                 self.invalid(path, value, format!("{path} in body shouldn't contain duplicates"));
             }
@@ -206,8 +267,9 @@ impl Validator<'_> {
 
     fn object_size(&mut self, checks: &Checks, count: u64, path: &Path<'_>) {
         if let Some(limit) = checks.max_properties.filter(|limit| count > *limit) {
-            let detail = format!("{path} in body should have at most {limit} properties");
-            self.invalid(path, &count.into(), detail);
+            let noun = if limit == 1 { "item" } else { "items" };
+            let detail = format!("must have at most {limit} {noun}");
+            self.errors.push(FieldError::with_value(path, FieldErrorKind::TooMany, &count.into(), detail));
         }
         if let Some(limit) = checks.min_properties.filter(|limit| count < *limit) {
             let detail = format!("{path} in body should have at least {limit} properties");
@@ -377,15 +439,10 @@ pub(crate) fn compare(a: &Number, b: &Number) -> std::cmp::Ordering {
     }
 }
 
-/// A limit as Go prints a float64: with an exponent from a million on.
-fn go_number(number: &Number) -> String {
-    let Some(float) = number.as_f64() else { return number.to_string() };
-    let scientific = format!("{float:e}");
-    let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..6).contains(&exponent) {
-        return format!("{float}");
+/// A limit without the point that a whole number does not need.
+fn shown_limit(number: &Number) -> String {
+    match number.as_f64() {
+        Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => format!("{float:.0}"),
+        _ => number.to_string(),
     }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
 }
