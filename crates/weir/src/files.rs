@@ -56,8 +56,11 @@ pub(crate) async fn findings(client: &Client) -> Result<Vec<Finding>> {
         let about = event.involved_object;
         let name = [about.namespace, about.name].into_iter().flatten().filter(|part| !part.is_empty());
         let title = format!("{} {}", about.kind.unwrap_or_default(), name.collect::<Vec<_>>().join("/"));
-        let text = format!("{}: {}", event.reason.unwrap_or_default(), event.message.unwrap_or_default());
-        found.push(of(&title, text));
+        let message = event.message.unwrap_or_default();
+        // A condition that says the same is enough.
+        if !found.iter().any(|finding| finding.object == title && finding.text.contains(&message)) {
+            found.push(of(&title, format!("{}: {message}", event.reason.unwrap_or_default())));
+        }
     }
     found.sort();
     found.dedup();
