@@ -6,11 +6,14 @@
     reason = "a test may fail by panicking; clippy sees tests only in #[test]"
 )]
 
+mod access;
 mod cli;
 mod controllers;
 mod definitions;
 mod loader;
 mod pods;
 mod reads;
+mod replace;
 mod sandbox;
+mod watches;
 mod writes;
