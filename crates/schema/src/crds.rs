@@ -88,6 +88,35 @@ mod tests {
     }
 
     #[test]
+    fn every_rule_of_the_bundle_is_compiled() {
+        fn gather(schema: &Value, rules: &mut Vec<String>) {
+            let Some(keywords) = schema.as_object() else { return };
+            let own = keywords.get("x-kubernetes-validations").and_then(Value::as_array);
+            rules.extend(own.into_iter().flatten().map(|rule| rule["rule"].as_str().unwrap().to_owned()));
+            let properties = keywords.get("properties").and_then(Value::as_object);
+            properties.into_iter().flatten().for_each(|(_, schema)| gather(schema, rules));
+            let nested = ["items", "additionalProperties"].iter().filter_map(|key| keywords.get(*key));
+            nested.for_each(|schema| gather(schema, rules));
+        }
+        let of_channel = |channel| {
+            let mut rules = Vec::new();
+            for (_, crd) in builtin(channel).filter(|(file, _)| file.starts_with("gateway.networking")) {
+                for version in crd["spec"]["versions"].as_array().unwrap() {
+                    gather(&version["schema"]["openAPIV3Schema"], &mut rules);
+                }
+            }
+            rules
+        };
+        let mut rules = of_channel(Channel::Experimental);
+        assert_eq!(rules.len(), 350);
+        rules.extend(of_channel(Channel::Standard));
+        rules.sort();
+        rules.dedup();
+        // Each was compiled with its schema by the test above; here they are counted, so that none is overlooked.
+        assert_eq!(rules.len(), 96);
+    }
+
+    #[test]
     fn the_bundle_and_its_channel_are_annotated() {
         for (channel, name) in [(Channel::Standard, "standard"), (Channel::Experimental, "experimental")] {
             for (file, crd) in builtin(channel).filter(|(file, _)| file.starts_with("gateway.networking")) {

@@ -94,18 +94,7 @@ impl Rule {
                 detail,
             ));
         }
-        let reason = match text("reason") {
-            None | Some("FieldValueInvalid") => FieldErrorKind::Invalid,
-            Some("FieldValueForbidden") => FieldErrorKind::Forbidden,
-            Some("FieldValueRequired") => FieldErrorKind::Required,
-            Some("FieldValueDuplicate") => FieldErrorKind::Duplicate,
-            Some(other) => {
-                let detail = "supported values: \"FieldValueInvalid\", \"FieldValueForbidden\", \
-                              \"FieldValueRequired\", \"FieldValueDuplicate\"";
-                let at = path.field("reason");
-                return Err(FieldError::with_value(at, FieldErrorKind::NotSupported, &other.into(), detail));
-            }
-        };
+        let reason = reason(text("reason"), path)?;
         Ok(Rule {
             source: source.into(),
             transition: program.mentions("oldSelf"),
@@ -123,6 +112,24 @@ impl Rule {
         self.message.as_deref().unwrap_or(&self.source)
     }
 
+    /// Why the rule says neither yes nor no, when it had `granted` to spend.
+    fn no_verdict(&self, fault: &Fault, granted: u64) -> String {
+        let label = self.label();
+        match fault {
+            Fault::Exhausted if granted < EVALUATION_LIMIT => {
+                "validation failed due to running out of cost budget, no further validation rules will be run"
+                    .to_owned()
+            }
+            Fault::Exhausted => format!(
+                "'{fault}': no further validation rules will be run due to call cost exceeds limit for rule: {label}"
+            ),
+            fault if *fault == Fault::overload() => format!(
+                "'{fault}': call arguments did not match a supported operator, function or macro signature for rule: {label}"
+            ),
+            fault => format!("{fault} evaluating rule: {label}"),
+        }
+    }
+
     fn failure(&self, path: &Path<'_>, shown: Option<String>, message: String) -> FieldError {
         let mut at = path.to_string();
         if let Some(field) = &self.field_path {
@@ -137,6 +144,26 @@ impl Rule {
             _ => (None, message),
         };
         FieldError { path: at, kind: self.reason, value, detail }
+    }
+}
+
+/// The kind of error that a failed rule is.
+fn reason(name: Option<&str>, path: &Path<'_>) -> Result<FieldErrorKind, FieldError> {
+    match name {
+        None | Some("FieldValueInvalid") => Ok(FieldErrorKind::Invalid),
+        Some("FieldValueForbidden") => Ok(FieldErrorKind::Forbidden),
+        Some("FieldValueRequired") => Ok(FieldErrorKind::Required),
+        Some("FieldValueDuplicate") => Ok(FieldErrorKind::Duplicate),
+        Some(other) => {
+            let detail = "supported values: \"FieldValueInvalid\", \"FieldValueForbidden\", \
+                          \"FieldValueRequired\", \"FieldValueDuplicate\"";
+            Err(FieldError::with_value(
+                path.field("reason"),
+                FieldErrorKind::NotSupported,
+                &other.into(),
+                detail,
+            ))
+        }
     }
 }
 
@@ -268,45 +295,27 @@ impl Run<'_> {
         let shown = (!value.is_object() && !value.is_array()).then(|| shown(value));
         let kind = typed.map_or(Kind::Any, |(arena, id)| arena.node(id).kind);
         let kind = quote(if kind == Kind::Any { "" } else { kind.name() });
-        let invalid = |message: String| FieldError {
-            path: path.to_string(),
-            kind: FieldErrorKind::Invalid,
-            value: Some(kind.clone()),
-            detail: message,
-        };
         let meter = Meter::new(self.left.min(EVALUATION_LIMIT));
         let granted = meter.left();
         let result = evaluate(&rule.program, &roots, &meter);
         self.left -= granted - meter.left();
-        let label = rule.label();
-        match result {
-            Ok(Val::Bool(true)) => {}
+        let detail = match &result {
+            Ok(Val::Bool(true)) => return Ok(()),
             Ok(Val::Bool(false)) => {
                 let message = self.message(rule, &roots);
                 self.errors.push(rule.failure(path, shown, message));
+                return Ok(());
             }
-            Ok(other) => self.errors.push(invalid(format!(
-                "cel expression must evaluate to a bool, but evaluated to {} for rule: {label}",
-                other.type_name()
-            ))),
-            Err(Fault::Exhausted) => {
-                self.errors.push(invalid(if granted < EVALUATION_LIMIT {
-                    "validation failed due to running out of cost budget, no further validation rules will be run"
-                        .to_owned()
-                } else {
-                    format!(
-                        "'{}': no further validation rules will be run due to call cost exceeds limit for rule: {label}",
-                        Fault::Exhausted
-                    )
-                }));
-                return Err(Spent);
-            }
-            Err(fault) if fault == Fault::overload() => self.errors.push(invalid(format!(
-                "'{fault}': call arguments did not match a supported operator, function or macro signature for rule: {label}"
-            ))),
-            Err(fault) => self.errors.push(invalid(format!("{fault} evaluating rule: {label}"))),
-        }
-        Ok(())
+            Ok(other) => format!(
+                "cel expression must evaluate to a bool, but evaluated to {} for rule: {}",
+                other.type_name(),
+                rule.label()
+            ),
+            Err(fault) => rule.no_verdict(fault, granted),
+        };
+        let value = Some(kind);
+        self.errors.push(FieldError { path: path.to_string(), kind: FieldErrorKind::Invalid, value, detail });
+        if matches!(result, Err(Fault::Exhausted)) { Err(Spent) } else { Ok(()) }
     }
 
     /// The message of a rule that failed: its expression, else its text, else the rule itself.

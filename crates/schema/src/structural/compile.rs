@@ -12,6 +12,7 @@ use super::format::Format;
 use super::node::{Additional, Arena, Bound, Checks, Kind, ListType, Node, NodeId, PatchHints};
 use super::object_meta;
 use super::pattern::Pattern;
+use super::{default, validate};
 use crate::cel;
 use crate::field::{FieldError, FieldErrorKind, Path, aggregate};
 
@@ -61,6 +62,8 @@ struct Compiler<'a> {
     nodes: Vec<Node>,
     /// Nodes that stand for another one, with a default or patch hints of their own.
     aliases: Vec<(NodeId, NodeId)>,
+    /// Nodes with a default, and where.
+    defaults: Vec<(NodeId, String)>,
     errors: Vec<FieldError>,
     programs: cel::Programs,
 }
@@ -72,6 +75,7 @@ impl<'a> Compiler<'a> {
             by_name: HashMap::new(),
             nodes: Vec::new(),
             aliases: Vec::new(),
+            defaults: Vec::new(),
             errors: Vec::new(),
             programs: cel::Programs::default(),
         }
@@ -102,7 +106,10 @@ impl<'a> Compiler<'a> {
             }
         }
         mark_subtrees(&mut self.nodes);
-        Ok(Arena { nodes: self.nodes, root, builtin })
+        let arena = Arena { nodes: self.nodes, root, builtin };
+        let misfits: Vec<FieldError> =
+            self.defaults.iter().filter_map(|(id, place)| misfit(&arena, *id, place)).collect();
+        if misfits.is_empty() { Ok(arena) } else { Err(CompileError(misfits)) }
     }
 
     fn add(&mut self, node: Node) -> NodeId {
@@ -150,6 +157,10 @@ impl<'a> Compiler<'a> {
         self.rules(schema, &mut node, path);
         if place == Place::Spine && self.components.is_none() {
             self.structural(&node, path);
+            if node.default.is_some() {
+                let place = path.field("default").to_string();
+                self.defaults.push((self.nodes.len(), place));
+            }
         }
         self.add(node)
     }
@@ -422,6 +433,18 @@ fn is_zero(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
     }
+}
+
+/// What is wrong with the default of a node, once it has the defaults inside it.
+fn misfit(arena: &Arena, id: NodeId, place: &str) -> Option<FieldError> {
+    let mut value = arena.node(id).default.clone()?;
+    default::fill(arena, id, &mut value);
+    let error = validate::validate_at(arena, id, &value).into_iter().next()?;
+    let detail = match error.path.as_str() {
+        "" => error.body(),
+        path => format!("{path}: {}", error.body()),
+    };
+    Some(FieldError::with_value(place, FieldErrorKind::Invalid, &value, detail))
 }
 
 /// Marks every node that has a default or a rule at it or below it. Recursive schemas need the fixed point.

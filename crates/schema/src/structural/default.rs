@@ -9,7 +9,7 @@ pub(crate) fn apply(arena: &Arena, object: &mut Value) {
     fill(arena, arena.root, object);
 }
 
-fn fill(arena: &Arena, id: NodeId, value: &mut Value) {
+pub(crate) fn fill(arena: &Arena, id: NodeId, value: &mut Value) {
     let node = arena.node(id);
     if !node.has_default {
         return;

@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use super::node::{Additional, Checks, Kind, ListType, Node, NodeId, PatchHints};
 use crate::structural::format::Format;
 
-/// Adds the nodes of `ObjectMeta` and gives the id of its root.
+/// Adds the nodes of `ObjectMeta` and gives the id of its root. Long, for it is the declaration of one type.
 pub(crate) fn add(nodes: &mut Vec<Node>) -> NodeId {
     let mut add = |node: Node| {
         nodes.push(Node { typed: true, ..node });

@@ -14,6 +14,13 @@ pub(crate) fn validate(arena: &Arena, new: &Value, old: Option<&Value>) -> Vec<F
     validator.errors
 }
 
+/// The errors of a value on its own under one node.
+pub(crate) fn validate_at(arena: &Arena, id: NodeId, value: &Value) -> Vec<FieldError> {
+    let mut validator = Validator { arena, errors: Vec::new() };
+    validator.value(id, value, None, &Path::Root);
+    validator.errors
+}
+
 struct Validator<'a> {
     arena: &'a Arena,
     errors: Vec<FieldError>,

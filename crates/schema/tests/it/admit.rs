@@ -725,6 +725,14 @@ fn schemas_that_are_not_structural_are_refused() {
             json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}}, "additionalProperties": {"type": "string"}}}}),
             "additionalProperties: Forbidden",
         ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "integer", "maximum": 3, "default": 5}}}),
+            "properties[a].default: Invalid value: 5: Invalid value: 5:",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "object", "default": {"b": "x"}, "properties": {"b": {"type": "integer"}}}}}),
+            "properties[a].default: Invalid value: {\"b\":\"x\"}: b: Invalid value",
+        ),
         (json!({"type": "string"}), "type: Invalid value"),
         (json!([]), "must be an object"),
         (

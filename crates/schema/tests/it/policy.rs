@@ -371,3 +371,24 @@ fn a_policy_that_cannot_be_compiled_says_where() {
     assert!(texts[2].contains("undeclared reference to 'authorizer'"));
     assert_eq!(texts[3], "spec.validations[2].expression: Required value");
 }
+
+#[test]
+fn the_upstream_bundles_of_today_and_before_compile() {
+    let Some(directory) = upstream() else { return };
+    let mut versions = 0;
+    for bundle in ["standard", "experimental", "older/v1.0.0", "older/v1.5.1"] {
+        for entry in std::fs::read_dir(directory.join(bundle)).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for crd in yaml(&text).iter().filter(|document| document["kind"] == "CustomResourceDefinition") {
+                for version in crd["spec"]["versions"].as_array().unwrap() {
+                    let schema = &version["schema"]["openAPIV3Schema"];
+                    if let Err(error) = weir_schema::Structural::compile(schema) {
+                        panic!("{bundle} {} {}: {error}", crd["metadata"]["name"], version["name"]);
+                    }
+                    versions += 1;
+                }
+            }
+        }
+    }
+    assert!(versions > 50, "{versions}");
+}
