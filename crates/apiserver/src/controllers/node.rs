@@ -91,6 +91,7 @@ fn status(before: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
             architecture: architecture().into(),
             operating_system: "linux".into(),
             os_image: "Weir sandbox".into(),
+            kernel_version: kernel_version(),
             kubelet_version: concat!("v", env!("CARGO_PKG_VERSION"), "-weir").into(),
             container_runtime_version: concat!("weir://", env!("CARGO_PKG_VERSION")).into(),
             ..NodeSystemInfo::default()
@@ -140,6 +141,11 @@ fn memory_kibibytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+/// Empty where it cannot be read.
+fn kernel_version() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 /// Kubernetes' name of this processor.

@@ -306,12 +306,12 @@ fn status(
             Availability::No => {}
         }
     }
-    // Zero is left out, as Kubernetes leaves it out.
+    // Zero is left out where Kubernetes leaves it out.
     let some = |count: i32| (count > 0).then_some(count);
     counts.fully_labeled_replicas = some(labeled);
     counts.ready_replicas = some(ready);
     counts.available_replicas = some(available);
-    counts.terminating_replicas = some(terminating);
+    counts.terminating_replicas = Some(terminating);
     counts.conditions = conditions(set, failure, now);
     (counts, recheck)
 }

@@ -397,6 +397,11 @@ impl Runner {
         self.waiting.lock().remove(key);
         let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        if self.running.lock().get(key).is_some_and(|running| running.end == End::No) {
+            for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+                self.events.normal(pod.as_ref(), "Killing", format!("Stopping container {}", container.name));
+            }
+        }
         let serving = match self.next_step(key, self.is_listed(pod), grace) {
             Step::Wait(delay) => return Ok(Next::After(delay)),
             Step::Nothing => return Ok(Next::OnChange),

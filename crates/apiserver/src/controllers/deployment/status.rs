@@ -47,7 +47,7 @@ pub(super) fn status(
         ready_replicas: some(sum(|status| status.ready_replicas.unwrap_or(0))),
         available_replicas: some(available),
         unavailable_replicas: some(wanted - available),
-        terminating_replicas: some(sum(|status| status.terminating_replicas.unwrap_or(0))),
+        terminating_replicas: Some(sum(|status| status.terminating_replicas.unwrap_or(0))),
         collision_count: before.collision_count,
         conditions: None,
     };
