@@ -173,6 +173,8 @@ impl Connection {
             self.finish(connection).await;
         } else {
             let mut builder = http1::Builder::new();
+            // As the Go servers that most of these images are write them.
+            builder.title_case_headers(true);
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
             let mut connection = pin!(builder.serve_connection(io, service));
             tokio::select! {
