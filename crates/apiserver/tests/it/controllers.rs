@@ -252,11 +252,11 @@ async fn the_node_is_ready_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_pods_come_and_go() {
-    let sandbox = Sandbox::start("127.94.16.0/21");
+async fn hundreds_of_pods_come_and_go() {
+    let sandbox = Sandbox::start("127.94.16.0/22");
     sandbox.create(ECHO).await;
     let (deployments, slices) = (sandbox.api::<Deployment>(), sandbox.api::<EndpointSlice>());
-    for count in [1000, 1] {
+    for count in [300, 1] {
         let scale = json!({ "spec": { "replicas": count } });
         deployments
             .patch_scale("echo", &PatchParams::default(), &Patch::Merge(&scale))
