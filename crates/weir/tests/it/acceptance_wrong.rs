@@ -60,7 +60,7 @@ fn fields_that_are_wrong_are_refused_as_kubernetes_refuses_them() {
     );
     refused(
         "[{backendRefs: [{name: echo, port: 80, weight: 1000001}]}]",
-        &["spec.rules[0].backendRefs[0].weight", "1000001", "should be less than or equal to 1e+06"],
+        &["spec.rules[0].backendRefs[0].weight", "1000001", "should be less than or equal to 1000000"],
     );
     refused(
         "[{backendRefs: [{name: echo, port: 80}], matches: [{path: {type: PathPrefix, value: no-slash}}]}]",
