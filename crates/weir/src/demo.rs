@@ -24,9 +24,9 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::cli::{Channel, DemoOptions, ProcessOptions, SandboxOptions};
+use crate::client;
 use crate::sandbox::Sandbox;
 use crate::status::gateway_api;
-use crate::{client, stdio};
 
 /// The guide's own files, in the guide's order.
 const GUIDE: [(&str, &str); 3] = [
@@ -61,7 +61,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
         let exact = story(&sandbox.kubeconfig.path).await?;
         if std::io::stdout().is_terminal() && !options.exit {
             println!("\nCtrl-C ends it.");
-            stdio::stop_signal().await?;
+            crate::process::stop_signal().await?;
         }
         anyhow::Ok(exact)
     });

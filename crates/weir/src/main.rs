@@ -14,11 +14,11 @@ mod cli;
 mod client;
 mod demo;
 mod files;
+mod process;
 mod sandbox;
 mod serve;
 mod split;
 mod status;
-mod stdio;
 mod validate;
 mod wire;
 
@@ -28,7 +28,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let command_line = cli::CommandLine::parse();
-    stdio::start_logging(command_line.log.as_deref());
+    process::start_logging(command_line.log.as_deref());
     match run(command_line.command) {
         Ok(code) => code,
         Err(error) => {

@@ -22,7 +22,7 @@ use weir_control::{ControlStatus, Provision};
 use crate::address::{AddressRange, Claim};
 use crate::cli::{Channel, SandboxOptions};
 use crate::wire::{self, GatewayReport, Room};
-use crate::{admin, client, stdio};
+use crate::{admin, client, process};
 
 /// Start-up takes milliseconds; this only ends what hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn run(options: &SandboxOptions) -> Result<ExitCode> {
     let sandbox = Sandbox::start(options)?;
     println!("{}", sandbox.greeting());
-    let signal = wire::block_on(async { Ok(stdio::stop_signal().await?) });
+    let signal = wire::block_on(async { Ok(process::stop_signal().await?) });
     sandbox.stop();
     signal.map(|_| ExitCode::SUCCESS)
 }

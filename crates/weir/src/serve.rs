@@ -18,8 +18,8 @@ use weir_control::{ControlStatus, Fixed, Provision};
 use crate::admin::{self, AdminSource};
 use crate::cli::ServeOptions;
 use crate::files;
+use crate::process;
 use crate::status;
-use crate::stdio;
 use crate::wire::{self, GatewayReport, Room};
 
 /// Start-up takes milliseconds; this only ends what hangs.
@@ -59,14 +59,14 @@ pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
     let outcome = wait_until_ready(report.as_ref()).and_then(|()| {
         println!("ready: serving {}, admin port at http://{admin}", options.files.display());
         wire::block_on(async {
-            let signal = stdio::stop_signal().await?;
+            let signal = process::stop_signal().await?;
             eprintln!(
                 "weir: {signal}: no new connections after {} s; a second signal ends at once",
                 options.drain_delay
             );
             tokio::select! {
                 () = proxy.drain(wire::DRAIN) => {}
-                again = stdio::stop_signal() => { again?; }
+                again = process::stop_signal() => { again?; }
             }
             Ok(ExitCode::SUCCESS)
         })

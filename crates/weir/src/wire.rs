@@ -19,6 +19,7 @@ use weir_proxy::{Proxy, ProxyConfig};
 
 use crate::admin::AdminSource;
 use crate::cli::ProcessOptions;
+use crate::process;
 
 /// Updates and answers under way between control and data plane; control sends the next one after an answer.
 const CHANNEL: usize = 4;
@@ -32,6 +33,7 @@ pub(crate) fn start_proxy(
     low_port_fallback: bool,
     drain_delay: Duration,
 ) -> Result<Proxy> {
+    process::raise_file_limit();
     let config = ProxyConfig {
         workers: options.workers.map(usize::from),
         seed: options.seed.unwrap_or_else(random_seed),

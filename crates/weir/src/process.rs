@@ -1,4 +1,4 @@
-//! Logging, terminal detection and signals of the process.
+//! What belongs to the process as a whole: logging, signals, the limit of open files.
 
 use std::io::IsTerminal;
 
@@ -23,4 +23,14 @@ pub(crate) async fn stop_signal() -> std::io::Result<&'static str> {
         _ = interrupt.recv() => "SIGINT",
         _ = terminate.recv() => "SIGTERM",
     })
+}
+
+/// Raises the soft limit of open files to the hard one. Every connection and every echo pod's port is a file, and the usual
+/// soft limit of 1,024 is for programs that use `select`.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
