@@ -68,7 +68,7 @@ fn create(api: &Arc<Api>, group: &str, plural: &str, object: Value) -> Result<()
     let name = format!("{} {}", crate::object::text(&object, "/kind"), crate::object::name(&object));
     let create = || -> ApiResult<()> {
         let call = Call::internal(api, group, plural, &object)?;
-        api.create_object(&call, object.clone(), None)?;
+        api.create_own(&call, object.clone())?;
         Ok(())
     };
     create().map_err(|source| ApiServerError::Builtin { object: name, source })

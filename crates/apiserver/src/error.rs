@@ -99,10 +99,13 @@ impl Cause {
     }
 }
 
-/// A refusal; becomes a `Status` object.
+/// A refusal; becomes a `Status` object. One pointer wide, because every request can end in one.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct ApiError {
+#[error("{}", .0.message)]
+pub struct ApiError(Box<Refusal>);
+
+#[derive(Debug, Clone)]
+struct Refusal {
     code: StatusCode,
     reason: &'static str,
     message: String,
@@ -117,11 +120,19 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> ApiError {
         let message = message.into();
-        ApiError { code, reason, message, subject: None, causes: Vec::new(), retry_after_seconds: None }
+        let causes = Vec::new();
+        ApiError(Box::new(Refusal {
+            code,
+            reason,
+            message,
+            subject: None,
+            causes,
+            retry_after_seconds: None,
+        }))
     }
 
     fn about(mut self, subject: Subject) -> ApiError {
-        self.subject = Some(subject);
+        self.0.subject = Some(subject);
         self
     }
 
@@ -157,7 +168,7 @@ impl ApiError {
     /// Server-side apply met fields of other managers.
     pub(crate) fn apply_conflict(message: String, causes: Vec<Cause>) -> ApiError {
         let mut error = ApiError::new(StatusCode::CONFLICT, "Conflict", message).about(Subject::default());
-        error.causes = causes;
+        error.0.causes = causes;
         error
     }
 
@@ -173,7 +184,7 @@ impl ApiError {
         let text = if lines.len() == 1 { lines.concat() } else { format!("[{}]", lines.join(", ")) };
         let message = format!("{} {:?} is invalid: {text}", subject.qualified(), subject.name);
         let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(subject);
-        error.causes = causes;
+        error.0.causes = causes;
         error
     }
 
@@ -183,7 +194,7 @@ impl ApiError {
         let message = "the server rejected our request due to an error in our request".to_owned();
         let mut error =
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(Subject::default());
-        error.causes = vec![Cause { reason: "", message: why.to_owned(), field: String::new() }];
+        error.0.causes = vec![Cause { reason: "", message: why.to_owned(), field: String::new() }];
         error
     }
 
@@ -217,7 +228,7 @@ impl ApiError {
         };
         let message = format!("{} {:?} is forbidden: {denial}", subject.qualified(), subject.name);
         let mut error = ApiError::new(code, reason, message).about(subject);
-        error.causes = vec![Cause { reason: "", message: denial.to_string(), field: String::new() }];
+        error.0.causes = vec![Cause { reason: "", message: denial.to_string(), field: String::new() }];
         error
     }
 
@@ -249,6 +260,10 @@ impl ApiError {
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text).about(Subject::default())
     }
 
+    pub(crate) fn timeout(message: &str) -> ApiError {
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
     pub(crate) fn internal(message: impl Into<String>) -> ApiError {
         let message = format!("Internal error occurred: {}", message.into());
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
@@ -271,34 +286,34 @@ impl ApiError {
     pub(crate) fn too_new(asked: u64, current: u64) -> ApiError {
         let text = format!("Too large resource version: {asked}, current: {current}");
         let mut error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", text).about(Subject::default());
-        error.causes =
+        error.0.causes =
             vec![Cause::new("ResourceVersionTooLarge", "", "Too large resource version".to_owned())];
-        error.retry_after_seconds = Some(1);
+        error.0.retry_after_seconds = Some(1);
         error
     }
 
     /// The status code of the response.
     pub fn code(&self) -> StatusCode {
-        self.code
+        self.0.code
     }
 
     /// The machine-readable reason, for example `AlreadyExists`.
     pub fn reason(&self) -> &'static str {
-        self.reason
+        self.0.reason
     }
 
     /// The fields that were found wrong; empty when the refusal is not about fields.
     pub fn causes(&self) -> &[Cause] {
-        &self.causes
+        &self.0.causes
     }
 
     /// Seconds after which a client may try again, for the `Retry-After` header.
     pub(crate) fn retry_after_seconds(&self) -> Option<u32> {
-        self.retry_after_seconds
+        self.0.retry_after_seconds
     }
 
     pub(crate) fn with_cause(mut self, cause: Cause) -> ApiError {
-        self.causes.push(cause);
+        self.0.causes.push(cause);
         self
     }
 
@@ -309,18 +324,18 @@ impl ApiError {
             "apiVersion": "v1",
             "metadata": {},
             "status": "Failure",
-            "message": self.message,
-            "reason": self.reason,
+            "message": self.0.message,
+            "reason": self.0.reason,
         });
         if let (Some(details), Value::Object(map)) = (self.details(), &mut status) {
             map.insert("details".to_owned(), details);
         }
-        status["code"] = Value::from(self.code.as_u16());
+        status["code"] = Value::from(self.0.code.as_u16());
         status
     }
 
     fn details(&self) -> Option<Value> {
-        if self.subject.is_none() && self.causes.is_empty() && self.retry_after_seconds.is_none() {
+        if self.0.subject.is_none() && self.0.causes.is_empty() && self.0.retry_after_seconds.is_none() {
             return None;
         }
         let mut details = Map::new();
@@ -329,15 +344,15 @@ impl ApiError {
                 details.insert(key.to_owned(), Value::from(text));
             }
         };
-        if let Some(subject) = &self.subject {
+        if let Some(subject) = &self.0.subject {
             put("name", &subject.name);
             put("group", &subject.group);
             put("kind", &subject.kind);
         }
-        if !self.causes.is_empty() {
-            details.insert("causes".to_owned(), self.causes.iter().map(cause_json).collect());
+        if !self.0.causes.is_empty() {
+            details.insert("causes".to_owned(), self.0.causes.iter().map(cause_json).collect());
         }
-        if let Some(seconds) = self.retry_after_seconds {
+        if let Some(seconds) = self.0.retry_after_seconds {
             details.insert("retryAfterSeconds".to_owned(), Value::from(seconds));
         }
         Some(Value::Object(details))

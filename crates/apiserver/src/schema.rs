@@ -233,14 +233,8 @@ pub(crate) enum FieldsOf {
 
 /// Brings `metadata.managedFields` up to date after a create, update or patch. The status is nobody's but its writers': it takes part only in
 /// writes to the status.
-pub(crate) fn own_fields(
-    api: &Api,
-    call: &Call,
-    old: Option<&Value>,
-    object: &mut Value,
-    how: FieldsOf,
-) -> ApiResult<()> {
-    let Some(structural) = structural(&call.resource, &call.version) else { return Ok(()) };
+pub(crate) fn own_fields(api: &Api, call: &Call, old: Option<&Value>, object: &mut Value, how: FieldsOf) {
+    let Some(structural) = structural(&call.resource, &call.version) else { return };
     let time = api.clock.seconds();
     let api_version = call.api_version();
     let subresource = if how == FieldsOf::Scale { "scale" } else { call.subresource.as_str() };
@@ -258,7 +252,6 @@ pub(crate) fn own_fields(
     if let Some(status) = status {
         object::as_map(object).insert("status".to_owned(), status);
     }
-    Ok(())
 }
 
 /// The same for what the server itself changed in the course of a write.

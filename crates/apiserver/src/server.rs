@@ -147,6 +147,13 @@ async fn answer(
             return Api::refuse(&ApiError::forbidden(Subject::default(), &why));
         }
     };
+    if let Some(other) = request.headers().get("impersonate-user") {
+        let subject = Subject::new("", "users", other.to_str().unwrap_or_default());
+        return Api::refuse(&ApiError::forbidden(
+            subject,
+            "nobody else can be impersonated here: there is one user",
+        ));
+    }
     request.extensions_mut().insert(user);
     request.extensions_mut().insert(ServerShutdown(shutdown));
     api.handle(request).await

@@ -20,10 +20,13 @@ use crate::store::{self, ResourceId, Stored};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Compiled policies by name, each with the revision that it was compiled from.
+/// A policy as it was compiled from a revision of its object; `None` when it does not compile.
+type Compiled = (u64, Option<Arc<Policy>>);
+
+/// Compiled policies by name.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
-    compiled: Mutex<HashMap<String, (u64, Option<Arc<Policy>>)>>,
+    compiled: Mutex<HashMap<String, Compiled>>,
 }
 
 impl Policies {

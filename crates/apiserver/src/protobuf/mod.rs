@@ -9,7 +9,7 @@
 mod wire;
 pub(crate) mod write;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -72,7 +72,7 @@ struct Slot {
     form: Form,
 }
 
-type Messages = HashMap<&'static str, HashMap<u32, Slot>>;
+type Messages = BTreeMap<&'static str, BTreeMap<u32, Slot>>;
 
 fn messages() -> &'static Messages {
     static MESSAGES: OnceLock<Messages> = OnceLock::new();
@@ -457,7 +457,7 @@ mod tests {
         }
     }
 
-    fn collect(slots: &HashMap<u32, Slot>, out: &mut Vec<&'static str>) {
+    fn collect(slots: &BTreeMap<u32, Slot>, out: &mut Vec<&'static str>) {
         for slot in slots.values() {
             match (slot.role, slot.form) {
                 (Role::Inline, Form::Message(inner)) => collect(&messages()[inner], out),

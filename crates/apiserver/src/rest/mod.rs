@@ -4,15 +4,20 @@
 //! registry from start to end; nothing in here blocks or waits except for the request's body and for watches.
 
 pub(crate) mod body;
+mod create;
+mod delete;
 pub(crate) mod encode;
 pub(crate) mod negotiate;
 pub(crate) mod path;
+mod pod_parts;
 mod read;
+mod scale;
 pub(crate) mod selector;
 pub(crate) mod write;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -30,6 +35,7 @@ use crate::auth::{Token, User};
 use crate::clock::Clock;
 use crate::discovery;
 use crate::error::{ApiError, ApiResult, Subject};
+use crate::events::LastSweep;
 use crate::logs::LogSource;
 use crate::registry::{Registry, Resource, Version};
 use crate::replace::Owned;
@@ -43,6 +49,9 @@ use crate::watch;
 /// Bytes of a request's body. Source: kube-apiserver's `MaxRequestBodyBytes`, 3 MiB.
 pub(crate) const BODY_BYTES: usize = 3 * 1024 * 1024;
 
+/// From the head of a request to the end of its body. Source: kube-apiserver's `--request-timeout`, 60 s.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
 /// The body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -52,6 +61,7 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
     pub(crate) admission: Admission,
     pub(crate) logs: LogSource,
+    pub(crate) last_sweep: LastSweep,
     /// What came from files.
     pub(crate) owned: Mutex<Owned>,
     registry: RwLock<Arc<Registry>>,
@@ -107,6 +117,7 @@ impl Api {
             clock,
             admission: Admission::new(),
             logs: LogSource::default(),
+            last_sweep: LastSweep::default(),
             owned: Mutex::default(),
             registry: RwLock::new(Arc::new(registry)),
             identity,
@@ -298,7 +309,11 @@ where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match Limited::new(body, BODY_BYTES).collect().await {
+    let reading = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_BYTES).collect());
+    let Ok(read) = reading.await else {
+        return Err(ApiError::timeout("the request's body did not come in time"));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<http_body_util::LengthLimitError>().is_some() => {
             Err(ApiError::too_large(BODY_BYTES))

@@ -40,7 +40,7 @@ impl Api {
         let stored = self.find(call)?;
         self.check_not_too_new(call)?;
         if call.subresource == "scale" {
-            let scale = crate::rest::write::scale_of(call, &stored.value)?;
+            let scale = super::scale::scale_of(call, &stored.value)?;
             return Ok(Reply::Value(StatusCode::OK, scale));
         }
         Ok(Reply::Object(StatusCode::OK, stored))

@@ -8,10 +8,13 @@ use super::{AGE, Head, NAME, number_column, pod, text_column, wide_column};
 use crate::object;
 use crate::registry::Resource;
 
+/// Makes the cells of an object, in the order of its kind's columns.
+type Cells = fn(&Value, Timestamp) -> Vec<Value>;
+
 /// How a kind is printed.
 pub(super) struct Printer {
     pub(super) heads: &'static [Head],
-    pub(super) cells: fn(&Value, Timestamp) -> Vec<Value>,
+    pub(super) cells: Cells,
     pub(super) is_pod: bool,
 }
 
@@ -181,7 +184,7 @@ const TEMPLATES: &[Head] =
 
 /// The printer of a resource.
 pub(super) fn printer(resource: &Resource) -> Printer {
-    let (heads, cells): (&'static [Head], fn(&Value, Timestamp) -> Vec<Value>) =
+    let (heads, cells): (&'static [Head], Cells) =
         match (resource.id.group.as_ref(), resource.plural.as_str()) {
             ("", "pods") => (PODS, pod::cells),
             ("", "services") => (SERVICES, service),

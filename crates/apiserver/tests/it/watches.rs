@@ -21,7 +21,7 @@ fn server(history_changes: usize) -> (ApiServer, Api<ConfigMap>) {
 }
 
 fn map(name: &str, value: u32) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"parity": if value % 2 == 0 { "even" } else { "odd" }}}, "data": {"v": value.to_string()}}))
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"parity": if value.is_multiple_of(2) { "even" } else { "odd" }}}, "data": {"v": value.to_string()}}))
         .expect("a ConfigMap")
 }
 
@@ -105,7 +105,7 @@ async fn a_list_and_its_watch_make_the_state_whatever_is_written() {
                 0 => drop(maps.delete(&name, &DeleteParams::default()).await),
                 1 => drop(maps.create(&PostParams::default(), &map(&name, value)).await),
                 _ => {
-                    let patch = json!({"metadata": {"labels": {"parity": if value % 2 == 0 { "even" } else { "odd" }}}, "data": {"v": value.to_string()}});
+                    let patch = json!({"metadata": {"labels": {"parity": if value.is_multiple_of(2) { "even" } else { "odd" }}}, "data": {"v": value.to_string()}});
                     drop(maps.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await);
                 }
             }
@@ -157,7 +157,7 @@ async fn a_version_that_is_no_longer_kept_is_gone() {
         other => panic!("{other:?}"),
     }
     let newest = maps.get("a").await.expect("there").resource_version().expect("a version");
-    maps.watch(&WatchParams::default(), &newest).await.expect("the newest can be watched from");
+    drop(maps.watch(&WatchParams::default(), &newest).await.expect("the newest can be watched from"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,8 +224,8 @@ async fn what_leaves_a_selector_is_deleted_for_it() {
     let mut events = std::pin::pin!(
         maps.watch(&WatchParams::default().labels("parity=odd"), &version).await.expect("a watch")
     );
-    for value in [2, 4, 3] {
-        let labels = json!({"metadata": {"labels": {"parity": if value % 2 == 0 { "even" } else { "odd" }}}, "data": {"v": value.to_string()}});
+    for value in [2_u32, 4, 3] {
+        let labels = json!({"metadata": {"labels": {"parity": if value.is_multiple_of(2) { "even" } else { "odd" }}}, "data": {"v": value.to_string()}});
         maps.patch("a", &PatchParams::default(), &Patch::Merge(labels)).await.expect("patched");
     }
     let mut next = async || {
