@@ -19,7 +19,7 @@ pub(crate) struct Case {
     pub(crate) target: Target,
 }
 
-/// What issue of a case is good, as a ratio to the better peer in the same run.
+/// What result of a case is good, as a ratio to the better peer in the same run.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Target {
     /// CPU per request.
@@ -117,12 +117,14 @@ pub(crate) fn start_backend() -> Result<(Running, [u16; 2])> {
 
 fn measure(case: &Case, proxy: &mut Proxy, seconds: u32) -> Result<Figures> {
     proxy.process.check()?;
-    let before = proxy.process.cpu_time()?;
+    let before = proxy.process.scheduled()?;
     let wrk =
         wrk(case, proxy.address, seconds).with_context(|| format!("{} against {}", case.name, proxy.name))?;
-    let cpu = proxy.process.cpu_time()? - before;
+    let after = proxy.process.scheduled()?;
+    let (ran, waited) = (after.ran - before.ran, after.waited - before.waited);
     Ok(Figures {
-        cpu_us: cpu.as_secs_f64() * 1e6 / wrk.requests as f64,
+        cpu_us: ran.as_secs_f64() * 1e6 / wrk.requests as f64,
+        waited_share: waited.as_secs_f64() / (ran + waited).as_secs_f64(),
         requests_per_second: wrk.requests_per_second,
         p50_us: wrk.p50_us,
         p99_us: wrk.p99_us,

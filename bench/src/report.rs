@@ -13,6 +13,8 @@ use crate::objects;
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) cpu_us: f64,
+    /// Of the time in which it wanted its core, the part in which somebody else had it.
+    pub(crate) waited_share: f64,
     pub(crate) requests_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -38,10 +40,13 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     notes: Vec<String>,
     missed: Vec<String>,
+    most_waited_share: f64,
 }
 
 /// wrk's figures have this resolution at best.
 const LATENCY_RESOLUTION_US: f64 = 1.0;
+/// Above what a quiet machine shows.
+const DISTURBED_SHARE: f64 = 0.05;
 /// The proxy that is judged.
 const OURS: &str = "Weir";
 
@@ -59,7 +64,7 @@ impl Report {
             model.map_or("an unnamed processor", |(_, model)| model),
             fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         );
-        Ok(Report { head, rows: Vec::new(), notes: Vec::new(), missed: Vec::new() })
+        Ok(Report { head, rows: Vec::new(), notes: Vec::new(), missed: Vec::new(), most_waited_share: 0.0 })
     }
 
     pub(crate) fn programs(&mut self, versions: impl Iterator<Item = String>) {
@@ -99,6 +104,7 @@ impl Report {
             p50_us: of(|figures| figures.p50_us).median,
             p99_us: of(|figures| figures.p99_us).median,
         });
+        self.most_waited_share = self.most_waited_share.max(of(|figures| figures.waited_share).median);
         if proxy == OURS {
             self.judge_case(case);
         }
@@ -157,6 +163,13 @@ impl Report {
             );
             debug_assert!(written.is_ok(), "a String takes any text");
         }
+        if self.most_waited_share > DISTURBED_SHARE {
+            text.push_str(&format!(
+                "\nThis machine was busy: a proxy waited {:.0} % of its time for a core that somebody else had. Latencies mean \
+                 nothing then, and CPU per request is high for everybody; measure again on a quiet machine.\n",
+                self.most_waited_share * 100.0
+            ));
+        }
         text.push('\n');
         for note in &self.notes {
             text.push_str(&format!("- {note}\n"));
@@ -196,6 +209,7 @@ mod tests {
     fn figures(cpu_us: f64, latency_us: f64) -> Vec<Figures> {
         vec![Figures {
             cpu_us,
+            waited_share: 0.0,
             requests_per_second: 1e6 / cpu_us,
             p50_us: latency_us,
             p99_us: latency_us * 2.0,

@@ -26,6 +26,15 @@ pub(crate) fn pinned(core: usize, program: &str) -> Command {
     command
 }
 
+/// Times of all threads of a process, user and system together.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Scheduled {
+    /// On a core.
+    pub(crate) ran: Duration,
+    /// Ready to run while somebody else had the core.
+    pub(crate) waited: Duration,
+}
+
 pub(crate) struct Running {
     name: String,
     child: Child,
@@ -73,17 +82,17 @@ impl Running {
         Ok(())
     }
 
-    /// Run time of all threads so far, user and system together, as the scheduler counts it. `taskset` has become the
-    /// program by then: it replaces itself.
-    pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
+    /// What the scheduler gave all threads so far. `taskset` has become the program by then: it replaces itself.
+    pub(crate) fn scheduled(&self) -> Result<Scheduled> {
+        let mut sum = Scheduled::default();
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             // A thread that ended between the listing and the reading has nothing to add.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let first = text.split(' ').next().context("schedstat is empty")?;
-            nanoseconds += first.parse::<u64>().context("schedstat begins with a number")?;
+            let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
+            sum.ran += Duration::from_nanos(numbers.next().context("schedstat begins with a number")?);
+            sum.waited += Duration::from_nanos(numbers.next().context("schedstat has a second number")?);
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(sum)
     }
 
     /// Resident memory in MiB.
