@@ -1,9 +1,10 @@
 //! Request and response heads: where one ends, what it says, and whether it says it in one way only.
 //!
-//! [`HeadScan`] finds the end of a head in bytes that arrive in any pieces, in linear time, and checks line
-//! endings on the way (CRLF only: `httparse` alone takes bare LF and leading blank lines). [`RequestHead::parse`]
-//! and [`ResponseHead::parse`] then read a whole head. Framing follows RFC 9112 section 6 with every choice that
-//! it leaves to a recipient taken as "refuse".
+//! A [`HeadScan`] goes with the buffer in which a head arrives. [`HeadScan::request`] and [`HeadScan::response`] read a
+//! head that is there whole in one pass; one that is not is scanned for its end as its pieces come, in linear time, and
+//! read once. Both ways check line endings, which `httparse` alone does not (it takes bare LF and leading blank
+//! lines), and both accept and refuse the same heads. Framing follows RFC 9112 section 6 with every choice that it
+//! leaves to a recipient taken as "refuse".
 
 use crate::body::Framing;
 use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, is_value_byte, list};
@@ -105,8 +106,8 @@ impl HeadError {
     }
 }
 
-/// Finds the end of a head. Keep one beside the buffer in which a head arrives and call [`advance`](Self::advance)
-/// with all bytes so far; only new ones are looked at.
+/// Where the reading of one head is. Keep one beside the buffer in which a head arrives, and call it with all bytes so
+/// far; only new ones are looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadScan {
     /// Bytes whose line endings were checked.
@@ -116,6 +117,73 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
+    /// The request head at the start of `bytes` with its length, once it is there whole.
+    pub fn request<'s, 'b>(
+        &mut self,
+        bytes: &'b [u8],
+        limits: &HeadLimits,
+        store: &'s mut FieldStore<'b>,
+    ) -> Result<Option<(RequestHead<'s, 'b>, usize)>, HeadError> {
+        if self.checked > 0 || bytes.is_empty() {
+            let Some(length) = self.advance(bytes, limits)? else { return Ok(None) };
+            return RequestHead::parse(&bytes[..length], store).map(|head| Some((head, length)));
+        }
+        let mut parsed = httparse::Request::new(&mut []);
+        let outcome = parsed.parse_with_uninit_headers(bytes, &mut store.0);
+        match self.whole(bytes, outcome, parsed.headers.len(), limits)? {
+            Some(length) => RequestHead::accept(parsed, &bytes[..length]).map(|head| Some((head, length))),
+            None => Ok(None),
+        }
+    }
+
+    /// The response head at the start of `bytes` with its length, once it is there whole.
+    pub fn response<'s, 'b>(
+        &mut self,
+        bytes: &'b [u8],
+        asked: Asked,
+        limits: &HeadLimits,
+        store: &'s mut FieldStore<'b>,
+    ) -> Result<Option<(ResponseHead<'s, 'b>, usize)>, HeadError> {
+        if self.checked > 0 || bytes.is_empty() {
+            let Some(length) = self.advance(bytes, limits)? else { return Ok(None) };
+            return ResponseHead::parse(&bytes[..length], asked, store).map(|head| Some((head, length)));
+        }
+        let mut parsed = httparse::Response::new(&mut []);
+        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            bytes,
+            &mut store.0,
+        );
+        match self.whole(bytes, outcome, parsed.headers.len(), limits)? {
+            Some(length) => {
+                ResponseHead::accept(parsed, asked, &bytes[..length]).map(|head| Some((head, length)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What a parse of everything that is there means. A head that is whole and strictly written is taken; anything else
+    /// is scanned, which says what is wrong or that more has to come.
+    fn whole(
+        &mut self,
+        bytes: &[u8],
+        outcome: httparse::Result<usize>,
+        fields: usize,
+        limits: &HeadLimits,
+    ) -> Result<Option<usize>, HeadError> {
+        if let Ok(httparse::Status::Complete(length)) = outcome
+            && is_strict(&bytes[..length], fields, limits)
+        {
+            return Ok(Some(length));
+        }
+        match (self.advance(bytes, limits)?, outcome) {
+            (_, Err(error)) => Err(refused(error)),
+            (None, Ok(httparse::Status::Partial)) => Ok(None),
+            // The two do not agree about where the head ends: it can be read in two ways.
+            (_, Ok(_)) => Err(HeadError::LineEnding),
+        }
+    }
+
     /// `bytes` starts at the head's first byte. Gives the head's length once its empty line has arrived.
     pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         while let Some(found) = memchr::memchr2(b'\r', b'\n', &bytes[self.checked.min(bytes.len())..]) {
@@ -176,6 +244,17 @@ impl HeadScan {
     }
 }
 
+/// Whether a head that `httparse` took is within the limits, has no blank line before it, and ends every line with CRLF.
+/// `httparse` takes LF and CRLF as a line's end and no CR elsewhere, so equal counts mean that each LF has its CR.
+fn is_strict(head: &[u8], fields: usize, limits: &HeadLimits) -> bool {
+    let first_line = memchr::memchr(b'\n', head).unwrap_or(usize::MAX);
+    !matches!(head.first(), Some(b'\r' | b'\n'))
+        && first_line <= limits.first_line_bytes.saturating_add(1)
+        && head.len() <= limits.head_bytes
+        && fields <= limits.fields
+        && memchr::memchr_iter(b'\r', head).count() == memchr::memchr_iter(b'\n', head).count()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     Http10,
@@ -204,14 +283,17 @@ impl<'s, 'b> RequestHead<'s, 'b> {
     pub fn parse(head: &'b [u8], store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
         let mut parsed = httparse::Request::new(&mut []);
         let length = parsed.parse_with_uninit_headers(head, &mut store.0).map_err(refused)?;
-        let (httparse::Status::Complete(length), Some(method), Some(raw_target), Some(version)) =
-            (length, parsed.method, parsed.path, parsed.version)
+        if length != httparse::Status::Complete(head.len()) {
+            return Err(HeadError::FirstLine);
+        }
+        RequestHead::accept(parsed, head)
+    }
+
+    fn accept(parsed: httparse::Request<'s, 'b>, head: &'b [u8]) -> Result<Self, HeadError> {
+        let (Some(method), Some(raw_target), Some(version)) = (parsed.method, parsed.path, parsed.version)
         else {
             return Err(HeadError::FirstLine);
         };
-        if length != head.len() || head.len() < 2 {
-            return Err(HeadError::FirstLine);
-        }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let mut fields = Fields::new(head, parsed.headers);
         let method = method.as_bytes();
@@ -283,16 +365,21 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
         let length = httparse::ParserConfig::default()
             .parse_response_with_uninit_headers(&mut parsed, head, &mut store.0)
             .map_err(refused)?;
-        let (httparse::Status::Complete(length), Some(status), Some(version)) =
-            (length, parsed.code, parsed.version)
-        else {
+        if length != httparse::Status::Complete(head.len()) {
+            return Err(HeadError::FirstLine);
+        }
+        ResponseHead::accept(parsed, asked, head)
+    }
+
+    fn accept(parsed: httparse::Response<'s, 'b>, asked: Asked, head: &'b [u8]) -> Result<Self, HeadError> {
+        let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::FirstLine);
         };
         // "HTTP/1.x " is 9 bytes, then the code and perhaps a reason phrase.
         let line_end = memchr::memchr(b'\r', head).unwrap_or(0);
         let status_and_reason = head.get(9..line_end).ok_or(HeadError::FirstLine)?;
         let well_formed = status_and_reason.iter().copied().all(is_value_byte);
-        if length != head.len() || !(100..=999).contains(&status) || !well_formed {
+        if !(100..=999).contains(&status) || !well_formed {
             return Err(HeadError::FirstLine);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };

@@ -12,7 +12,9 @@ use crate::field::{Dropped, FORWARDING, Fields, Known, KnownSet, list};
 use crate::head::{RequestHead, ResponseHead, Version};
 
 /// How this gateway names itself in `Via`.
-const PSEUDONYM: &[u8] = b" weir\r\n";
+const VIA: &[u8] = b"Via: 1.1 weir\r\n";
+const VIA_OLD: &[u8] = b"Via: 1.0 weir\r\n";
+const KEEP_ALIVE: &[u8] = b"Connection: keep-alive\r\n";
 
 /// What the next hop is told about the client.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,18 @@ pub struct Forwarding<'a> {
     pub request_id: &'a [u8],
     /// Kinds that a filter sets or removes: nothing is written for them here.
     pub overridden: KnownSet,
+    /// What [`connection_lines`] wrote for this peer, scheme and port.
+    pub connection: &'a [u8],
+}
+
+/// Writes the lines that are the same for every ordinary request of one connection, to be written once and copied.
+pub fn connection_lines(peer: &[u8], scheme: &[u8], port: u16, out: &mut Vec<u8>) {
+    field(b"X-Forwarded-For", peer, out);
+    field(b"X-Forwarded-Proto", scheme, out);
+    number_field(b"X-Forwarded-Port", u64::from(port), out);
+    field(b"X-Real-IP", peer, out);
+    out.extend_from_slice(VIA);
+    out.extend_from_slice(KEEP_ALIVE);
 }
 
 /// The first line and `Host` of a forwarded request.
@@ -81,20 +95,47 @@ pub fn request(
     for lines in head.fields.kept(dropped) {
         out.extend_from_slice(lines);
     }
-    forwarding_fields(&head.fields, forwarding, out);
-    out.extend_from_slice(if head.version == Version::Http10 { b"Via: 1.0" } else { b"Via: 1.1" });
-    out.extend_from_slice(PSEUDONYM);
-    match (head.upgrade, head.te_trailers) {
-        (Some(protocols), _) => {
-            out.extend_from_slice(b"Connection: upgrade\r\n");
-            field(b"Upgrade", protocols, out);
+    let ordinary = !forwarding.trusted
+        && forwarding.overridden == KnownSet::EMPTY
+        && !head.fields.has(Known::XForwardedFor)
+        && head.version == Version::Http11
+        && head.upgrade.is_none()
+        && !head.te_trailers;
+    if ordinary {
+        out.extend_from_slice(forwarding.connection);
+        request_lines(forwarding, out);
+    } else {
+        forwarding_fields(&head.fields, forwarding, out);
+        out.extend_from_slice(if head.version == Version::Http10 { VIA_OLD } else { VIA });
+        match (head.upgrade, head.te_trailers) {
+            (Some(protocols), _) => {
+                out.extend_from_slice(b"Connection: upgrade\r\n");
+                field(b"Upgrade", protocols, out);
+            }
+            (None, true) => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n"),
+            (None, false) => out.extend_from_slice(KEEP_ALIVE),
         }
-        (None, true) => out.extend_from_slice(b"Connection: TE\r\nTE: trailers\r\n"),
-        (None, false) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
     }
     if head.framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
+}
+
+/// The lines that are not the same for every request of a connection.
+fn request_lines(forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Forwarded-Host: ");
+    out.extend_from_slice(forwarding.authority);
+    out.extend_from_slice(b"\r\nX-Forwarded-Path: ");
+    out.extend_from_slice(forwarding.path);
+    if let Some(prefix) = forwarding.prefix {
+        out.extend_from_slice(b"\r\nX-Forwarded-Prefix: ");
+        out.extend_from_slice(prefix);
+    }
+    if !forwarding.request_id.is_empty() {
+        out.extend_from_slice(b"\r\nX-Kong-Request-Id: ");
+        out.extend_from_slice(forwarding.request_id);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn forwarding_fields(fields: &Fields<'_, '_>, forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
@@ -192,8 +233,7 @@ pub fn response(
         None => connection(keep_alive && delimiting != Delimiting::Close, out),
     }
     if via {
-        out.extend_from_slice(if head.version == Version::Http10 { b"Via: 1.0" } else { b"Via: 1.1" });
-        out.extend_from_slice(PSEUDONYM);
+        out.extend_from_slice(if head.version == Version::Http10 { VIA_OLD } else { VIA });
     }
 }
 
@@ -215,7 +255,7 @@ fn status_line(head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
 
 /// Writes the `Connection` field of a response.
 pub fn connection(keep_alive: bool, out: &mut Vec<u8>) {
-    out.extend_from_slice(if keep_alive { b"Connection: keep-alive\r\n" } else { b"Connection: close\r\n" });
+    out.extend_from_slice(if keep_alive { KEEP_ALIVE } else { b"Connection: close\r\n" });
 }
 
 /// Writes one field line. `name` and `value` must have been checked where they were configured or received.

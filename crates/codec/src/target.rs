@@ -121,16 +121,26 @@ fn split_name(raw: &[u8]) -> Result<HostAndPort<'_>, HeadError> {
         Some(at) => (&raw[..at], Some(&raw[at + 1..])),
         None => (raw, None),
     };
-    // Registered names: unreserved characters, and the sub-delimiters that no origin reads as a list or a quote.
-    let allowed = |b: &u8| {
-        b.is_ascii_alphanumeric()
-            || matches!(b, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'*' | b'+' | b'=')
-    };
-    if !name.iter().all(allowed) || (name.is_empty() && port.is_some()) {
+    if !name.iter().all(|byte| NAME_BYTES[usize::from(*byte)]) || (name.is_empty() && port.is_some()) {
         return Err(HeadError::Host);
     }
     Ok((name, port))
 }
+
+/// Registered names: unreserved characters, and the sub-delimiters that no origin reads as a list or a quote.
+const NAME_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        allowed[byte] = (byte as u8).is_ascii_alphanumeric()
+            || matches!(
+                byte as u8,
+                b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'*' | b'+' | b'='
+            );
+        byte += 1;
+    }
+    allowed
+};
 
 fn parse_port(digits: &[u8]) -> Result<u16, HeadError> {
     if digits.len() > 5 || !digits.iter().all(u8::is_ascii_digit) {

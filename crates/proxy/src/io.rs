@@ -42,9 +42,9 @@ impl Socket {
         self.stream.poll_read_ready(cx)
     }
 
-    /// Reads into `buffer`; 0 is the end of input. Enters the kernel only when there may be something.
+    /// Reads into `buffer`; 0 is the end of input. To be called when [`Self::poll_readable`] said so, since it is counted
+    /// as a kernel entry.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        ready!(self.stream.poll_read_ready(cx))?;
         self.metrics.socket_calls.reads.add(1);
         let mut into = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;

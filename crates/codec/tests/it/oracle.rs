@@ -31,8 +31,45 @@ pub(crate) fn head_length(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
     at_once
 }
 
+/// A head that is there whole is read in one pass: it must be taken exactly where a scan for its end and a parse take it.
+fn same_in_one_pass(
+    bytes: &[u8],
+    read: impl for<'b> Fn(&mut HeadScan, &'b [u8], &mut FieldStore<'b>) -> Result<Option<usize>, HeadError>,
+    parse: impl for<'b> Fn(&'b [u8], &mut FieldStore<'b>) -> Result<(), HeadError>,
+) {
+    let in_one_pass = read(&mut HeadScan::default(), bytes, &mut FieldStore::new());
+    let in_two = match HeadScan::default().advance(bytes, &HEAD_LIMITS) {
+        Ok(Some(length)) => parse(&bytes[..length], &mut FieldStore::new()).map(|()| Some(length)),
+        other => other,
+    };
+    match (in_one_pass, in_two) {
+        // What is wrong may be seen before the rest has come.
+        (Err(_), Ok(None) | Err(_)) => {}
+        (one, two) => assert_eq!(one, two, "{}", text(bytes)),
+    }
+    // The first piece is read in one pass if it is all; what follows it is scanned.
+    for first in [0, bytes.len() / 2] {
+        let mut scan = HeadScan::default();
+        let mut outcome = read(&mut scan, &bytes[..first], &mut FieldStore::new());
+        if let Ok(None) = outcome {
+            outcome = read(&mut scan, bytes, &mut FieldStore::new());
+        }
+        match (outcome, in_one_pass) {
+            (Ok(None) | Err(_), Ok(None) | Err(_)) => {}
+            (in_pieces, whole) => assert_eq!(in_pieces, whole, "{}", text(bytes)),
+        }
+    }
+}
+
 /// Bytes that came from a client. Gives whether a whole message was accepted.
 pub(crate) fn request(bytes: &[u8]) -> Result<bool, String> {
+    same_in_one_pass(
+        bytes,
+        |scan, bytes, store| {
+            scan.request(bytes, &HEAD_LIMITS, store).map(|read| read.map(|(_, length)| length))
+        },
+        |head, store| RequestHead::parse(head, store).map(drop),
+    );
     let Some(length) = head_length(bytes).map_err(|error| error.to_string())? else { return Ok(false) };
     let (raw, rest) = bytes.split_at(length);
     let mut store = FieldStore::new();
@@ -52,6 +89,8 @@ fn forwarded_request(head: &RequestHead<'_, '_>) {
     if host.is_some() {
         head.fields.drop_name(&mut dropped, b"host");
     }
+    let mut lines = Vec::new();
+    rewrite::connection_lines(b"192.0.2.1", b"http", 80, &mut lines);
     let forwarding = Forwarding {
         peer: b"192.0.2.1",
         trusted: false,
@@ -62,6 +101,7 @@ fn forwarded_request(head: &RequestHead<'_, '_>) {
         prefix: None,
         request_id: b"00000000000000000000000000000000",
         overridden: KnownSet::EMPTY,
+        connection: &lines,
     };
     let mut out = Vec::new();
     rewrite::request(head, &target, dropped, &forwarding, &mut out);
@@ -107,6 +147,13 @@ pub(crate) fn response(bytes: &[u8]) -> Result<bool, String> {
 }
 
 fn response_to(asked: Asked, bytes: &[u8]) -> Result<bool, String> {
+    same_in_one_pass(
+        bytes,
+        |scan, bytes, store| {
+            scan.response(bytes, asked, &HEAD_LIMITS, store).map(|read| read.map(|(_, length)| length))
+        },
+        |head, store| ResponseHead::parse(head, asked, store).map(drop),
+    );
     let Some(length) = head_length(bytes).map_err(|error| error.to_string())? else { return Ok(false) };
     let (raw, rest) = bytes.split_at(length);
     let mut store = FieldStore::new();

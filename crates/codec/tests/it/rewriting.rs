@@ -15,7 +15,27 @@ const FORWARDING: Forwarding<'_> = Forwarding {
     prefix: None,
     request_id: b"",
     overridden: KnownSet::EMPTY,
+    connection: CONNECTION,
 };
+
+/// What every ordinary request of a connection from this peer has.
+const CONNECTION: &[u8] =
+    b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Port: 80\r\n\
+    X-Real-IP: 192.0.2.7\r\nVia: 1.1 weir\r\nConnection: keep-alive\r\n";
+
+#[test]
+fn an_ordinary_request_gets_the_lines_of_its_connection() {
+    let mut lines = Vec::new();
+    rewrite::connection_lines(b"192.0.2.7", b"http", 80, &mut lines);
+    assert_eq!(lines, CONNECTION);
+    let forwarding = Forwarding { prefix: Some(b"/p"), request_id: b"id", ..FORWARDING };
+    assert_eq!(
+        forwarded("GET /a HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n", &forwarding),
+        "GET /a HTTP/1.1\r\nHost: h\r\nAccept: */*\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n\
+         X-Forwarded-Port: 80\r\nX-Real-IP: 192.0.2.7\r\nVia: 1.1 weir\r\nConnection: keep-alive\r\n\
+         X-Forwarded-Host: h\r\nX-Forwarded-Path: /a\r\nX-Forwarded-Prefix: /p\r\nX-Kong-Request-Id: id\r\n\r\n"
+    );
+}
 
 fn forwarded(bytes: &str, forwarding: &Forwarding<'_>) -> String {
     let mut store = FieldStore::new();

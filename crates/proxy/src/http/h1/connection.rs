@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 use weir_codec::head::HeadScan;
+use weir_codec::rewrite::connection_lines;
 
 use super::pipe::Pipe;
-use super::route::{self, Decision};
+use super::route::{self, Decision, SCHEME};
 use crate::bind::Bind;
 use crate::buffer::ReadBuffer;
 use crate::deadline::Deadline;
@@ -47,11 +48,12 @@ pub(super) enum Next {
 
 /// What came from the client.
 enum Arrival {
-    /// A whole head of this length.
-    Head(usize),
-    /// Nothing more, at a place where a connection may end.
+    /// More of a head.
+    Bytes,
+    /// Nothing more.
     End,
-    Refused(Failure),
+    /// Nothing more in time.
+    TooSlow,
 }
 
 pub(super) struct Connection {
@@ -64,7 +66,9 @@ pub(super) struct Connection {
     pub(super) trusted: bool,
     /// Requests so far, the current one included.
     pub(super) served: usize,
-    scan: HeadScan,
+    pub(super) scan: HeadScan,
+    /// The lines that every ordinary request of this connection is forwarded with.
+    pub(super) lines: Box<[u8]>,
     peer: Box<str>,
     local: Box<str>,
 }
@@ -78,6 +82,9 @@ impl Connection {
         } else {
             SocketAddr::new(bind.address.ip, bind.bound_port).to_string()
         };
+        let peer = ip.to_string();
+        let mut lines = Vec::new();
+        connection_lines(peer.as_bytes(), SCHEME.as_bytes(), bind.bound_port, &mut lines);
         Connection {
             client: Socket::new(stream, worker.metrics.clone()),
             input: ReadBuffer::default(),
@@ -86,7 +93,8 @@ impl Connection {
             trusted: worker.settings.trusted.iter().any(|network| network.contains(ip)),
             served: 0,
             scan: HeadScan::default(),
-            peer: ip.to_string().into(),
+            lines: lines.into(),
+            peer: peer.into(),
             local: local.into(),
             registered,
         }
@@ -111,61 +119,47 @@ impl Connection {
     }
 
     async fn turn(&mut self) -> Next {
-        let arrival = {
-            let mut first_byte = None;
-            let worker = self.worker().clone();
-            let began = worker.clock.now();
-            poll_fn(|cx| self.poll_head(cx, &worker, began, &mut first_byte)).await
-        };
-        self.registered.presence.idle_since.set(None);
-        let mut record = RequestRecord::new(self.worker().clock.now());
-        match arrival {
-            Arrival::End => Next::Close,
-            Arrival::Head(length) => {
-                self.scan = HeadScan::default();
-                self.served += 1;
-                match route::decide(self, length, &mut record) {
-                    Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
-                    Decision::Forward(forward) => self.forward(forward, record).await,
+        let worker = self.worker().clone();
+        let began = worker.clock.now();
+        let mut first_byte = (!self.input.is_empty()).then_some(began);
+        loop {
+            if first_byte.is_some() {
+                let mut record = RequestRecord::new(worker.clock.now());
+                match route::decide(self, &worker, &mut record) {
+                    Decision::Wait => {}
+                    Decision::Answer { out, keep_alive } => {
+                        return self.answer(out, keep_alive, record).await;
+                    }
+                    Decision::Forward(forward) => return self.forward(forward, record).await,
                 }
             }
-            Arrival::Refused(failure) => {
-                let worker = self.worker().clone();
-                let is_head = self.input.bytes().starts_with(b"HEAD ");
-                let context = route::context(&worker, is_head, false, &record);
-                match route::fail(&worker, failure, context, worker.buffers.out(), &mut record) {
-                    Decision::Answer { out, .. } => self.answer(out, false, record).await,
-                    Decision::Forward(_) => Next::Close,
+            match poll_fn(|cx| self.poll_bytes(cx, &worker, began, first_byte)).await {
+                Arrival::Bytes => {
+                    self.registered.presence.idle_since.set(None);
+                    first_byte.get_or_insert(worker.clock.now());
                 }
+                Arrival::End => return Next::Close,
+                Arrival::TooSlow => return self.refuse(Failure::HeadTimeout, &worker).await,
             }
         }
     }
 
-    fn poll_head(
+    /// Waits for more of a head.
+    fn poll_bytes(
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
         began: Instant,
-        first_byte: &mut Option<Instant>,
+        first_byte: Option<Instant>,
     ) -> Poll<Arrival> {
-        loop {
-            match self.scan.advance(self.input.bytes(), &worker.settings.head_limits) {
-                Ok(Some(length)) => return Poll::Ready(Arrival::Head(length)),
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Arrival::Refused(Failure::Head(error))),
+        match self.input.poll_fill(&mut self.client, &worker.buffers, cx) {
+            // An end in the middle of a head leaves nobody to answer.
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::End),
+            Poll::Ready(Ok(_)) => {
+                worker.clock.tick();
+                return Poll::Ready(Arrival::Bytes);
             }
-            let empty = self.input.is_empty();
-            match self.input.poll_fill(&mut self.client, &worker.buffers, cx) {
-                // An end in the middle of a head leaves nobody to answer.
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::End),
-                Poll::Ready(Ok(_)) => {
-                    let now = worker.clock.tick();
-                    if empty {
-                        *first_byte = Some(now);
-                    }
-                }
-                Poll::Pending => break,
-            }
+            Poll::Pending => {}
         }
         self.input.park(&worker.buffers);
         let presence = &self.registered.presence;
@@ -177,13 +171,11 @@ impl Connection {
             if presence.asked_to_close.get() || (worker.is_draining() && self.served > 0) {
                 return Poll::Ready(Arrival::End);
             }
-        } else {
-            presence.idle_since.set(None);
         }
-        self.deadline.set(self.head_deadline(worker, began, *first_byte));
+        self.deadline.set(self.head_deadline(worker, began, first_byte));
         ready!(self.deadline.poll(cx));
         worker.clock.tick();
-        Poll::Ready(if self.input.is_empty() { Arrival::End } else { Arrival::Refused(Failure::HeadTimeout) })
+        Poll::Ready(if self.input.is_empty() { Arrival::End } else { Arrival::TooSlow })
     }
 
     fn head_deadline(&self, worker: &Worker, began: Instant, first_byte: Option<Instant>) -> Instant {
@@ -196,6 +188,15 @@ impl Connection {
         }
         let patience = limits.first_byte_timeout;
         began + if worker.is_draining() { patience.min(FIRST_WORDS) } else { patience }
+    }
+
+    /// Answers a request whose head did not come.
+    async fn refuse(&mut self, failure: Failure, worker: &Worker) -> Next {
+        let mut record = RequestRecord::new(worker.clock.now());
+        match route::refuse(self, worker, failure, &mut record) {
+            Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+            Decision::Wait | Decision::Forward(_) => Next::Close,
+        }
     }
 
     /// Sends an answer of the proxy's own.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
-use weir_codec::rewrite::{self, Delimiting, field, number_field};
+use weir_codec::rewrite::{self, Delimiting, field};
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -137,7 +137,7 @@ impl Connection {
         }
         match route::fail(&worker, failure, context, out, &mut record) {
             Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
-            Decision::Forward(_) => Next::Close,
+            Decision::Wait | Decision::Forward(_) => Next::Close,
         }
     }
 
@@ -263,17 +263,26 @@ impl Exchange {
             if self.sending {
                 self.poll_up(cx, connection, forward, worker)?;
             }
-            if !self.sending && self.watching {
-                self.watch_client(cx, connection, worker)?;
-            }
             match self.phase {
                 Phase::Head => {
-                    ready!(self.poll_response_head(cx, connection, forward, record, worker))?;
+                    if let Poll::Ready(read) =
+                        self.poll_response_head(cx, connection, forward, record, worker)
+                    {
+                        read?;
+                    }
                 }
-                Phase::Body => return self.poll_down(cx, connection, worker),
+                Phase::Body => {
+                    if let Poll::Ready(sent) = self.poll_down(cx, connection, worker) {
+                        return Poll::Ready(sent);
+                    }
+                }
                 Phase::Tunnel { .. } => {}
             }
             if self.phase == before {
+                // Last, so that an answer that is there already costs no look at the client.
+                if !self.sending && self.watching {
+                    self.watch_client(cx, connection, worker)?;
+                }
                 return Poll::Pending;
             }
         }
@@ -372,10 +381,7 @@ impl Exchange {
         worker: &Rc<Worker>,
     ) -> Poll<Result<(), Failure>> {
         loop {
-            let scanned = self.scan.advance(self.input.bytes(), &worker.settings.head_limits);
-            if let Some(length) = scanned.map_err(Failure::UpstreamHead)? {
-                self.scan = HeadScan::default();
-                self.take_head(length, connection, forward, record, worker)?;
+            if self.take_head(connection, forward, record, worker)? {
                 if self.phase != Phase::Head {
                     return Poll::Ready(Ok(()));
                 }
@@ -392,21 +398,25 @@ impl Exchange {
         }
     }
 
-    /// Takes a whole head from the input.
+    /// Takes a head from the input. False if none is there whole.
     fn take_head(
         &mut self,
-        length: usize,
         connection: &mut Connection,
         forward: &mut Forward,
         record: &mut RequestRecord,
         worker: &Rc<Worker>,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        if self.input.is_empty() {
+            return Ok(false);
+        }
         if self.down.out_mut().capacity() == 0 {
             *self.down.out_mut() = worker.buffers.out();
         }
         let mut store = FieldStore::new();
-        let head = ResponseHead::parse(&self.input.bytes()[..length], forward.asked, &mut store)
-            .map_err(Failure::UpstreamHead)?;
+        let limits = &worker.settings.head_limits;
+        let read = self.scan.response(self.input.bytes(), forward.asked, limits, &mut store);
+        let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
+        self.scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
             if self.interim > worker.settings.limits.interim_responses {
@@ -416,7 +426,7 @@ impl Exchange {
                 rewrite::interim(&head, self.down.out_mut());
             }
             self.input.consume(length);
-            return Ok(());
+            return Ok(true);
         }
         let (framing, delimiting) = (head.framing, Delimiting::of(head.framing, forward.version));
         record.status = head.status;
@@ -436,7 +446,7 @@ impl Exchange {
         write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
         self.input.consume(length);
         self.begin_body(framing, delimiting, forward, worker);
-        Ok(())
+        Ok(true)
     }
 
     fn begin_body(
@@ -598,8 +608,11 @@ fn write_head(
     if tokens.latency {
         let upstream = record.upstream_latency.unwrap_or_default();
         let whole = worker.clock.now().saturating_duration_since(record.started);
-        number_field(b"X-Kong-Upstream-Latency", millis(upstream), out);
-        number_field(b"X-Kong-Proxy-Latency", millis(whole.saturating_sub(upstream)), out);
+        out.extend_from_slice(b"X-Kong-Upstream-Latency: ");
+        out.extend_from_slice(itoa::Buffer::new().format(millis(upstream)).as_bytes());
+        out.extend_from_slice(b"\r\nX-Kong-Proxy-Latency: ");
+        out.extend_from_slice(itoa::Buffer::new().format(millis(whole.saturating_sub(upstream))).as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
     if !forward.request_id.is_empty() {
         field(b"X-Kong-Request-Id", &forward.request_id, out);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 use weir_codec::body::{BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Fields, Known};
-use weir_codec::head::{Asked, RequestHead, Version};
+use weir_codec::head::{Asked, HeadScan, RequestHead, Version};
 use weir_codec::rewrite::{self, Forwarding, RequestTarget};
 use weir_codec::target::Target;
 use weir_model::path::{Normalised, normalise};
@@ -25,10 +25,13 @@ use crate::filter::Edited;
 use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
 
-const SCHEME: &str = "http";
+/// What clients of this release's listeners use.
+pub(super) const SCHEME: &str = "http";
 
 /// What becomes of a request.
 pub(super) enum Decision {
+    /// The head is not there whole.
+    Wait,
     /// The proxy answers itself: these bytes.
     Answer {
         out: Vec<u8>,
@@ -69,20 +72,23 @@ fn filters(rule: &CompiledRule, backend: usize) -> [&[CompiledFilter]; 2] {
     [&rule.filters, rule.backends.get(backend).map_or(&[], |backend| &backend.filters)]
 }
 
-/// Decides about the head in the first `length` bytes of the connection's input, and uses them up.
-pub(super) fn decide(connection: &mut Connection, length: usize, record: &mut RequestRecord) -> Decision {
-    let worker = connection.worker().clone();
+/// Decides about the head at the start of the connection's input, and uses it up.
+pub(super) fn decide(connection: &mut Connection, worker: &Worker, record: &mut RequestRecord) -> Decision {
     let mut store = FieldStore::new();
-    let head = match RequestHead::parse(&connection.input.bytes()[..length], &mut store) {
-        Ok(head) => head,
-        Err(error) => return refuse(connection, &worker, Failure::Head(error), record),
+    let limits = &worker.settings.head_limits;
+    let (head, length) = match connection.scan.request(connection.input.bytes(), limits, &mut store) {
+        Ok(Some(read)) => read,
+        Ok(None) => return Decision::Wait,
+        Err(error) => return refuse(connection, worker, Failure::Head(error), record),
     };
     let framing = head.framing;
     let (is_head, wants_more) = (head.is_head(), head.keep_alive);
     let mut paths = worker.paths.borrow_mut();
     let mut out = worker.buffers.out();
-    let outcome = route(connection, &worker, &head, &mut paths, &mut out, record);
+    let outcome = route(connection, worker, &head, &mut paths, &mut out, record);
     drop(paths);
+    connection.scan = HeadScan::default();
+    connection.served += 1;
     let (input, limits) = (&mut connection.input, &worker.settings.limits);
     input.consume(length);
     let stays = wants_more && !worker.is_retiring() && connection.served < limits.requests_per_connection;
@@ -94,29 +100,29 @@ pub(super) fn decide(connection: &mut Connection, length: usize, record: &mut Re
             Decision::Forward(forward)
         }
         Ok(Routed::Redirect { rule, backend, redirect, location }) => {
-            let keep_alive = stays && skip_body(connection, &worker, framing);
-            let context = context(&worker, is_head, keep_alive, record);
+            let keep_alive = stays && skip_body(connection, worker, framing);
+            let context = context(worker, is_head, keep_alive, record);
             record.status = redirect;
-            answer::redirect(&worker, redirect, &location, context, &mut out);
+            answer::redirect(worker, redirect, &location, context, &mut out);
             let none = Fields::none();
             let mut edited = Edited::new(none.dropping(Default::default()));
             for filters in filters(&rule, backend) {
                 edited.response(filters, &none);
             }
             edited.write(&mut out);
-            answer::end(&worker, context, &mut out);
+            answer::end(worker, context, &mut out);
             Decision::Answer { out, keep_alive }
         }
         Err(failure) => {
             out.clear();
-            let keep_alive = stays && !failure.verdict().close && skip_body(connection, &worker, framing);
-            fail(&worker, failure, context(&worker, is_head, keep_alive, record), out, record)
+            let keep_alive = stays && !failure.verdict().close && skip_body(connection, worker, framing);
+            fail(worker, failure, context(worker, is_head, keep_alive, record), out, record)
         }
     }
 }
 
 /// The answer to a head that could not be read: nothing of what follows it can be, either.
-fn refuse(
+pub(super) fn refuse(
     connection: &mut Connection,
     worker: &Worker,
     failure: Failure,
@@ -330,6 +336,7 @@ fn write_head(
         prefix,
         request_id: &request_id,
         overridden: edited.overridden,
+        connection: &connection.lines,
     };
     rewrite::request(head, &to, edited.dropped, &forwarding, out);
     edited.write(out);
