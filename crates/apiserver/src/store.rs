@@ -297,3 +297,120 @@ pub(crate) fn in_namespace<'a>(
         .range::<(Bound<&str>, Bound<&str>), str>((from.as_ref().map(String::as_str), Bound::Unbounded))
         .take_while(move |(key, _)| key.starts_with(&prefix))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    fn id() -> ResourceId {
+        ResourceId::new("", "things")
+    }
+
+    /// Keys and revisions.
+    fn shape(objects: &Objects) -> BTreeMap<String, u64> {
+        objects.iter().map(|(key, stored)| (key.to_string(), stored.revision)).collect()
+    }
+
+    /// Pseudo-random, the same for the same seed.
+    fn next(state: &mut u64, bound: u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % bound
+    }
+
+    #[test]
+    fn every_version_that_is_kept_is_what_the_list_of_events_says() {
+        for seed in 0..20 {
+            let (store, mut state) = (Store::new(50), seed);
+            let mut model: BTreeMap<String, u64> = BTreeMap::new();
+            let mut past: Vec<(u64, BTreeMap<String, u64>)> = vec![(store.revision(), model.clone())];
+            for _ in 0..200 {
+                let key = format!("ns{}/n{}", next(&mut state, 2), next(&mut state, 6));
+                let expected =
+                    model.get(&key).map_or(Expected::Absent, |revision| Expected::Revision(*revision));
+                let value = (next(&mut state, 3) > 0 || expected == Expected::Absent)
+                    .then(|| json!({"metadata": {"name": key}}));
+                let deletes = value.is_none();
+                let stored =
+                    store.commit(&id(), &key, expected, value, || ()).expect("the expectation holds");
+                if deletes {
+                    model.remove(&key);
+                } else {
+                    model.insert(key, stored.revision);
+                }
+                past.push((stored.revision, model.clone()));
+            }
+            assert_eq!(shape(&store.snapshot(&id()).objects), model);
+            let kept = past.len() - 51;
+            for (revision, then) in &past[kept..] {
+                let found = store.snapshot_at(&id(), *revision).expect("kept");
+                assert_eq!(&shape(&found.objects), then, "seed {seed}, revision {revision}");
+            }
+            assert!(store.snapshot_at(&id(), past[kept - 1].0).is_err(), "older ones are gone");
+            let (changes, complete) = store.changes_after(&id(), past[kept].0, usize::MAX).expect("kept");
+            assert_eq!(changes.len(), 50);
+            assert_eq!(complete, store.revision());
+            assert!(changes.windows(2).all(|pair| pair[0].revision < pair[1].revision));
+        }
+    }
+
+    #[test]
+    fn a_writer_that_is_wrong_about_what_is_stored_changes_nothing() {
+        let store = Store::new(10);
+        let first = store.commit(&id(), "a", Expected::Absent, Some(json!({})), || ()).expect("absent");
+        let again = store.commit(&id(), "a", Expected::Absent, Some(json!({})), || panic!("no effect"));
+        assert_eq!(again.err(), Some(Stale));
+        let stale =
+            store.commit(&id(), "a", Expected::Revision(first.revision + 1), None, || panic!("no effect"));
+        assert_eq!(stale.err(), Some(Stale));
+        assert_eq!(store.revision(), first.revision);
+    }
+
+    #[test]
+    fn changes_come_in_parts_that_join() {
+        let store = Store::new(100);
+        for n in 0..10 {
+            store.commit(&id(), &n.to_string(), Expected::Absent, Some(json!({})), || ()).expect("absent");
+        }
+        let (mut position, mut seen) = (1, 0);
+        while position < store.revision() {
+            let (changes, complete) = store.changes_after(&id(), position, 3).expect("kept");
+            assert!(changes.len() <= 3);
+            seen += changes.len();
+            position = complete;
+        }
+        assert_eq!(seen, 10);
+    }
+
+    #[test]
+    fn a_namespace_is_a_range_of_keys() {
+        let store = Store::new(100);
+        for key in ["a-b/x", "a/x", "a/y", "a0/x", "b/x"] {
+            store.commit(&id(), key, Expected::Absent, Some(json!({})), || ()).expect("absent");
+        }
+        let objects = store.snapshot(&id()).objects;
+        let keys = |namespace: &str, start: Option<&str>| -> Vec<String> {
+            in_namespace(&objects, namespace, start).map(|(key, _)| key.to_string()).collect()
+        };
+        assert_eq!(keys("a", None), ["a/x", "a/y"]);
+        assert_eq!(keys("a", Some("a/x")), ["a/y"]);
+        assert_eq!(keys("", Some("a/y")), ["a0/x", "b/x"]);
+        assert_eq!(keys("c", None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_object_is_written_under_the_version_that_is_asked_for() {
+        let stored = Stored::new(
+            7,
+            json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "a"}, "spec": {"x": "\"y\""}}),
+        );
+        let mut out = BytesMut::new();
+        stored.write_json("g/v2", "K", &mut out);
+        let read: Value = serde_json::from_slice(&out).expect("JSON");
+        assert_eq!(
+            read,
+            json!({"kind": "K", "apiVersion": "g/v2", "metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"x": "\"y\""}})
+        );
+    }
+}

@@ -133,6 +133,27 @@ pub(crate) fn prepare_create(resource: &Resource, version: &Version, object: &mu
     }
 }
 
+/// What follows from the identity that the server gave: a job's pods are told from others by its uid.
+pub(crate) fn complete_create(resource: &Resource, object: &mut Value) {
+    if !resource.is("batch", "jobs") || object.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
+        return;
+    }
+    let (uid, name) = (object::uid(object).to_owned(), object::name(object).to_owned());
+    let labels = [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        ("job-name", &name),
+    ];
+    for (key, value) in labels {
+        object::child(object::child(object, "metadata"), "labels")[key] = Value::from(value.as_str());
+        let template = object::child(object::child(object, "spec"), "template");
+        object::child(object::child(template, "metadata"), "labels")[key] = Value::from(value.as_str());
+    }
+    let selector = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+    object::default_field(object::child(object, "spec"), "selector", selector);
+}
+
 /// `stringData` is a way to write `data`; it is not kept.
 fn encode_string_data(secret: &mut Value) {
     let Some(Value::Object(plain)) = object::as_map(secret).shift_remove("stringData") else { return };

@@ -303,3 +303,108 @@ fn free_port(taken: &Taken, protocol: &str, index: usize) -> Result<u16, Cause> 
             Cause::invalid(format!("spec.ports[{index}].nodePort"), &Value::from(0), "no node port is free")
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(spec: &Value) -> Value {
+        json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec})
+    }
+
+    /// Allocates under a name; gives the spec, or what is wrong.
+    fn settle(services: &Services, holder: &str, old: &Value, spec: Value) -> Result<(Value, Grant), Cause> {
+        let mut spec = spec;
+        let mut grant = Grant::default();
+        grant.services = Some(services.clone());
+        let mut taken = services.taken.lock();
+        let settled = settle_address(&mut taken, holder, old, &mut spec, &mut grant)
+            .and_then(|()| settle_ports(&mut taken, holder, old, &mut spec, &mut grant));
+        drop(taken);
+        settled.map(|()| (spec, grant))
+    }
+
+    fn balancer(ports: Value) -> Value {
+        json!({"type": "LoadBalancer", "ports": ports})
+    }
+
+    #[test]
+    fn no_two_services_hold_the_same() {
+        let services = Services::default();
+        let mut seen = std::collections::BTreeSet::new();
+        for n in 0..200 {
+            let ports = json!([{"port": 80, "protocol": "TCP"}, {"port": 443, "protocol": "TCP"}]);
+            let (spec, grant) = settle(&services, &n.to_string(), &json!({}), balancer(ports)).expect("room");
+            grant.keep();
+            assert!(seen.insert(spec["clusterIP"].to_string()));
+            for port in spec["ports"].as_array().expect("ports") {
+                assert!(seen.insert(port["nodePort"].to_string()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_failed_write_took_is_given_back() {
+        let services = Services::default();
+        let stated = || balancer(json!([{"port": 80, "protocol": "TCP", "nodePort": 30_080}]));
+        let (_, grant) = settle(&services, "a", &json!({}), stated()).expect("free");
+        assert_eq!(
+            settle(&services, "b", &json!({}), stated()).err().expect("taken").field,
+            "spec.ports[0].nodePort"
+        );
+        drop(grant);
+        let (_, grant) = settle(&services, "b", &json!({}), stated()).expect("free again");
+        grant.keep();
+        assert!(settle(&services, "c", &json!({}), stated()).is_err());
+    }
+
+    #[test]
+    fn a_service_keeps_what_it_has_and_loses_what_it_no_longer_wants() {
+        let services = Services::default();
+        let ports = || json!([{"port": 80, "protocol": "TCP"}]);
+        let (old, grant) = settle(&services, "a", &json!({}), balancer(ports())).expect("room");
+        grant.keep();
+        let (same, grant) = settle(&services, "a", &old, balancer(ports())).expect("its own");
+        grant.keep();
+        assert_eq!(same["clusterIP"], old["clusterIP"]);
+        assert_eq!(same["ports"], old["ports"]);
+        let inner = json!({"type": "ClusterIP", "clusterIP": old["clusterIP"], "ports": old["ports"]});
+        let (inner, grant) = settle(&services, "a", &old, inner).expect("narrowed");
+        grant.keep();
+        assert_eq!(inner["ports"][0].get("nodePort"), None);
+        let again =
+            balancer(json!([{"port": 1, "protocol": "TCP", "nodePort": old["ports"][0]["nodePort"]}]));
+        assert!(settle(&services, "b", &json!({}), again).is_ok(), "its port is free");
+        assert!(
+            settle(&services, "a", &old, json!({"type": "ClusterIP", "clusterIP": "10.96.0.9"})).is_err(),
+            "the address stays"
+        );
+        services.release(&service(&old));
+        let (external, _) = settle(&services, "a", &old, json!({"type": "ExternalName", "clusterIP": ""}))
+            .expect("no address");
+        assert_eq!(external.get("clusterIP"), None);
+    }
+
+    #[test]
+    fn stated_addresses_and_ports_are_held_to_their_ranges() {
+        let services = Services::default();
+        for wrong in ["1.2.3.4", "x", "10.112.0.1"] {
+            assert!(
+                settle(&services, "a", &json!({}), json!({"type": "ClusterIP", "clusterIP": wrong})).is_err(),
+                "{wrong}"
+            );
+        }
+        let low = balancer(json!([{"port": 80, "protocol": "TCP", "nodePort": 80}]));
+        assert!(settle(&services, "a", &json!({}), low).is_err());
+        let inner =
+            json!({"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30_001}]});
+        assert_eq!(
+            settle(&services, "a", &json!({}), inner).err().expect("not exposed").field,
+            "spec.ports[0].nodePort"
+        );
+        let (headless, _) =
+            settle(&services, "a", &json!({}), json!({"type": "ClusterIP", "clusterIP": "None"}))
+                .expect("headless");
+        assert_eq!(headless["clusterIPs"], json!(["None"]));
+    }
+}

@@ -81,6 +81,7 @@ impl Api {
         }
         admission::prepare_create(&call.resource, &call.version, &mut object);
         self.fill_new(call, &mut object);
+        admission::complete_create(&call.resource, &mut object);
         self.admit(call, Operation::Create, None, &mut object)?;
         if let Owning::Changes(how) = owning {
             schema::own_fields(self, call, None, &mut object, how);
