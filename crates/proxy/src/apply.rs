@@ -208,7 +208,7 @@ impl Applier {
     }
 
     /// The state of every wanted bind, published too.
-    fn report(&self) -> Arc<[BindReport]> {
+    pub(crate) fn report(&self) -> Arc<[BindReport]> {
         let reports: Arc<[BindReport]> = self
             .binds
             .iter()
@@ -231,37 +231,5 @@ impl Applier {
             changed
         });
         reports
-    }
-
-    /// Goes on accepting for `delay`, then closes the sockets and gives what is under way until `deadline`.
-    async fn drain(&mut self, delay: Duration, deadline: Duration) {
-        self.draining = true;
-        for worker in &self.workers {
-            // A worker that ended has no connections.
-            let _ = worker.orders.send(Order::Retire).await;
-        }
-        tokio::time::sleep(delay).await;
-        let (done, closed) = oneshot::channel();
-        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
-            let _ = closed.await;
-        }
-        self.binds.clear();
-        self.report();
-        let mut pending = Vec::new();
-        for worker in &self.workers {
-            let (done, drained) = oneshot::channel();
-            if worker.orders.send(Order::Drain(done)).await.is_ok() {
-                pending.push(drained);
-            }
-        }
-        let all = async {
-            for drained in pending {
-                let _ = drained.await;
-            }
-        };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            let open: usize = self.workers.iter().map(|worker| worker.load.open.load(Relaxed)).sum();
-            tracing::warn!(open, "connections were still busy at the end of the drain time");
-        }
     }
 }

@@ -220,9 +220,8 @@ impl Acceptor {
     }
 
     async fn hand_over(&self, (stream, peer): (std::net::TcpStream, SocketAddr), bind: &Arc<Bind>) {
-        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.open.load(Relaxed)) else {
-            return;
-        };
+        let living = self.workers.iter().filter(|worker| !worker.connections.is_closed());
+        let Some(worker) = living.min_by_key(|worker| worker.load.open.load(Relaxed)) else { return };
         worker.load.open.fetch_add(1, Relaxed);
         if worker.connections.send(Handed { stream, peer, bind: bind.clone() }).await.is_err() {
             worker.load.open.fetch_sub(1, Relaxed);

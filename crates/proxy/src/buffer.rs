@@ -81,8 +81,8 @@ pub(crate) struct ReadBuffer {
     storage: Box<[u8]>,
     start: usize,
     end: usize,
-    /// The last read filled all the room there was: more is waiting.
-    filled_up: bool,
+    /// The last read brought a whole buffer: a large one pays.
+    streaming: bool,
     /// A small buffer that was in use before and may be again.
     parked: Vec<u8>,
 }
@@ -127,7 +127,7 @@ impl ReadBuffer {
         let read = socket.poll_read(cx, room);
         if let Poll::Ready(Ok(count)) = &read {
             self.end += count;
-            self.filled_up = *count == room_bytes;
+            self.streaming = *count == room_bytes || *count >= READ_BYTES;
         }
         self.release(buffers);
         read
@@ -159,7 +159,7 @@ impl ReadBuffer {
 
     fn make_room(&mut self, buffers: &Buffers) {
         if self.storage.is_empty() {
-            let mut storage = buffers.read(self.filled_up && self.is_empty());
+            let mut storage = buffers.read(self.streaming && self.is_empty());
             let left = self.end - self.start;
             if left > 0 {
                 storage[..left].copy_from_slice(&self.parked[self.start..self.end]);

@@ -19,12 +19,14 @@ mod buffer;
 mod clock;
 mod config;
 mod deadline;
+mod drain;
 mod error;
 mod filter;
 mod http;
 mod io;
 mod metrics;
 mod record;
+mod retry;
 mod upstream;
 mod worker;
 

@@ -16,6 +16,7 @@ use super::pool::{Busy, Taken};
 use crate::error::Failure;
 use crate::http::h1::Forward;
 use crate::io::Socket;
+use crate::retry::may_try_another;
 use crate::worker::Worker;
 
 /// A connection in hand.
@@ -67,7 +68,7 @@ pub(crate) async fn acquire(
                 failed(in_flight.endpoint(), worker.clock.millis(), limits.endpoint_retry_delay);
                 tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
-                if !failure.verdict().retryable || tried.len() > limits.retry_attempts {
+                if !may_try_another(failure, tried.len(), limits.retry_attempts) {
                     return Err(failure);
                 }
                 last = Some(failure);

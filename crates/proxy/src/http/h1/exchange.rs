@@ -23,6 +23,7 @@ use crate::error::Failure;
 use crate::filter::Edited;
 use crate::io::Socket;
 use crate::record::RequestRecord;
+use crate::retry::Outcome;
 use crate::upstream::acquire::{Acquired, acquire};
 use crate::upstream::balance::{self, InFlight, Tried};
 use crate::upstream::pool::Busy;
@@ -536,14 +537,16 @@ impl Exchange {
         })
     }
 
-    /// Whether the request may be sent once more after this failure, and if so makes it ready for that: a kept
-    /// connection turned out to be closed, nothing came back, and the request can do no harm twice or has not left yet.
+    /// Whether the request may be sent once more after this failure, and if so makes it ready for that.
     fn may_be_repeated(&self, failure: Failure, forward: &mut Forward) -> bool {
-        failure == Failure::UpstreamClosed
-            && self.reused
-            && self.interim == 0
-            && (forward.idempotent || forward.up.written() == 0)
-            && forward.up.rewind()
+        let outcome = Outcome {
+            failure,
+            reused: self.reused,
+            answered: self.interim > 0,
+            idempotent: forward.idempotent,
+            written: forward.up.written(),
+        };
+        outcome.may_be_repeated() && forward.up.rewind()
     }
 
     /// Whether the client has seen nothing of a final response yet.
