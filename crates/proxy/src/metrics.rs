@@ -124,30 +124,7 @@ pub(crate) fn render(
         text.line("failures_total", &[("reason", reason.as_str())], sum(&|w| w.failures[index].get()));
     }
     text.histogram(workers);
-    for (name, help, value) in [
-        ("upstream_connects_total", "Connections opened to endpoints.", sum(&|w| w.upstream_connects.get())),
-        (
-            "upstream_connect_failures_total",
-            "Connections to endpoints that failed.",
-            sum(&|w| w.upstream_connect_failures.get()),
-        ),
-        ("upstream_reuses_total", "Requests sent on a pooled connection.", sum(&|w| w.upstream_reuses.get())),
-        ("retries_total", "Requests sent again.", sum(&|w| w.retries.get())),
-        ("tunnels_total", "Upgraded connections.", sum(&|w| w.tunnels.get())),
-        ("held_total", "Requests that waited for endpoints.", sum(&|w| w.held.get())),
-        ("idle_closed_total", "Idle connections closed to make room.", sum(&|w| w.idle_closed.get())),
-        ("panics_total", "Connections lost to a panic.", sum(&|w| w.panics.get())),
-        ("updates_total", "Updates applied.", front.updates.load(Relaxed)),
-        (
-            "rejected_resources_total",
-            "Resources that could not be compiled.",
-            front.rejected_resources.load(Relaxed),
-        ),
-        ("bind_failures_total", "Failed tries to bind a socket.", front.bind_failures.load(Relaxed)),
-        ("access_log_drops_total", "Access log lines lost because the writer was behind.", gauges.log_drops),
-    ] {
-        text.counter(name, help, value);
-    }
+    text.totals(workers, front, gauges);
     text.head("socket_calls_total", "counter", "Reads and writes that entered the kernel.");
     text.line("socket_calls_total", &[("call", "read")], sum(&|w| w.socket_calls.reads.get()));
     text.line("socket_calls_total", &[("call", "write")], sum(&|w| w.socket_calls.writes.get()));
@@ -202,6 +179,47 @@ impl Text {
         let micros: u64 = workers.iter().map(|worker| worker.durations.sum_micros.get()).sum();
         let _ = writeln!(self.0, "weir_proxy_{name}_sum {}", micros as f64 / 1e6);
         self.line("request_duration_seconds_count", &[], total);
+    }
+
+    fn totals(&mut self, workers: &[Arc<WorkerMetrics>], front: &FrontMetrics, gauges: &Gauges) {
+        let sum =
+            |pick: &dyn Fn(&WorkerMetrics) -> u64| workers.iter().map(|worker| pick(worker)).sum::<u64>();
+        for (name, help, value) in [
+            (
+                "upstream_connects_total",
+                "Connections opened to endpoints.",
+                sum(&|w| w.upstream_connects.get()),
+            ),
+            (
+                "upstream_connect_failures_total",
+                "Connections to endpoints that failed.",
+                sum(&|w| w.upstream_connect_failures.get()),
+            ),
+            (
+                "upstream_reuses_total",
+                "Requests sent on a pooled connection.",
+                sum(&|w| w.upstream_reuses.get()),
+            ),
+            ("retries_total", "Requests sent again.", sum(&|w| w.retries.get())),
+            ("tunnels_total", "Upgraded connections.", sum(&|w| w.tunnels.get())),
+            ("held_total", "Requests that waited for endpoints.", sum(&|w| w.held.get())),
+            ("idle_closed_total", "Idle connections closed to make room.", sum(&|w| w.idle_closed.get())),
+            ("panics_total", "Connections lost to a panic.", sum(&|w| w.panics.get())),
+            ("updates_total", "Updates applied.", front.updates.load(Relaxed)),
+            (
+                "rejected_resources_total",
+                "Resources that could not be compiled.",
+                front.rejected_resources.load(Relaxed),
+            ),
+            ("bind_failures_total", "Failed tries to bind a socket.", front.bind_failures.load(Relaxed)),
+            (
+                "access_log_drops_total",
+                "Access log lines lost because the writer was behind.",
+                gauges.log_drops,
+            ),
+        ] {
+            self.counter(name, help, value);
+        }
     }
 
     fn splits(&mut self, splits: &[SplitReport]) {

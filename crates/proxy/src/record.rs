@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_model::table::CompiledRule;
+use weir_model::table::{CompiledListener, CompiledRule};
 
 use crate::error::Failure;
 use crate::worker::Worker;
@@ -53,6 +53,15 @@ impl RequestRecord {
             request_bytes: 0,
             response_bytes: 0,
             text: None,
+        }
+    }
+
+    pub(crate) fn selected(&mut self, listener: &CompiledListener, rule: &CompiledRule) {
+        if let Some(text) = &mut self.text {
+            text.listener = Some(listener.key.clone());
+            text.route = Some(rule.route.clone());
+            text.rule = Some(rule.name.clone());
+            text.rule_index = rule.index;
         }
     }
 

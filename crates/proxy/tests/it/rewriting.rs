@@ -213,6 +213,16 @@ fn a_redirect_is_answered_without_a_ticket() {
 }
 
 #[test]
+fn a_redirect_without_a_host_leads_to_where_the_client_is() {
+    let origin = Origin::named("never");
+    let redirect = RequestRedirect { status: 302, ..RequestRedirect::default() };
+    let filters = vec![filter(FilterKind::RequestRedirect(redirect))];
+    let world = ruled(&origin, HttpRule { filters, ..rule("/") });
+    let response = world.client().exchange("GET /x HTTP/1.0\r\n\r\n");
+    assert_eq!(response.field("location"), Some(format!("http://{}/x", world.address).as_str()));
+}
+
+#[test]
 fn matches_look_at_host_method_headers_and_query() {
     let (by_method, by_header, by_query) =
         (Origin::named("method"), Origin::named("header"), Origin::named("query"));

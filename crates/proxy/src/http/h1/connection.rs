@@ -118,6 +118,12 @@ impl Connection {
         self.local.as_bytes()
     }
 
+    /// The same without its port.
+    pub(super) fn local_host(&self) -> &[u8] {
+        let port = self.local.rfind(':').unwrap_or(self.local.len());
+        &self.local.as_bytes()[..port]
+    }
+
     async fn turn(&mut self) -> Next {
         let worker = self.worker().clone();
         let began = worker.clock.now();

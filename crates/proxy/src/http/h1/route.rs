@@ -188,17 +188,7 @@ fn route(
     if worker.settings.access_log.is_some() {
         record.text = Some(Box::new(text(connection, head)));
     }
-    let Target::Path { path: raw_path, query, absolute } = head.target else {
-        // `OPTIONS *` is about the server, and no route says anything about that.
-        return Err(Failure::NoRoute);
-    };
-    if absolute.is_some_and(|absolute| absolute.secure) {
-        return Err(Failure::Misdirected);
-    }
-    let limit = worker.settings.limits.request_body_bytes;
-    if limit > 0 && matches!(head.framing, Framing::Length(length) if length > limit as u64) {
-        return Err(Failure::BodyTooLarge);
-    }
+    let (raw_path, query) = admit(worker, head)?;
     let [normal, rewritten] = paths;
     let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
         Normalised::AsReceived => raw_path,
@@ -210,27 +200,17 @@ fn route(
     let table = snapshot.bind(&connection.bind.address).ok_or(Failure::NoRoute)?;
     let selected = select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?;
     let rule = selected.rule;
-    if let Some(text) = &mut record.text {
-        text.listener = Some(selected.listener.key.clone());
-        text.route = Some(rule.route.clone());
-        text.rule = Some(rule.name.clone());
-        text.rule_index = rule.index;
-    }
-    let redirected = |redirect: &Redirect, backend: usize| {
-        let request = RedirectedRequest {
-            scheme: SCHEME,
-            host: head.authority.host,
-            listener_port: connection.bind.bound_port,
-            path,
-            query,
-            matched: selected.path_match,
-        };
-        let mut to = Vec::new();
-        location(redirect, &request, &mut to);
-        Routed::Redirect { rule: rule.clone(), backend, redirect: redirect.status, location: to }
+    record.selected(selected.listener, rule);
+    let request = RedirectedRequest {
+        scheme: SCHEME,
+        host: if head.authority.host.is_empty() { connection.local_host() } else { head.authority.host },
+        listener_port: connection.bind.bound_port,
+        path,
+        query,
+        matched: selected.path_match,
     };
     if let Some(redirect) = find_redirect(&rule.filters) {
-        return Ok(redirected(redirect, usize::MAX));
+        return Ok(redirected(redirect, &request, rule, usize::MAX));
     }
     let backend = rule.split.next().ok_or(Failure::NoBackends)?.backend;
     record.chosen(rule, backend);
@@ -239,7 +219,7 @@ fn route(
         return Err(Failure::InvalidBackend);
     }
     if let Some(redirect) = find_redirect(&chosen.filters) {
-        return Ok(redirected(redirect, backend));
+        return Ok(redirected(redirect, &request, rule, backend));
     }
     rewritten.clear();
     let target = Rewriting { rule, backend, matched: selected.path_match, path, rewritten };
@@ -260,6 +240,33 @@ fn route(
     }))
 }
 
+/// The path and query of a request that may be looked up.
+fn admit<'b>(worker: &Worker, head: &RequestHead<'_, 'b>) -> Result<(&'b [u8], Option<&'b [u8]>), Failure> {
+    let Target::Path { path, query, absolute } = head.target else {
+        // `OPTIONS *` is about the server, and no route says anything about that.
+        return Err(Failure::NoRoute);
+    };
+    if absolute.is_some_and(|absolute| absolute.secure) {
+        return Err(Failure::Misdirected);
+    }
+    let limit = worker.settings.limits.request_body_bytes;
+    if limit > 0 && matches!(head.framing, Framing::Length(length) if length > limit as u64) {
+        return Err(Failure::BodyTooLarge);
+    }
+    Ok((path, query))
+}
+
+fn redirected(
+    redirect: &Redirect,
+    request: &RedirectedRequest<'_>,
+    rule: &Arc<CompiledRule>,
+    backend: usize,
+) -> Routed {
+    let mut to = Vec::new();
+    location(redirect, request, &mut to);
+    Routed::Redirect { rule: rule.clone(), backend, redirect: redirect.status, location: to }
+}
+
 fn find_redirect(filters: &[CompiledFilter]) -> Option<&Redirect> {
     filters.iter().find_map(|filter| match filter {
         CompiledFilter::Redirect(redirect) => Some(redirect),
@@ -277,6 +284,42 @@ struct Rewriting<'a> {
     rewritten: &'a mut Vec<u8>,
 }
 
+/// What the endpoint is asked for.
+struct Rewritten<'a> {
+    path: &'a [u8],
+    /// What a filter says.
+    host: Option<&'a str>,
+    /// What was taken off the path.
+    prefix: Option<&'a [u8]>,
+}
+
+impl<'a> Rewriting<'a> {
+    fn run(self) -> Rewritten<'a> {
+        let Rewriting { rule, backend, matched, path, rewritten } = self;
+        let mut changed = rule.strip_path;
+        let mut prefix = None;
+        if rule.strip_path {
+            strip_path(path, matched, rewritten);
+            prefix = match matched {
+                PathMatch::Prefix(0) => None,
+                PathMatch::Prefix(length) => path.get(..length),
+                PathMatch::Exact | PathMatch::Regex => Some(path),
+            };
+        }
+        let mut host = None;
+        for filter in filters(rule, backend).into_iter().flatten() {
+            let CompiledFilter::Rewrite(rewrite) = filter else { continue };
+            host = rewrite.hostname.as_deref().or(host);
+            if let Some(change) = &rewrite.path {
+                rewritten.clear();
+                replace_path(path, matched, change, rewritten);
+                changed = true;
+            }
+        }
+        Rewritten { path: if changed { rewritten } else { path }, host, prefix }
+    }
+}
+
 /// Writes the head for the endpoint and gives the request's id.
 fn write_head(
     connection: &Connection,
@@ -286,30 +329,11 @@ fn write_head(
     target: Rewriting<'_>,
     out: &mut Vec<u8>,
 ) -> SmallVec<[u8; 32]> {
-    let Rewriting { rule, backend, matched, path, rewritten } = target;
-    let mut host = None;
-    let mut prefix = None;
-    let mut changed = false;
-    if rule.strip_path {
-        strip_path(path, matched, rewritten);
-        changed = true;
-        prefix = match matched {
-            PathMatch::Prefix(0) => None,
-            PathMatch::Prefix(length) => path.get(..length),
-            PathMatch::Exact | PathMatch::Regex => Some(path),
-        };
-    }
-    for filter in filters(rule, backend).into_iter().flatten() {
-        let CompiledFilter::Rewrite(rewrite) = filter else { continue };
-        host = rewrite.hostname.as_deref().or(host);
-        if let Some(change) = &rewrite.path {
-            rewritten.clear();
-            replace_path(path, matched, change, rewritten);
-            changed = true;
-        }
-    }
+    let path = target.path;
+    let (rule, backend) = (target.rule, target.backend);
+    let Rewritten { path: new_path, host, prefix } = target.run();
     let trusted = connection.trusted;
-    let mut to = RequestTarget { path: if changed { rewritten } else { path }, query, host: None };
+    let mut to = RequestTarget { path: new_path, query, host: None };
     let mut edited = Edited::new(rewrite::request_dropped(head, trusted));
     for filters in filters(rule, backend) {
         edited.request(filters, &head.fields);
