@@ -1,8 +1,8 @@
 //! Who asks, and whether they may: TLS identity of the server, bearer tokens, users.
 //!
-//! Owns: the self-signed certificate authority and the serving certificate of one server's life, the administrator's token, and the
-//! rule for callers without one. Invariants: secrets are compared in constant time and never printed; without a token only the
-//! health and version paths answer.
+//! Owns: the self-signed certificate authority and the serving certificate of one server's life, the
+//! administrator's token, and the rule for callers without one. Invariants: secrets are compared in constant time
+//! and never printed; without a token only the health and version paths answer.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -49,8 +49,8 @@ fn api_service() -> Value {
     })
 }
 
-/// Stores a definition that comes with this program. It is not validated at every start, for a test does that; its schemas are compiled when
-/// they are first needed.
+/// Stores a definition that comes with this program. It is not validated at every start, for a test does that; its
+/// schemas are compiled when they are first needed.
 fn define(api: &Arc<Api>, mut definition: Value) -> Result<(), ApiServerError> {
     let name = crate::object::name(&definition).to_owned();
     let install = |definition: &mut Value| -> ApiResult<()> {

@@ -1,8 +1,9 @@
 //! Custom resource definitions: what they say is what is served.
 //!
-//! Owns: the defaults, validation and status of definitions, the registry entries that they make, and the end of a definition (its objects go
-//! first). Invariants: the registry changes inside the commit of the definition, so who sees a definition as established finds its kind served; a
-//! version's schema is compiled once and kept over edits that leave it alone.
+//! Owns: the defaults, validation and status of definitions, the registry entries that they make, and the end of a
+//! definition (its objects go first). Invariants: the registry changes inside the commit of the definition, so who
+//! sees a definition as established finds its kind served; a version's schema is compiled once and kept over edits
+//! that leave it alone.
 //!
 //! Deliberately absent: conversion webhooks (only the strategy `None` is taken).
 
@@ -200,7 +201,8 @@ fn validate_stored_versions(object: &Value, old: &Value, causes: &mut Vec<Cause>
     }
 }
 
-/// Sets the status that Kubernetes' controllers would, at once: names accepted, established, approved, versions stored.
+/// Sets the status that Kubernetes' controllers would, at once: names accepted, established, approved, versions
+/// stored.
 pub(crate) fn settle(api: &Api, call: &Call, object: &mut Value) -> ApiResult<()> {
     if !is_definition(&call.resource) || !call.subresource.is_empty() {
         return Ok(());
@@ -314,7 +316,8 @@ fn name_conflict(registry: &Registry, object: &Value) -> Option<(&'static str, S
     None
 }
 
-/// The resource that a definition makes; `None` while its names are not accepted. Compiled schemas of `known` are used again.
+/// The resource that a definition makes; `None` while its names are not accepted. Compiled schemas of `known` are
+/// used again.
 pub(crate) fn resource_of(definition: &Value, known: Option<&Resource>) -> Option<Resource> {
     let established = object::array(definition, "/status/conditions").iter().any(|condition| {
         object::text(condition, "/type") == "Established" && object::text(condition, "/status") == "True"

@@ -1,6 +1,7 @@
 //! What there is to ask for: groups, versions and resources; health and version.
 //!
-//! Owns: both forms of discovery (one document each for `/api` and `/apis`, and the older tree), `/version`, the health paths, the index at `/`.
+//! Owns: both forms of discovery (one document each for `/api` and `/apis`, and the older tree), `/version`, the
+//! health paths, the index at `/`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Events in their two forms: `v1` as they are kept, `events.k8s.io/v1` as newer clients write and read them.
 //!
-//! Owns: the renaming of fields between the two, and the age at which events go. Invariant: a round trip loses nothing.
+//! Owns: the renaming of fields between the two, and the age at which events go. Invariant: a round trip loses
+//! nothing.
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -19,7 +20,8 @@ const SWEEP_EVERY: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Debug, Default)]
 pub(crate) struct LastSweep(Mutex<Option<Timestamp>>);
 
-/// Deletes the events that are too old, at most once a minute. Called when an event is written, so a quiet server does nothing.
+/// Deletes the events that are too old, at most once a minute. Called when an event is written, so a quiet server
+/// does nothing.
 pub(crate) fn sweep(api: &Api) {
     let now = api.clock.now();
     {

@@ -1,14 +1,15 @@
 //! The embedded Kubernetes-compatible API server.
 //!
-//! Owns: objects and their history ([`ApiServer`]), the REST protocol over them (create, read, watch, patch, delete, discovery,
-//! tables, OpenAPI), custom resource definitions, admission policies, credentials; beside it the controllers that Kubernetes itself
-//! brings ([`controllers`]), pods that stand in for containers ([`pods`]) and objects from files ([`loader`]). Real clients decide
-//! whether it is right.
+//! Owns: objects and their history ([`ApiServer`]), the REST protocol over them (create, read, watch, patch,
+//! delete, discovery, tables, OpenAPI), custom resource definitions, admission policies, credentials; beside it the
+//! controllers that Kubernetes itself brings ([`controllers`]), pods that stand in for containers ([`pods`]) and
+//! objects from files ([`loader`]). Real clients decide whether it is right.
 //!
-//! Invariants: one revision counter orders all changes; a watch event leaves as soon as its write is committed; peer input never panics and is
-//! bounded.
+//! Invariants: one revision counter orders all changes; a watch event leaves as soon as its write is committed;
+//! peer input never panics and is bounded.
 //!
-//! Deliberately absent: admission webhooks, aggregated API servers, authorization by RBAC (whoever has the token may do everything).
+//! Deliberately absent: admission webhooks, aggregated API servers, authorization by RBAC (whoever has the token
+//! may do everything).
 
 mod admission;
 mod auth;
@@ -59,8 +60,8 @@ pub enum Identity {
     /// Random uids and the clock's time, as in a cluster.
     #[default]
     Random,
-    /// File mode: the uid follows from group, kind, namespace and name, and every object has the same creation time, so that the same files
-    /// mean the same at every start.
+    /// File mode: the uid follows from group, kind, namespace and name, and every object has the same creation
+    /// time, so that the same files mean the same at every start.
     Stable,
 }
 
@@ -136,7 +137,8 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// A client of this server in the same process, as the administrator. Must be made inside the runtime that uses it.
+    /// A client of this server in the same process, as the administrator. Must be made inside the runtime that uses
+    /// it.
     pub fn client(&self) -> kube::Client {
         kube::Client::new(InProcess { api: self.api.clone() }, "default")
     }
@@ -146,8 +148,8 @@ impl ApiServer {
         server::serve(self.api.clone(), listener, tls, shutdown).await;
     }
 
-    /// A kubeconfig for the administrator of the server at `server_url` (for example `https://127.0.0.1:6443`), which trusts `tls`.
-    /// It holds the token: give it mode 0600.
+    /// A kubeconfig for the administrator of the server at `server_url` (for example `https://127.0.0.1:6443`),
+    /// which trusts `tls`. It holds the token: give it mode 0600.
     pub fn kubeconfig(&self, server_url: &str, tls: &ServingTls) -> String {
         auth::kubeconfig(server_url, tls.ca_pem(), self.api.token())
     }
@@ -157,8 +159,8 @@ impl ApiServer {
         self.api.logs.clone()
     }
 
-    /// File mode: makes the objects that are there equal to these. What vanished from the list since the last call is deleted, what is
-    /// the same is left alone, and what is refused stays as it was before.
+    /// File mode: makes the objects that are there equal to these. What vanished from the list since the last call
+    /// is deleted, what is the same is left alone, and what is refused stays as it was before.
     pub fn replace(&self, objects: Vec<serde_json::Value>) -> Vec<Rejection> {
         replace::replace(&self.api, objects)
     }

@@ -1,7 +1,8 @@
 //! What `kubectl logs` reads: lines that running pods wrote.
 //!
 //! Owns: a bounded log per container, keyed by the pod's uid so that a pod of the same name starts anew. The pods
-//! write, the `log` subresource reads and follows. Invariant: memory is bounded per container; the oldest lines go first.
+//! write, the `log` subresource reads and follows. Invariant: memory is bounded per container; the oldest lines go
+//! first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Which resources are served, in which versions, under which names.
 //!
 //! Owns: the table of built-in kinds (taken from the recorded discovery of a real API server, restricted to what is
-//! served here) and the entries that custom resource definitions add. Invariant: a [`Registry`] is immutable; a change of a
-//! definition makes a new one, and a request works with one from its start to its end.
+//! served here) and the entries that custom resource definitions add. Invariant: a [`Registry`] is immutable; a
+//! change of a definition makes a new one, and a request works with one from its start to its end.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

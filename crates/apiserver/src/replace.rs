@@ -1,8 +1,9 @@
 //! File mode: the store made equal to a list of objects.
 //!
-//! Owns: which objects came from the list, so that those that vanish from it are deleted. Invariants: every object goes the way that a client's would
-//! (server-side apply by a manager of its own, strict about unknown fields), so files mean what `kubectl apply` means; what is refused leaves the
-//! object as it was; what is the same is not written.
+//! Owns: which objects came from the list, so that those that vanish from it are deleted. Invariants: every object
+//! goes the way that a client's would (server-side apply by a manager of its own, strict about unknown fields), so
+//! files mean what `kubectl apply` means; what is refused leaves the object as it was; what is the same is not
+//! written.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -181,7 +182,8 @@ fn remove(api: &Arc<Api>, id: &ResourceId, key: &str) -> ApiResult<()> {
     Ok(())
 }
 
-/// A namespace that is in no file any more goes at once when nothing is left in it: no controller may be running to end it.
+/// A namespace that is in no file any more goes at once when nothing is left in it: no controller may be running to
+/// end it.
 fn end_namespace(api: &Arc<Api>, id: &ResourceId, name: &str) {
     let registry = api.registry();
     let prefix = format!("{name}/");

@@ -1,6 +1,7 @@
 //! Questions that are asked by creating an object which is never stored: who am I, may I, is this token good.
 //!
-//! Owns: the review kinds. There is one administrator and nobody else, so the answers are short; RBAC objects are kept and not consulted.
+//! Owns: the review kinds. There is one administrator and nobody else, so the answers are short; RBAC objects are
+//! kept and not consulted.
 
 use bytes::Bytes;
 use http::StatusCode;

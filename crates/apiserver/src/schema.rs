@@ -1,7 +1,7 @@
 //! Where requests meet `weir-schema`: bodies, patches, defaults and validation, ownership of fields.
 //!
-//! Owns: the compiled schema of every served version, and the wording of what a body or patch can have wrong. Invariant: a
-//! schema is compiled once, when first asked for, and lives as long as the version it belongs to.
+//! Owns: the compiled schema of every served version, and the wording of what a body or patch can have wrong.
+//! Invariant: a schema is compiled once, when first asked for, and lives as long as the version it belongs to.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -231,8 +231,8 @@ pub(crate) enum FieldsOf {
     Scale,
 }
 
-/// Brings `metadata.managedFields` up to date after a create, update or patch. The status is nobody's but its writers': it takes part only in
-/// writes to the status.
+/// Brings `metadata.managedFields` up to date after a create, update or patch. The status is nobody's but its
+/// writers': it takes part only in writes to the status.
 pub(crate) fn own_fields(api: &Api, call: &Call, old: Option<&Value>, object: &mut Value, how: FieldsOf) {
     let Some(structural) = structural(&call.resource, &call.version) else { return };
     let time = api.clock.seconds();

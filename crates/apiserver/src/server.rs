@@ -1,7 +1,8 @@
 //! The API on a socket: TLS, HTTP/1.1 and HTTP/2, credentials.
 //!
-//! Owns: connections and their limits. Invariants: a peer that is slow in the handshake or in its head is cut off; the number of connections is
-//! bounded, and one more waits in the kernel's queue; on shutdown watches end and connections drain for a bounded time.
+//! Owns: connections and their limits. Invariants: a peer that is slow in the handshake or in its head is cut off;
+//! the number of connections is bounded, and one more waits in the kernel's queue; on shutdown watches end and
+//! connections drain for a bounded time.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Objects in memory, with one revision counter and a bounded history per resource.
 //!
-//! Owns: the current objects, their order, the revision, the history that watches read. Invariants: every change takes the
-//! next revision and is in the history before anyone is told of it; a read sees all of a change or nothing; the
-//! history of one resource is gapless from `compacted` to now. A watcher keeps a position, never a queue, so a slow
-//! one costs nothing and is turned away (410) once the history has moved past it.
+//! Owns: the current objects, their order, the revision, the history that watches read. Invariants: every change
+//! takes the next revision and is in the history before anyone is told of it; a read sees all of a change or
+//! nothing; the history of one resource is gapless from `compacted` to now. A watcher keeps a position, never a
+//! queue, so a slow one costs nothing and is turned away (410) once the history has moved past it.
 //!
 //! Deliberately absent: rules of the API (that is `rest` and `admission`) and files. [`Store::commit`] is the only
 //! writer, so a crash-safe backing has one place to stand in.
@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use crate::object;
 
 /// Changes kept per resource; a watch from before the oldest of them gets 410. Source: kube-apiserver's watch cache
-/// starts at 100 and grows to 102,400; 4,096 outlasts a client's reconnect at any rate of edits that one machine makes.
+/// starts at 100 and grows to 102,400; 4,096 outlasts a client's reconnect at any rate of edits that one machine
+/// makes.
 pub(crate) const HISTORY_CHANGES: usize = 4_096;
 
 /// Identifies stored objects of one resource, whatever version they are asked for in.
@@ -227,8 +228,8 @@ impl Store {
     }
 
     /// The one writer. Replaces, creates or (with `None`) deletes an object if what is stored is what the caller
-    /// expects. `effect` runs under the lock, before anybody can see the change. The answer is the new version, or the last one
-    /// (under the revision of its deletion).
+    /// expects. `effect` runs under the lock, before anybody can see the change. The answer is the new version, or
+    /// the last one (under the revision of its deletion).
     pub(crate) fn commit(
         &self,
         id: &ResourceId,

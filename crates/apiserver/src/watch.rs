@@ -1,8 +1,9 @@
 //! Watches: a reader's position in the history of one resource, as a stream of lines.
 //!
-//! Owns: what a watch starts from, what each change means to a selector, bookmarks, the ends. Invariants: an event leaves as soon as its
-//! write is committed (no timer stands between); events of one watch are in the order of their revisions and none is missing; a watch
-//! holds no queue, so a reader that is slower than the history is told 410 and ended.
+//! Owns: what a watch starts from, what each change means to a selector, bookmarks, the ends. Invariants: an event
+//! leaves as soon as its write is committed (no timer stands between); events of one watch are in the order of
+//! their revisions and none is missing; a watch holds no queue, so a reader that is slower than the history is told
+//! 410 and ended.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,7 +29,8 @@ const BATCH: usize = 256;
 const FRAME_BYTES: usize = 64 * 1024;
 /// Between bookmarks of a quiet watch. Source: kube-apiserver, about a minute.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
-/// Shortest life of a watch without a `timeoutSeconds`; up to twice this. Source: kube-apiserver's min-request-timeout.
+/// Shortest life of a watch without a `timeoutSeconds`; up to twice this. Source: kube-apiserver's
+/// min-request-timeout.
 const LIFE_SECONDS: u32 = 1_800;
 
 /// Where a watch starts.

@@ -1,7 +1,7 @@
 //! Defaults of the built-in kinds that Kubernetes keeps in code instead of in its schemas.
 //!
-//! Owns: the fields that a user sees filled in after creating an object. Invariants: a value that is set is never touched; applying the
-//! defaults twice changes nothing. Source: `pkg/apis/*/v1/defaults.go` of Kubernetes 1.36.
+//! Owns: the fields that a user sees filled in after creating an object. Invariants: a value that is set is never
+//! touched; applying the defaults twice changes nothing. Source: `pkg/apis/*/v1/defaults.go` of Kubernetes 1.36.
 
 use serde_json::{Map, Value, json};
 

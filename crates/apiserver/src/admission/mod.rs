@@ -1,7 +1,7 @@
 //! What the built-in kinds demand of an object beyond its schema.
 //!
-//! Owns: what a create and an update may set (status apart from the rest, generation), the defaults that are in Kubernetes' Go code instead of its
-//! schema, names, addresses and ports of Services, admission policies.
+//! Owns: what a create and an update may set (status apart from the rest, generation), the defaults that are in
+//! Kubernetes' Go code instead of its schema, names, addresses and ports of Services, admission policies.
 
 pub(crate) mod defaults;
 pub(crate) mod names;

@@ -1,7 +1,7 @@
 //! What may be a name.
 //!
-//! Owns: the forms of names (RFC 1035 and 1123 labels, subdomains, path segments), which kind wants which, and labels, annotations, finalizers and owners
-//! of every object.
+//! Owns: the forms of names (RFC 1035 and 1123 labels, subdomains, path segments), which kind wants which, and
+//! labels, annotations, finalizers and owners of every object.
 
 use serde_json::{Map, Value};
 

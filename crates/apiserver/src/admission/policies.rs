@@ -1,7 +1,8 @@
 //! `ValidatingAdmissionPolicy`: objects that say which objects may be written.
 //!
-//! Owns: finding the policies and parameters that a request is judged by. Invariant: a policy is compiled once for each of its versions. The
-//! policies themselves are never judged by policies, so a wrong one can always be deleted.
+//! Owns: finding the policies and parameters that a request is judged by. Invariant: a policy is compiled once for
+//! each of its versions. The policies themselves are never judged by policies, so a wrong one can always be
+//! deleted.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Addresses and ports of Services.
 //!
-//! Owns: which cluster addresses and node ports are taken. Invariants: no two Services hold the same address or the same port and protocol; what is
-//! taken for a write that fails is given back; a Service keeps what it has over edits.
+//! Owns: which cluster addresses and node ports are taken. Invariants: no two Services hold the same address or the
+//! same port and protocol; what is taken for a write that fails is given back; a Service keeps what it has over
+//! edits.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,8 @@ use crate::error::{ApiError, ApiResult, Cause};
 use crate::object;
 use crate::rest::Call;
 
-/// First address and number of addresses of the cluster's Services. Source: kubeadm's default, 10.96.0.0/12. Nothing listens on them.
+/// First address and number of addresses of the cluster's Services. Source: kubeadm's default, 10.96.0.0/12.
+/// Nothing listens on them.
 const ADDRESSES: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 96, 0, 0), 1 << 20);
 /// The address of the API's own Service, the first of the range.
 pub(crate) const API_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);

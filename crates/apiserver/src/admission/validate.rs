@@ -1,8 +1,8 @@
 //! What is wrong with objects of the built-in kinds beyond their schemas.
 //!
-//! Owns: the checks that a user of Deployments, Services, Ingresses and the like meets, in the words and the order of Kubernetes. Source:
-//! `pkg/apis/*/validation` of Kubernetes 1.36. Deliberately absent: checks of volumes, security contexts, scheduling and autoscaling,
-//! which nothing here acts on.
+//! Owns: the checks that a user of Deployments, Services, Ingresses and the like meets, in the words and the order
+//! of Kubernetes. Source: `pkg/apis/*/validation` of Kubernetes 1.36. Deliberately absent: checks of volumes,
+//! security contexts, scheduling and autoscaling, which nothing here acts on.
 
 mod pod;
 mod service;

@@ -1,7 +1,7 @@
 //! OpenAPI documents: v3 by group and version behind an index of hashes, v2 in one piece.
 //!
-//! Owns: turning the registry and the schemas into documents. Invariant: a document is made once for a registry and its hash names its
-//! content, so clients may keep it for ever.
+//! Owns: turning the registry and the schemas into documents. Invariant: a document is made once for a registry and
+//! its hash names its content, so clients may keep it for ever.
 
 mod v2;
 

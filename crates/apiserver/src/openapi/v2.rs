@@ -1,7 +1,7 @@
 //! The whole API as one Swagger 2.0 document, made from the v3 ones; in JSON and in protobuf.
 //!
-//! Owns: the differences between the two versions, and the protobuf form (gnostic's `openapi_v2.Document`), which `kubectl` asks for when it meets a kind
-//! that it does not know.
+//! Owns: the differences between the two versions, and the protobuf form (gnostic's `openapi_v2.Document`), which
+//! `kubectl` asks for when it meets a kind that it does not know.
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -194,7 +194,8 @@ fn named_schema(name: &str, value: &Value) -> Message {
     Message::new().text(1, name).message(2, schema(value))
 }
 
-/// `Schema`: ref 1, format 2, description 4, required 19, additional properties 21, type 22, items 23, properties 25, extensions 31.
+/// `Schema`: ref 1, format 2, description 4, required 19, additional properties 21, type 22, items 23, properties
+/// 25, extensions 31.
 fn schema(value: &Value) -> Message {
     let mut out = Message::new()
         .text(1, object::text(value, "/$ref"))

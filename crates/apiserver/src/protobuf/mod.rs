@@ -1,8 +1,8 @@
 //! Bodies in Kubernetes' protobuf form, as `kubectl create` sends built-in kinds.
 //!
-//! Owns: the envelope and the reading of messages into the JSON that the same object would have. Field numbers come from a table made from
-//! Kubernetes' Go types (`builtin/protobuf`). Invariants: input is bounded before it gets here and nesting is bounded here; malformed
-//! input is refused, never guessed at.
+//! Owns: the envelope and the reading of messages into the JSON that the same object would have. Field numbers come
+//! from a table made from Kubernetes' Go types (`builtin/protobuf`). Invariants: input is bounded before it gets
+//! here and nesting is bounded here; malformed input is refused, never guessed at.
 //!
 //! Deliberately absent: objects in answers ([`write`] is for documents). Whoever sends protobuf accepts JSON.
 
@@ -27,7 +27,8 @@ const FIELDS: &str = include_str!("../../builtin/protobuf/fields.txt");
 /// The first bytes of a body in this form.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// Levels of messages. Source: the schema of definitions nests; Kubernetes' own limit for JSON is far above what is written.
+/// Levels of messages. Source: the schema of definitions nests; Kubernetes' own limit for JSON is far above what is
+/// written.
 const DEPTH: usize = 100;
 
 /// How a value is written.

@@ -1,6 +1,7 @@
 //! JSON bodies, read so that a key that stands twice is noticed.
 //!
-//! A plain reader keeps the last of two equal keys in silence; Kubernetes reports them, or refuses them under strict field validation.
+//! A plain reader keeps the last of two equal keys in silence; Kubernetes reports them, or refuses them under
+//! strict field validation.
 
 use std::fmt;
 

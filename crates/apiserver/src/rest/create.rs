@@ -106,8 +106,8 @@ impl Api {
         }
     }
 
-    /// Creates a definition that comes with this program, without judging it. Its fields are owned as if `kubectl apply --server-side` had written
-    /// it, so that a user can do just that with another bundle.
+    /// Creates a definition that comes with this program, without judging it. Its fields are owned as if `kubectl
+    /// apply --server-side` had written it, so that a user can do just that with another bundle.
     pub(crate) fn install_definition(&self, call: &Call, object: Value) -> ApiResult<()> {
         let patch = schema::Patch::Apply { object, force: true };
         let mut object = patch.apply_to_nothing(self, call)?;

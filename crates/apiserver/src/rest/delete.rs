@@ -252,7 +252,8 @@ impl DeleteOptions {
     }
 }
 
-/// Kinds whose last state is the answer to their deletion. Source: `ReturnDeletedObject` in kube-apiserver's registries.
+/// Kinds whose last state is the answer to their deletion. Source: `ReturnDeletedObject` in kube-apiserver's
+/// registries.
 const RETURN_DELETED: &[(&str, &str)] = &[
     ("", "pods"),
     ("", "services"),

@@ -1,7 +1,8 @@
 //! Requests: from a path to an answer.
 //!
-//! Owns: the state that all requests share ([`Api`]), dispatch, the body's bound, warnings. Invariant: a request works with one
-//! registry from start to end; nothing in here blocks or waits except for the request's body and for watches.
+//! Owns: the state that all requests share ([`Api`]), dispatch, the body's bound, warnings. Invariant: a request
+//! works with one registry from start to end; nothing in here blocks or waits except for the request's body and for
+//! watches.
 
 pub(crate) mod body;
 mod create;

@@ -1,6 +1,7 @@
 //! What form a client wants its answer in.
 //!
-//! Owns: the `Accept` header. Protobuf is never offered, so clients that prefer it fall back to their second choice, JSON.
+//! Owns: the `Accept` header. Protobuf is never offered, so clients that prefer it fall back to their second
+//! choice, JSON.
 
 use http::{HeaderMap, header};
 

@@ -1,4 +1,5 @@
-//! The subresources of pods that are written once: `binding` (the scheduler's word) and `eviction` (a polite deletion).
+//! The subresources of pods that are written once: `binding` (the scheduler's word) and `eviction` (a polite
+//! deletion).
 
 use bytes::Bytes;
 use http::StatusCode;

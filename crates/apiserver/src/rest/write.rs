@@ -1,8 +1,9 @@
 //! Update and patch, and what all writes share.
 //!
-//! Owns: what happens to an object between a request's body and the store, in the order of a Kubernetes API server: decode, system
-//! fields, admission, ownership of fields, commit. Invariants: what a write was computed from is what it replaces (else it is computed anew, or
-//! refused where the client named a version); a write that changes nothing takes no revision; a dry run stores nothing.
+//! Owns: what happens to an object between a request's body and the store, in the order of a Kubernetes API server:
+//! decode, system fields, admission, ownership of fields, commit. Invariants: what a write was computed from is
+//! what it replaces (else it is computed anew, or refused where the client named a version); a write that changes
+//! nothing takes no revision; a dry run stores nothing.
 
 use std::sync::Arc;
 
@@ -212,7 +213,8 @@ impl Api {
     }
 }
 
-/// Whether an update must name the version that it replaces. Source: `AllowUnconditionalUpdate` in kube-apiserver's registries.
+/// Whether an update must name the version that it replaces. Source: `AllowUnconditionalUpdate` in kube-apiserver's
+/// registries.
 fn needs_version(call: &Call) -> bool {
     call.resource.custom
         || call.resource.is("coordination.k8s.io", "leases")

@@ -1,10 +1,11 @@
-//! Columns and cells of the built-in kinds. Source: kube-apiserver's printers.
+//! Columns of the built-in kinds, and the cells of those that neither run nor lead traffic. Source: kube-apiserver's
+//! printers.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::text::{self, age, joined, labels, number, or_none, selector, shown, size, some_of};
-use super::{AGE, Head, NAME, number_column, pod, text_column, wide_column};
+use super::text::{self, age, name, number, or_none, shown, size};
+use super::{AGE, Head, NAME, network, number_column, pod, text_column, wide_column, workload};
 use crate::object;
 use crate::registry::Resource;
 
@@ -187,8 +188,8 @@ pub(super) fn printer(resource: &Resource) -> Printer {
     let (heads, cells): (&'static [Head], Cells) =
         match (resource.id.group.as_ref(), resource.plural.as_str()) {
             ("", "pods") => (PODS, pod::cells),
-            ("", "services") => (SERVICES, service),
-            ("", "endpoints") => (ENDPOINTS, endpoints),
+            ("", "services") => (SERVICES, network::service),
+            ("", "endpoints") => (ENDPOINTS, network::endpoints),
             ("", "nodes") => (NODES, node),
             ("", "events") => (EVENTS, event),
             ("", "namespaces") => (NAMESPACES, namespace),
@@ -197,22 +198,22 @@ pub(super) fn printer(resource: &Resource) -> Printer {
             ("", "serviceaccounts") => (PLAIN, plain),
             ("", "persistentvolumes") => (VOLUMES, volume),
             ("", "persistentvolumeclaims") => (CLAIMS, claim),
-            ("", "podtemplates") => (TEMPLATES, template),
-            ("apps", "deployments") => (DEPLOYMENTS, deployment),
-            ("apps", "replicasets") => (REPLICA_SETS, replica_set),
-            ("apps", "daemonsets") => (DAEMON_SETS, daemon_set),
-            ("apps", "statefulsets") => (STATEFUL_SETS, stateful_set),
-            ("apps", "controllerrevisions") => (REVISIONS, revision),
-            ("batch", "jobs") => (JOBS, job),
-            ("batch", "cronjobs") => (CRON_JOBS, cron_job),
-            ("networking.k8s.io", "ingresses") => (INGRESSES, ingress),
-            ("networking.k8s.io", "ingressclasses") => (INGRESS_CLASSES, ingress_class),
-            ("networking.k8s.io", "networkpolicies") => (NETWORK_POLICIES, network_policy),
-            ("discovery.k8s.io", "endpointslices") => (ENDPOINT_SLICES, endpoint_slice),
-            ("autoscaling", "horizontalpodautoscalers") => (AUTOSCALERS, autoscaler),
+            ("", "podtemplates") => (TEMPLATES, workload::template),
+            ("apps", "deployments") => (DEPLOYMENTS, workload::deployment),
+            ("apps", "replicasets") => (REPLICA_SETS, workload::replica_set),
+            ("apps", "daemonsets") => (DAEMON_SETS, workload::daemon_set),
+            ("apps", "statefulsets") => (STATEFUL_SETS, workload::stateful_set),
+            ("apps", "controllerrevisions") => (REVISIONS, workload::revision),
+            ("batch", "jobs") => (JOBS, workload::job),
+            ("batch", "cronjobs") => (CRON_JOBS, workload::cron_job),
+            ("networking.k8s.io", "ingresses") => (INGRESSES, network::ingress),
+            ("networking.k8s.io", "ingressclasses") => (INGRESS_CLASSES, network::ingress_class),
+            ("networking.k8s.io", "networkpolicies") => (NETWORK_POLICIES, network::network_policy),
+            ("discovery.k8s.io", "endpointslices") => (ENDPOINT_SLICES, network::endpoint_slice),
+            ("autoscaling", "horizontalpodautoscalers") => (AUTOSCALERS, workload::autoscaler),
             ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => (BINDINGS, binding),
             ("coordination.k8s.io", "leases") => (LEASES, lease),
-            ("policy", "poddisruptionbudgets") => (BUDGETS, budget),
+            ("policy", "poddisruptionbudgets") => (BUDGETS, workload::budget),
             ("admissionregistration.k8s.io", "validatingadmissionpolicies") => (POLICIES, policy),
             ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
                 (POLICY_BINDINGS, policy_binding)
@@ -222,259 +223,12 @@ pub(super) fn printer(resource: &Resource) -> Printer {
     Printer { heads, cells, is_pod: resource.is("", "pods") }
 }
 
-fn name(object: &Value) -> Value {
-    Value::from(object::name(object))
-}
-
 fn plain(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(object), age(object, now)]
 }
 
 fn created(object: &Value, _: Timestamp) -> Vec<Value> {
     vec![name(object), Value::from(object::meta_str(object, "creationTimestamp"))]
-}
-
-fn ratio(object: &Value) -> Value {
-    Value::from(format!("{}/{}", number(object, "/status/readyReplicas"), number(object, "/spec/replicas")))
-}
-
-/// Names and images of a template's containers.
-fn containers(object: &Value, pointer: &str) -> [Value; 2] {
-    ["/name", "/image"].map(|field| Value::from(joined(object, pointer, field)))
-}
-
-const TEMPLATE: &str = "/spec/template/spec/containers";
-
-fn deployment(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    let updated = number(object, "/status/updatedReplicas");
-    let available = number(object, "/status/availableReplicas");
-    let selected = object.pointer("/spec/selector").map(crate::schema::selector_text).unwrap_or_default();
-    vec![
-        name(object),
-        ratio(object),
-        updated.into(),
-        available.into(),
-        age(object, now),
-        names,
-        images,
-        selected.into(),
-    ]
-}
-
-fn replica_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    vec![
-        name(object),
-        number(object, "/spec/replicas").into(),
-        number(object, "/status/replicas").into(),
-        number(object, "/status/readyReplicas").into(),
-        age(object, now),
-        names,
-        images,
-        selector(object, "/spec/selector"),
-    ]
-}
-
-fn daemon_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    vec![
-        name(object),
-        number(object, "/status/desiredNumberScheduled").into(),
-        number(object, "/status/currentNumberScheduled").into(),
-        number(object, "/status/numberReady").into(),
-        number(object, "/status/updatedNumberScheduled").into(),
-        number(object, "/status/numberAvailable").into(),
-        labels(object, "/spec/template/spec/nodeSelector"),
-        age(object, now),
-        names,
-        images,
-        selector(object, "/spec/selector"),
-    ]
-}
-
-fn stateful_set(object: &Value, now: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, TEMPLATE);
-    vec![name(object), ratio(object), age(object, now), names, images]
-}
-
-fn template(object: &Value, _: Timestamp) -> Vec<Value> {
-    let [names, images] = containers(object, "/template/spec/containers");
-    vec![name(object), names, images, labels(object, "/template/metadata/labels")]
-}
-
-fn revision(object: &Value, now: Timestamp) -> Vec<Value> {
-    let owner = object::array(object, "/metadata/ownerReferences")
-        .iter()
-        .find(|owner| owner.get("controller") == Some(&Value::Bool(true)));
-    let controller = owner.map_or_else(
-        || "<none>".to_owned(),
-        |owner| {
-            let (group, _) = crate::registry::split_api_version(object::text(owner, "/apiVersion"));
-            let kind = object::text(owner, "/kind").to_lowercase();
-            let qualified = if group.is_empty() { kind } else { format!("{kind}.{group}") };
-            format!("{qualified}/{}", object::text(owner, "/name"))
-        },
-    );
-    vec![name(object), controller.into(), number(object, "/revision").into(), age(object, now)]
-}
-
-fn is_true(object: &Value, kind: &str) -> bool {
-    object::array(object, "/status/conditions").iter().any(|condition| {
-        object::text(condition, "/type") == kind && object::text(condition, "/status") == "True"
-    })
-}
-
-fn job(object: &Value, now: Timestamp) -> Vec<Value> {
-    let succeeded = number(object, "/status/succeeded");
-    let completions = match object.pointer("/spec/completions").and_then(Value::as_i64) {
-        Some(wanted) => format!("{succeeded}/{wanted}"),
-        None if number(object, "/spec/parallelism") > 1 => {
-            format!("{succeeded}/1 of {}", number(object, "/spec/parallelism"))
-        }
-        None => format!("{succeeded}/1"),
-    };
-    let time = |pointer: &str| object::text(object, pointer).parse::<Timestamp>().ok();
-    let duration = match (time("/status/startTime"), time("/status/completionTime")) {
-        (None, _) => String::new(),
-        (Some(start), end) => text::since(start, end.unwrap_or(now)),
-    };
-    let status = if is_true(object, "Complete") {
-        "Complete"
-    } else if is_true(object, "Failed") {
-        "Failed"
-    } else if object::is_terminating(object) {
-        "Terminating"
-    } else if is_true(object, "Suspended") {
-        "Suspended"
-    } else {
-        "Running"
-    };
-    let [names, images] = containers(object, TEMPLATE);
-    let selected = selector(object, "/spec/selector");
-    vec![
-        name(object),
-        status.into(),
-        completions.into(),
-        duration.into(),
-        age(object, now),
-        names,
-        images,
-        selected,
-    ]
-}
-
-fn cron_job(object: &Value, now: Timestamp) -> Vec<Value> {
-    let suspend = match object.pointer("/spec/suspend").and_then(Value::as_bool) {
-        Some(true) => "True",
-        Some(false) => "False",
-        None => "<unset>",
-    };
-    let last = match object::text(object, "/status/lastScheduleTime") {
-        "" => "<none>".to_owned(),
-        _ => text::age_at(object, "/status/lastScheduleTime", now),
-    };
-    let [names, images] = containers(object, "/spec/jobTemplate/spec/template/spec/containers");
-    vec![
-        name(object),
-        object::text(object, "/spec/schedule").into(),
-        or_none(object::text(object, "/spec/timeZone")),
-        suspend.into(),
-        size(object, "/status/active").into(),
-        last.into(),
-        age(object, now),
-        names,
-        images,
-        selector(object, "/spec/jobTemplate/spec/selector"),
-    ]
-}
-
-fn external_ip(object: &Value) -> String {
-    let stated: Vec<&str> =
-        object::array(object, "/spec/externalIPs").iter().filter_map(Value::as_str).collect();
-    match object::text(object, "/spec/type") {
-        "ClusterIP" | "NodePort" if stated.is_empty() => "<none>".to_owned(),
-        "ClusterIP" | "NodePort" => stated.join(","),
-        "LoadBalancer" => {
-            let given = text::load_balancer(object);
-            let all: Vec<&str> = given.split(',').filter(|text| !text.is_empty()).chain(stated).collect();
-            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
-        }
-        "ExternalName" => object::text(object, "/spec/externalName").to_owned(),
-        _ => "<unknown>".to_owned(),
-    }
-}
-
-fn service_ports(object: &Value) -> String {
-    let ports: Vec<String> = object::array(object, "/spec/ports")
-        .iter()
-        .map(|port| {
-            let (own, protocol) = (number(port, "/port"), object::text(port, "/protocol"));
-            match number(port, "/nodePort") {
-                0 => format!("{own}/{protocol}"),
-                node => format!("{own}:{node}/{protocol}"),
-            }
-        })
-        .collect();
-    ports.join(",")
-}
-
-fn service(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        object::text(object, "/spec/type").into(),
-        or_none(object::text(object, "/spec/clusterIPs/0")),
-        external_ip(object).into(),
-        or_none(&service_ports(object)),
-        age(object, now),
-        labels(object, "/spec/selector"),
-    ]
-}
-
-/// An address and a port, with brackets where the address has colons.
-fn host_port(address: &str, port: i64) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
-}
-
-fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
-    let mut all = Vec::new();
-    for subset in object::array(object, "/subsets") {
-        let addresses =
-            || object::array(subset, "/addresses").iter().map(|address| object::text(address, "/ip"));
-        let ports = object::array(subset, "/ports");
-        if ports.is_empty() {
-            all.extend(addresses().map(str::to_owned));
-        }
-        for port in ports {
-            all.extend(addresses().map(|address| host_port(address, number(port, "/port"))));
-        }
-    }
-    let none = object::array(object, "/subsets").is_empty();
-    vec![name(object), if none { "<none>".into() } else { some_of(&all, 3).into() }, age(object, now)]
-}
-
-fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
-    let ports: Vec<String> = object::array(object, "/ports")
-        .iter()
-        .map(|port| match port.get("port").and_then(Value::as_i64) {
-            Some(number) => number.to_string(),
-            None => shown(port, "/name", "*"),
-        })
-        .collect();
-    let addresses: Vec<String> = object::array(object, "/endpoints")
-        .iter()
-        .flat_map(|endpoint| object::array(endpoint, "/addresses"))
-        .filter_map(|address| address.as_str().map(str::to_owned))
-        .collect();
-    let unset =
-        |texts: &[String]| if texts.is_empty() { Value::from("<unset>") } else { some_of(texts, 3).into() };
-    vec![
-        name(object),
-        object::text(object, "/addressType").into(),
-        unset(&ports),
-        unset(&addresses),
-        age(object, now),
-    ]
 }
 
 fn node(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -649,98 +403,6 @@ fn claim(object: &Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-fn autoscaler(object: &Value, now: Timestamp) -> Vec<Value> {
-    let target = |field: &str| object::text(object, &format!("/spec/scaleTargetRef/{field}")).to_owned();
-    let metrics = object::array(object, "/spec/metrics");
-    let targets: Vec<String> =
-        metrics.iter().enumerate().map(|(index, metric)| metric_text(object, index, metric)).collect();
-    let shown_targets =
-        if targets.is_empty() { "<none>".to_owned() } else { some_of(&targets, 2).replace(',', ", ") };
-    vec![
-        name(object),
-        format!("{}/{}", target("kind"), target("name")).into(),
-        shown_targets.into(),
-        shown(object, "/spec/minReplicas", "<unset>").into(),
-        number(object, "/spec/maxReplicas").into(),
-        number(object, "/status/currentReplicas").into(),
-        age(object, now),
-    ]
-}
-
-/// `cpu: 3%/80%` and the like: what a metric is and should be.
-fn metric_text(object: &Value, index: usize, metric: &Value) -> String {
-    let (field, prefix) = match object::text(metric, "/type") {
-        "Resource" => ("resource", format!("{}: ", object::text(metric, "/resource/name"))),
-        "ContainerResource" => {
-            ("containerResource", format!("{}: ", object::text(metric, "/containerResource/name")))
-        }
-        "Pods" => ("pods", String::new()),
-        "Object" => ("object", String::new()),
-        "External" => ("external", String::new()),
-        _ => return "<unknown type>".to_owned(),
-    };
-    let wanted = |key: &str| metric.pointer(&format!("/{field}/target/{key}"));
-    let (key, suffix) = match (wanted("averageValue"), wanted("averageUtilization")) {
-        (Some(_), _) => ("averageValue", if matches!(field, "object" | "external") { " (avg)" } else { "" }),
-        (None, Some(_)) => ("averageUtilization", ""),
-        (None, None) => ("value", ""),
-    };
-    let percent = if key == "averageUtilization" { "%" } else { "" };
-    let goal = wanted(key).map_or_else(
-        || "<auto>".to_owned(),
-        |_| shown(metric, &format!("/{field}/target/{key}"), "") + percent,
-    );
-    let at = format!("/status/currentMetrics/{index}/{field}/current/{key}");
-    let current =
-        object.pointer(&at).map_or_else(|| "<unknown>".to_owned(), |_| shown(object, &at, "") + percent);
-    format!("{prefix}{current}/{goal}{suffix}")
-}
-
-fn network_policy(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![name(object), selector(object, "/spec/podSelector"), age(object, now)]
-}
-
-fn ingress(object: &Value, now: Timestamp) -> Vec<Value> {
-    let hosts: Vec<String> = object::array(object, "/spec/rules")
-        .iter()
-        .map(|rule| object::text(rule, "/host").to_owned())
-        .filter(|host| !host.is_empty())
-        .collect();
-    let hosts = if hosts.is_empty() { "*".to_owned() } else { some_of(&hosts, 3) };
-    let ports = if object::array(object, "/spec/tls").is_empty() { "80" } else { "80, 443" };
-    vec![
-        name(object),
-        or_none(object::text(object, "/spec/ingressClassName")),
-        hosts.into(),
-        text::load_balancer(object).into(),
-        ports.into(),
-        age(object, now),
-    ]
-}
-
-fn ingress_class(object: &Value, now: Timestamp) -> Vec<Value> {
-    let default =
-        object::label(object, "annotations", "ingressclass.kubernetes.io/is-default-class") == Some("true");
-    let shown_name = format!("{}{}", object::name(object), if default { " (default)" } else { "" });
-    let parameters = object.pointer("/spec/parameters").map_or_else(
-        || "<none>".to_owned(),
-        |parameters| {
-            let kind = object::text(parameters, "/kind");
-            let group = match object::text(parameters, "/apiGroup") {
-                "" => String::new(),
-                group => format!(".{group}"),
-            };
-            format!("{kind}{group}/{}", object::text(parameters, "/name"))
-        },
-    );
-    vec![
-        shown_name.into(),
-        object::text(object, "/spec/controller").into(),
-        parameters.into(),
-        age(object, now),
-    ]
-}
-
 fn binding(object: &Value, now: Timestamp) -> Vec<Value> {
     let role = format!("{}/{}", object::text(object, "/roleRef/kind"), object::text(object, "/roleRef/name"));
     let subjects = |kind: &str| -> Value {
@@ -767,16 +429,6 @@ fn binding(object: &Value, now: Timestamp) -> Vec<Value> {
 
 fn lease(object: &Value, now: Timestamp) -> Vec<Value> {
     vec![name(object), object::text(object, "/spec/holderIdentity").into(), age(object, now)]
-}
-
-fn budget(object: &Value, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        shown(object, "/spec/minAvailable", "N/A").into(),
-        shown(object, "/spec/maxUnavailable", "N/A").into(),
-        number(object, "/status/disruptionsAllowed").into(),
-        age(object, now),
-    ]
 }
 
 fn policy(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -812,19 +464,5 @@ mod tests {
             let cells = (printer.cells)(&json!({"metadata": {"name": "a"}}), Timestamp::UNIX_EPOCH);
             assert_eq!(cells.len(), printer.heads.len(), "{}", resource.kind);
         }
-    }
-
-    #[test]
-    fn services_show_their_addresses_and_ports() {
-        let object = json!({
-            "metadata": {"name": "proxy"},
-            "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.2"], "ports": [{"port": 80, "nodePort": 30001, "protocol": "TCP"}, {"port": 443, "protocol": "TCP"}]},
-        });
-        let cells = service(&object, Timestamp::UNIX_EPOCH);
-        assert_eq!(cells[3], "<pending>");
-        assert_eq!(cells[4], "80:30001/TCP,443/TCP");
-        let mut object = object;
-        object["status"] = json!({"loadBalancer": {"ingress": [{"ip": "127.1.2.3"}]}});
-        assert_eq!(service(&object, Timestamp::UNIX_EPOCH)[3], "127.1.2.3");
     }
 }

@@ -1,12 +1,15 @@
 //! Tables: what `kubectl get` prints.
 //!
-//! Owns: the columns of every kind and their cells; for custom kinds the columns that their definition names. Invariant: cells are as Kubernetes
-//! prints them (ages included, which the server computes), wide columns carry priority 1 and are always sent.
+//! Owns: the columns of every kind and their cells; for custom kinds the columns that their definition names.
+//! Invariant: cells are as Kubernetes prints them (ages included, which the server computes), wide columns carry
+//! priority 1 and are always sent.
 
 mod builtin;
 mod json_path;
+mod network;
 mod pod;
 mod text;
+mod workload;
 
 use std::sync::Arc;
 

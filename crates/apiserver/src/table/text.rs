@@ -5,6 +5,11 @@ use serde_json::Value;
 
 use crate::object;
 
+/// The object's name.
+pub(super) fn name(object: &Value) -> Value {
+    Value::from(object::name(object))
+}
+
 /// How long ago, as Kubernetes prints it.
 pub(super) fn since(at: Timestamp, now: Timestamp) -> String {
     human(now.as_second().saturating_sub(at.as_second()))

@@ -61,7 +61,8 @@ async fn apply_says_created_unchanged_and_configured() {
         cli.apply(&both).await,
         "deployment.apps/echo created\nhttproute.gateway.networking.k8s.io/echo created\n"
     );
-    // kubectl compares a route's lists with those of the server, which have defaults in them, and so says `configured`; nothing is.
+    // kubectl compares a route's lists with those of the server, which have defaults in them, and so says
+    // `configured`; nothing is.
     let again = cli.apply(&both).await;
     contains(&again, "deployment.apps/echo unchanged\n");
     let generation =
