@@ -108,7 +108,8 @@ fn traced_calls(requests: u64) -> Vec<(String, i64)> {
             let count = words.next()?.parse().ok()?;
             Some((words.next()?.to_owned(), count))
         })
-        .filter(|(name, _)| name != "total")
+        // Beside its sum, strace may list threads that it could not name a call for.
+        .filter(|(name, _)| name != "total" && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
         .collect()
 }
 
