@@ -1,3 +1,5 @@
+//! EndpointSlices of a Service by its selector: what a pod's readiness, ports and end do to them.
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
