@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -103,7 +103,7 @@ impl Applier {
 
     async fn apply(&mut self, update: &Update) -> Applied {
         let before = self.current.lock().clone();
-        let (snapshot, rejected) = before.apply_at(update, self.settings.epoch.millis_at(Instant::now()));
+        let (snapshot, rejected) = before.apply_at(update, self.settings.epoch.now().millis());
         self.metrics.updates.fetch_add(1, Relaxed);
         self.metrics.rejected_resources.fetch_add(rejected.len() as u64, Relaxed);
         let opened = if self.draining { Vec::new() } else { self.open_wanted(&snapshot) };

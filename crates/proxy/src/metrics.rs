@@ -7,7 +7,6 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use weir_model::split::SplitReport;
 
@@ -45,8 +44,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    pub(crate) fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    pub(crate) fn observe(&self, micros: u64) {
         let at = BUCKETS.partition_point(|bound| *bound < micros);
         self.buckets[at].add(1);
         self.sum_micros.add(micros);

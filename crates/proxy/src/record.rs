@@ -1,17 +1,18 @@
 //! One record a request: what metrics and the access log are made from.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weir_model::table::{CompiledListener, CompiledRule};
 
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::worker::Worker;
 
 /// What is known about the request that a connection is busy with.
 #[derive(Debug)]
 pub(crate) struct RequestRecord {
-    pub(crate) started: Instant,
+    pub(crate) started: Moment,
     /// 0 until a response begins.
     pub(crate) status: u16,
     pub(crate) failure: Option<Failure>,
@@ -43,7 +44,7 @@ pub(crate) struct RequestText {
 }
 
 impl RequestRecord {
-    pub(crate) fn new(started: Instant) -> RequestRecord {
+    pub(crate) fn new(started: Moment) -> RequestRecord {
         RequestRecord {
             started,
             status: 0,
@@ -74,10 +75,10 @@ impl RequestRecord {
     /// The request is over: count it, and log it if wanted.
     pub(crate) fn finish(self, worker: &Worker) {
         let metrics = &worker.metrics;
-        let duration = worker.clock.now().saturating_duration_since(self.started);
+        let micros = worker.clock.now().micros_since(self.started);
         let class = usize::from(self.status / 100).min(5);
         metrics.requests[class].add(1);
-        metrics.durations.observe(duration);
+        metrics.durations.observe(micros);
         if self.retries > 0 {
             metrics.retries.add(u64::from(self.retries));
         }
@@ -85,7 +86,7 @@ impl RequestRecord {
             metrics.failures[failure.verdict().reason as usize].add(1);
         }
         if let Some(log) = &worker.settings.access_log {
-            log.write(self, duration);
+            log.write(self, Duration::from_micros(micros));
         }
     }
 }

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -26,7 +26,7 @@ use weir_model::table::Snapshot;
 use crate::access_log::Log;
 use crate::bind::Bind;
 use crate::buffer::{Buffers, LARGEST_HEAD_BYTES};
-use crate::clock::{Clock, Epoch};
+use crate::clock::{Clock, Epoch, Moment};
 use crate::config::{HeaderTokens, Network};
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
@@ -77,7 +77,7 @@ impl Settings {
             trusted,
             headers,
             access_log,
-            epoch: Epoch::now(),
+            epoch: Epoch::start(),
         }
     }
 }
@@ -146,7 +146,7 @@ pub(crate) struct Worker {
 pub(crate) struct Presence {
     /// Set while the connection waits between two requests, or for its first one; then it is a moment in the future at first,
     /// since a new connection most likely has a request under way.
-    pub(crate) idle_since: Cell<Option<Instant>>,
+    pub(crate) idle_since: Cell<Option<Moment>>,
     pub(crate) waker: RefCell<Option<Waker>>,
     /// The connection is to close as soon as it is idle.
     pub(crate) asked_to_close: Cell<bool>,

@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use weir_model::table::BackendState;
@@ -13,6 +12,7 @@ use weir_model::table::BackendState;
 use super::balance::{InFlight, Tried, choose, failed};
 use super::connect::connect;
 use super::pool::{Busy, Taken};
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::http::h1::Forward;
 use crate::io::Socket;
@@ -41,7 +41,7 @@ pub(crate) async fn acquire(
     let mut failed_tries = 0;
     let mut last = None;
     loop {
-        let chosen = choose(&backend.endpoints(), tried, worker.random(), worker.clock.millis());
+        let chosen = choose(&backend.endpoints(), tried, worker.random(), worker.clock.now().millis());
         let Some(in_flight) = chosen else {
             if let Some(failure) = last {
                 return Err(failure);
@@ -65,7 +65,7 @@ pub(crate) async fn acquire(
             Ok(socket) => return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries }),
             Err(failure) => {
                 let limits = &worker.settings.limits;
-                failed(in_flight.endpoint(), worker.clock.millis(), limits.endpoint_retry_delay);
+                failed(in_flight.endpoint(), worker.clock.now().millis(), limits.endpoint_retry_delay);
                 tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
                 if !may_try_another(failure, tried.len(), limits.retry_attempts) {
@@ -78,16 +78,16 @@ pub(crate) async fn acquire(
 }
 
 /// Connects, within the time for that and the request's own.
-async fn open(worker: &Worker, endpoint: SocketAddr, deadline: Option<Instant>) -> Result<Socket, Failure> {
+async fn open(worker: &Worker, endpoint: SocketAddr, deadline: Option<Moment>) -> Result<Socket, Failure> {
     let mut limit = worker.settings.limits.upstream_connect_timeout;
     if let Some(deadline) = deadline {
-        limit = limit.min(deadline.saturating_duration_since(worker.clock.now()));
+        limit = limit.min(deadline.since(worker.clock.now()));
     }
     connect(worker, endpoint, limit).await.map_err(|failure| late(worker, deadline).unwrap_or(failure))
 }
 
 /// The failure of a request whose time is up.
-fn late(worker: &Worker, deadline: Option<Instant>) -> Option<Failure> {
+fn late(worker: &Worker, deadline: Option<Moment>) -> Option<Failure> {
     deadline.filter(|deadline| *deadline <= worker.clock.now()).map(|_| Failure::RequestTimeout)
 }
 
@@ -96,12 +96,12 @@ async fn wait_for_room(
     worker: &Worker,
     backend: &Arc<BackendState>,
     freed: &Notify,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
 ) -> Result<(), Failure> {
     let _held = Held::new(worker, backend)?;
     let until = worker.clock.now() + worker.settings.limits.upstream_connect_timeout;
     let until = deadline.map_or(until, |deadline| deadline.min(until));
-    let waited = tokio::time::timeout_at(until.into(), freed.notified()).await;
+    let waited = tokio::time::timeout_at(worker.clock.instant(until), freed.notified()).await;
     worker.clock.tick();
     waited.map_err(|_| late(worker, deadline).unwrap_or(Failure::EndpointsBusy))
 }
@@ -110,12 +110,12 @@ async fn wait_for_room(
 async fn wait_for_endpoints(
     worker: &Worker,
     backend: &Arc<BackendState>,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
 ) -> Result<(), Failure> {
     let hold = worker.settings.limits.endpoint_hold;
     let lost_at = backend.endpoints().lost_at_millis;
     let hold_millis = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
-    let recently = lost_at.is_some_and(|at| worker.clock.millis() < at.saturating_add(hold_millis));
+    let recently = lost_at.is_some_and(|at| worker.clock.now().millis() < at.saturating_add(hold_millis));
     if !recently {
         return Err(Failure::NoEndpoints);
     }
@@ -127,7 +127,7 @@ async fn wait_for_endpoints(
         if !backend.endpoints().endpoints.is_empty() {
             return Ok(());
         }
-        let waited = tokio::time::timeout_at(until.into(), changed).await;
+        let waited = tokio::time::timeout_at(worker.clock.instant(until), changed).await;
         worker.clock.tick();
         if waited.is_err() {
             return Err(late(worker, deadline).unwrap_or(Failure::NoEndpoints));

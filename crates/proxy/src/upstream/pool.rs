@@ -10,17 +10,18 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use crate::clock::Moment;
 use crate::io::Socket;
 
 #[derive(Debug)]
 struct Idle {
     socket: Socket,
-    since: Instant,
+    since: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -80,12 +81,10 @@ impl Pool {
     }
 
     /// Closes what is too old or was closed by the endpoint, and forgets endpoints without connections.
-    pub(crate) fn sweep(&self, now: Instant, limits: PoolLimits) {
+    pub(crate) fn sweep(&self, now: Moment, limits: PoolLimits) {
         self.endpoints.borrow_mut().retain(|_, connections| {
             let mut of = connections.borrow_mut();
-            of.idle.retain(|connection| {
-                now.saturating_duration_since(connection.since) < limits.idle && connection.socket.is_quiet()
-            });
+            of.idle.retain(|connection| now < connection.since + limits.idle && connection.socket.is_quiet());
             !of.idle.is_empty() || of.busy > 0 || Rc::strong_count(connections) > 1
         });
     }
@@ -104,7 +103,7 @@ pub(crate) struct Busy {
 
 impl Busy {
     /// Keeps the connection, whose exchange is over.
-    pub(crate) fn keep(self, socket: Socket, now: Instant, limits: PoolLimits) {
+    pub(crate) fn keep(self, socket: Socket, now: Moment, limits: PoolLimits) {
         let mut connections = self.connections.borrow_mut();
         if connections.idle.len() < limits.idle_per_endpoint {
             connections.idle.push(Idle { socket, since: now });

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use tokio::net::TcpStream;
 use weir_codec::head::HeadScan;
@@ -15,6 +14,7 @@ use super::pipe::Pipe;
 use super::route::{self, Decision, SCHEME};
 use crate::bind::Bind;
 use crate::buffer::ReadBuffer;
+use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::io::Socket;
@@ -88,7 +88,10 @@ impl Connection {
         Connection {
             client: Socket::new(stream, worker.metrics.clone()),
             input: ReadBuffer::default(),
-            deadline: Deadline::new(worker.clock.now() + worker.settings.limits.first_byte_timeout),
+            deadline: Deadline::new(
+                worker.clock.now() + worker.settings.limits.first_byte_timeout,
+                &worker.clock,
+            ),
             bind,
             trusted: worker.settings.trusted.iter().any(|network| network.contains(ip)),
             served: 0,
@@ -155,8 +158,8 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         worker: &Worker,
-        began: Instant,
-        first_byte: Option<Instant>,
+        began: Moment,
+        first_byte: Option<Moment>,
     ) -> Poll<Arrival> {
         match self.input.poll_fill(&mut self.client, &worker.buffers, cx) {
             // An end in the middle of a head leaves nobody to answer.
@@ -179,12 +182,12 @@ impl Connection {
             }
         }
         self.deadline.set(self.head_deadline(worker, began, first_byte));
-        ready!(self.deadline.poll(cx));
+        ready!(self.deadline.poll(cx, &worker.clock));
         worker.clock.tick();
         Poll::Ready(if self.input.is_empty() { Arrival::End } else { Arrival::TooSlow })
     }
 
-    fn head_deadline(&self, worker: &Worker, began: Instant, first_byte: Option<Instant>) -> Instant {
+    fn head_deadline(&self, worker: &Worker, began: Moment, first_byte: Option<Moment>) -> Moment {
         let limits = &worker.settings.limits;
         if !self.input.is_empty() {
             return first_byte.unwrap_or(began) + limits.header_read_timeout;
@@ -230,7 +233,7 @@ impl Connection {
                 return Poll::Ready(sent.map_err(drop));
             }
             self.deadline.set(at);
-            self.deadline.poll(cx).map(Err)
+            self.deadline.poll(cx, &worker.clock).map(Err)
         })
         .await
     }
@@ -252,7 +255,7 @@ impl Connection {
             }
             self.input.release(&worker.buffers);
             self.deadline.set(at);
-            self.deadline.poll(cx)
+            self.deadline.poll(cx, &worker.clock)
         })
         .await;
     }

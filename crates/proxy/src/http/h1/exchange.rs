@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
@@ -19,6 +18,7 @@ use super::connection::{Connection, Next};
 use super::pipe::{Pipe, PipeError, Waiting};
 use super::route::{self, Decision, Forward};
 use crate::buffer::ReadBuffer;
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::filter::Edited;
 use crate::io::Socket;
@@ -69,11 +69,11 @@ struct Exchange {
     up_waiting: Waiting,
     down_waiting: Waiting,
     /// When the last bytes moved, and how many had by then.
-    moved_at: Instant,
+    moved_at: Moment,
     moved: u64,
-    sent_at: Instant,
+    sent_at: Moment,
     /// The rule's time for this try.
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
 }
 
 impl Connection {
@@ -244,7 +244,7 @@ impl Exchange {
             self.moved_at = now;
         }
         connection.deadline.set(self.wait_until(forward, worker));
-        ready!(connection.deadline.poll(cx));
+        ready!(connection.deadline.poll(cx, &worker.clock));
         Poll::Ready(self.timed_out(worker.clock.tick(), forward))
     }
 
@@ -441,7 +441,7 @@ impl Exchange {
             && !forward.asked.upgrade
             && client_stays
             && forward.up.is_finished();
-        let latency = worker.clock.now().saturating_duration_since(self.sent_at);
+        let latency = worker.clock.now().since(self.sent_at);
         record.upstream_latency = Some(latency);
         self.head_begins = self.down.end();
         write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
@@ -491,7 +491,7 @@ impl Exchange {
     }
 
     /// How long nothing may happen.
-    fn wait_until(&self, forward: &Forward, worker: &Worker) -> Instant {
+    fn wait_until(&self, forward: &Forward, worker: &Worker) -> Moment {
         let limits = &worker.settings.limits;
         let up = match self.up_waiting {
             Waiting::ForSource => limits.body_read_timeout,
@@ -520,7 +520,7 @@ impl Exchange {
         bounds.map_or(at, |bound| bound.min(at))
     }
 
-    fn timed_out(&self, now: Instant, forward: &Forward) -> Result<(), Failure> {
+    fn timed_out(&self, now: Moment, forward: &Forward) -> Result<(), Failure> {
         if matches!(self.phase, Phase::Tunnel { .. }) {
             return Ok(());
         }
@@ -562,7 +562,7 @@ impl Exchange {
     fn note(&self, failure: Failure, worker: &Worker) {
         if failure == Failure::UpstreamClosed && !self.reused {
             let avoid = worker.settings.limits.endpoint_retry_delay;
-            balance::failed(self.in_flight.endpoint(), worker.clock.millis(), avoid);
+            balance::failed(self.in_flight.endpoint(), worker.clock.now().millis(), avoid);
         }
     }
 
@@ -610,7 +610,7 @@ fn write_head(
     }
     if tokens.latency {
         let upstream = record.upstream_latency.unwrap_or_default();
-        let whole = worker.clock.now().saturating_duration_since(record.started);
+        let whole = worker.clock.now().since(record.started);
         out.extend_from_slice(b"X-Kong-Upstream-Latency: ");
         out.extend_from_slice(itoa::Buffer::new().format(millis(upstream)).as_bytes());
         out.extend_from_slice(b"\r\nX-Kong-Proxy-Latency: ");

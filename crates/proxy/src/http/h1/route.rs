@@ -4,7 +4,6 @@
 //! rewritten head, never the snapshot.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use smallvec::SmallVec;
 use weir_codec::body::{BodyScan, Form, Framing};
@@ -20,6 +19,7 @@ use weir_model::table::{BackendState, CompiledRule};
 use super::answer::{self, Context};
 use super::connection::Connection;
 use super::pipe::Pipe;
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::filter::Edited;
 use crate::record::{RequestRecord, RequestText};
@@ -53,7 +53,7 @@ pub(crate) struct Forward {
     pub(super) idempotent: bool,
     pub(super) request_id: SmallVec<[u8; 32]>,
     /// The rule's time for the whole request.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Moment>,
 }
 
 impl Forward {
@@ -138,7 +138,7 @@ pub(super) fn refuse(
 }
 
 pub(super) fn context(worker: &Worker, head: bool, keep_alive: bool, record: &RequestRecord) -> Context {
-    Context { head, keep_alive, latency: worker.clock.now().saturating_duration_since(record.started) }
+    Context { head, keep_alive, latency: worker.clock.now().since(record.started) }
 }
 
 pub(super) fn fail(
