@@ -89,6 +89,8 @@ fn tests(root: &Path, arguments: &[&str], summary: &mut Summary) -> Result<Durat
 struct Summary {
     steps: Vec<(String, Duration)>,
     left_out: Vec<String>,
+    /// Tests that say themselves why they do not run with the others.
+    ignored: Vec<String>,
     /// The test binary whose result is awaited.
     suite: String,
     suites: Vec<String>,
@@ -105,6 +107,11 @@ impl Summary {
         // A test's announcement may follow libtest's unfinished `test name ... ` on one line.
         if let Some(at) = line.find(LEFT_OUT) {
             self.left_out.push(line[at + LEFT_OUT.len()..].to_owned());
+        } else if let Some((name, reason)) = ignored(line) {
+            match reason {
+                Some(reason) => self.ignored.push(format!("{name}: {reason}")),
+                None => self.left_out.push(format!("{name}: ignored without a reason")),
+            }
         } else if let Some(suite) = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests "))
         {
             self.suite = suite.split(" (").next().unwrap_or(suite).to_owned();
@@ -133,6 +140,9 @@ impl Summary {
         println!("{:<12} ok {:>8.1} s", "all", total.as_secs_f64());
         self.left_out.sort();
         self.left_out.dedup();
+        for what in &self.ignored {
+            println!("ignored: {what}");
+        }
         for what in &self.left_out {
             println!("{LEFT_OUT}{what}");
         }
@@ -142,6 +152,12 @@ impl Summary {
         }
         Ok(())
     }
+}
+
+/// Name and reason of a test that libtest says it ignored.
+fn ignored(line: &str) -> Option<(&str, Option<&str>)> {
+    let (name, state) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    Some((name, state.strip_prefix(", ")))
 }
 
 #[cfg(test)]
@@ -154,11 +170,15 @@ mod tests {
         summary.see("     Running unittests src/lib.rs (target/debug/deps/weir_model-0a1b2c)");
         summary.see("test result: ok. 3 passed; 0 failed; 0 ignored");
         summary.see("test x ... left out: older CRDs: none here");
+        summary.see("test cost::edits ... ignored, prints times");
+        assert_eq!(summary.ignored, ["cost::edits: prints times"]);
         assert_eq!(
             summary.suites,
             ["test result: ok. 3 passed; 0 failed; 0 ignored (weir_model unittests src/lib.rs)"]
         );
         assert_eq!(summary.left_out, ["older CRDs: none here"]);
+        summary.see("test half::done ... ignored");
+        assert_eq!(summary.left_out.len(), 2);
         assert!(summary.print(Duration::ZERO, true).is_err());
     }
 }
