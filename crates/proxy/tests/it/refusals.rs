@@ -103,6 +103,12 @@ fn a_malformed_chunk_ends_the_request_on_both_sides() {
 
 #[test]
 fn a_hundred_megabytes_of_header_are_refused_at_once_and_cost_no_memory() {
+    in_its_own_process("refusals::process_with_a_hundred_megabytes_of_header");
+}
+
+#[test]
+#[ignore = "run by a_hundred_megabytes_of_header_are_refused_at_once_and_cost_no_memory"]
+fn process_with_a_hundred_megabytes_of_header() {
     let origin = Origin::named("reached");
     let world = World::to(&origin);
     let before = resident_bytes();
@@ -117,14 +123,8 @@ fn a_hundred_megabytes_of_header_are_refused_at_once_and_cost_no_memory() {
     let response = client.response();
     assert_eq!(response.status, 431);
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
-    assert!(resident_bytes().saturating_sub(before) < 40 << 20);
+    assert!(resident_bytes().saturating_sub(before) < 8 << 20);
     assert_eq!(origin.requests(), 0);
-}
-
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
 #[test]

@@ -12,21 +12,21 @@ fn config(limits: Limits) -> ProxyConfig {
     ProxyConfig { workers: Some(1), limits, ..ProxyConfig::default() }
 }
 
-fn resident_kilobytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+#[test]
+fn thousands_of_idle_connections_cost_little_and_serve_when_asked() {
+    in_its_own_process("robustness::process_with_idle_connections");
 }
 
 /// Bare sockets: the memory that is looked at is the proxy's.
 #[test]
-fn thousands_of_idle_connections_cost_little_and_serve_when_asked() {
+#[ignore = "run by thousands_of_idle_connections_cost_little_and_serve_when_asked"]
+fn process_with_idle_connections() {
     let origin = Origin::named("ok");
     let world = World::with(&origin, ProxyConfig { workers: Some(2), ..ProxyConfig::default() });
     // Both ends are in this process, so the usual limit of files decides how many.
     let count = (open_files_limit().saturating_sub(400) / 2).min(5000);
     assert!(count >= 200, "the limit of open files is too low for this test");
-    let before = resident_kilobytes();
+    let before = resident_bytes();
     let mut idle: Vec<_> = (0..count).map(|_| std::net::TcpStream::connect(world.address).unwrap()).collect();
     // Every tenth has asked once and stays.
     for stream in idle.iter_mut().step_by(10) {
@@ -35,7 +35,7 @@ fn thousands_of_idle_connections_cost_little_and_serve_when_asked() {
         assert!(std::io::Read::read(stream, &mut chunk).unwrap() > 0);
     }
     eventually("all are accepted", || world.metric("weir_proxy_connections_total") >= count as u64);
-    let each = resident_kilobytes().saturating_sub(before) * 1024 / count;
+    let each = resident_bytes().saturating_sub(before) / count;
     assert!(each < 8 * 1024, "{each} bytes for each of {count} idle connections");
     let started = Instant::now();
     assert_eq!(world.client().get("/").status, 200);
