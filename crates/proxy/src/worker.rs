@@ -32,7 +32,7 @@ use crate::http::h1;
 use crate::metrics::WorkerMetrics;
 use crate::upstream::pool::{Pool, PoolLimits};
 
-/// How often idle upstream connections are looked through. Unit: time. Source: ours.
+/// How often idle upstream connections are looked through, at least. Unit: time. Source: ours.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Connections that may wait to be taken over by a worker. Unit: connections. Source: ours.
@@ -304,7 +304,8 @@ impl Worker {
     }
 
     async fn sweep(self: Rc<Self>) {
-        let mut ticks = tokio::time::interval(SWEEP);
+        let idle = self.settings.pool_limits.idle;
+        let mut ticks = tokio::time::interval((idle / 2).clamp(Duration::from_millis(10), SWEEP));
         loop {
             ticks.tick().await;
             self.pool.sweep(self.clock.tick(), self.settings.pool_limits);
