@@ -10,13 +10,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Client;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::PARALLEL;
-use super::inventory::{Inventory, Item};
+use super::inventory::{Inventory, Item, Meta};
 use super::queue::{Next, Queue};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -112,8 +112,7 @@ impl Collector {
             self.set_owners(&item, solid.map(|(owner, _)| owner.clone()).collect()).await?;
             return Ok(Next::OnChange);
         }
-        let has_dependents = !self.inventory.owned_by(uid).is_empty();
-        let policy = if kinds.contains(&Owner::Waiting) && has_dependents {
+        let policy = if kinds.contains(&Owner::Waiting) && self.has_dependents(&item).await? {
             PropagationPolicy::Foreground
         } else {
             PropagationPolicy::Background
@@ -164,11 +163,27 @@ impl Collector {
             let mut refs = dependent.owners.iter().filter(|owner| owner.uid == item.uid);
             refs.any(|owner| owner.block_owner_deletion == Some(true))
         };
-        if dependents.iter().any(blocks) {
-            // Each dependent is examined by itself, and its end makes this one due again.
+        // The inventory may not have seen a dependent yet. Each is examined by itself, and its coming and its end make
+        // this one due again.
+        if dependents.iter().any(blocks) || (dependents.is_empty() && self.has_dependents(item).await?) {
             return Ok(());
         }
         self.remove_finalizer(item, FOREGROUND).await
+    }
+
+    /// Whether anything names the item as its owner: by the inventory, or else by the API, which is ahead of it.
+    async fn has_dependents(&self, item: &Item) -> Result<bool, kube::Error> {
+        if !self.inventory.owned_by(&item.uid).is_empty() {
+            return Ok(true);
+        }
+        for kind in self.inventory.kinds_below(item) {
+            let objects = kind.api(&self.client, &item.namespace).list(&ListParams::default()).await?;
+            let owned = |meta: &Meta| meta.owner_references().iter().any(|owner| owner.uid == item.uid);
+            if objects.items.iter().any(owned) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn orphan(&self, item: &Item) -> Result<(), kube::Error> {

@@ -44,9 +44,9 @@ impl Kind {
         KindId { group: self.resource.group.clone(), plural: self.resource.plural.clone() }
     }
 
-    /// The API of this kind; `namespace` is ignored for kinds without one.
+    /// The API of this kind, of all namespaces if `namespace` is empty; it is ignored for kinds without one.
     pub(super) fn api(&self, client: &Client, namespace: &str) -> Api<Meta> {
-        if self.namespaced {
+        if self.namespaced && !namespace.is_empty() {
             Api::namespaced_with(client.clone(), namespace, &self.resource)
         } else {
             Api::all_with(client.clone(), &self.resource)
@@ -179,6 +179,13 @@ impl Inventory {
             .filter(|followed| followed.kind.namespaced)
             .map(|followed| followed.kind.clone())
             .collect()
+    }
+
+    /// The kinds whose objects the item may own: those of its namespace, or all if it has none.
+    pub(super) fn kinds_below(&self, item: &Item) -> Vec<Arc<Kind>> {
+        let kinds = self.kinds.read();
+        let all = kinds.values().map(|followed| &followed.kind);
+        all.filter(|kind| kind.namespaced || !item.kind.namespaced).cloned().collect()
     }
 
     /// The kind that an owner reference names; any version of the group will do.

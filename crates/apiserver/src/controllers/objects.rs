@@ -90,6 +90,14 @@ where
         Ok(found.map(|object| self.keep(object)))
     }
 
+    /// Whether the object is still there and not being deleted, by the API. To be asked before something is made for it or
+    /// given to it: watches of different kinds are not ordered, so the end of a pod that goes with its owner may be seen
+    /// before the owner's, and what were made in its place would outlive the owner.
+    pub(crate) async fn is_wanted(&self, object: &K) -> Result<bool, kube::Error> {
+        let latest = self.read(&ObjectKey::of(object)).await?;
+        Ok(latest.is_some_and(|now| now.uid() == object.uid() && now.meta().deletion_timestamp.is_none()))
+    }
+
     /// Deletes the object that was read. It is no error if it is gone, or if another one has its name by now.
     /// `grace_seconds` is the kind's own when absent.
     pub(crate) async fn delete(&self, object: &K, grace_seconds: Option<u32>) -> Result<(), kube::Error> {

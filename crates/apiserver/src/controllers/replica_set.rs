@@ -76,7 +76,7 @@ pub(super) fn run(view: View, shutdown: CancellationToken) -> impl Future<Output
 async fn reconcile(view: View, key: ObjectKey) -> Result<Next, kube::Error> {
     let Some(set) = view.replica_sets.get(&key) else { return Ok(Next::OnChange) };
     let plan = plan(&set, &view.pods.in_namespace(&key.namespace));
-    if plan.create > 0 && !is_wanted(&view, &key, &set).await? {
+    if (plan.create > 0 || !plan.adopt.is_empty()) && !view.replica_sets.is_wanted(&set).await? {
         return Ok(Next::OnChange);
     }
     let mut failure = None;
@@ -94,13 +94,6 @@ async fn reconcile(view: View, key: ObjectKey) -> Result<Next, kube::Error> {
         Some((_, error)) => Err(error),
         None => Ok(recheck.map_or(Next::OnChange, Next::After)),
     }
-}
-
-/// Whether the set is still there and not being deleted, by the API. Watches of different kinds are not ordered: the end
-/// of a pod that goes with its set may be seen before the set's, and a pod made in its place would outlive its owner.
-async fn is_wanted(view: &View, key: &ObjectKey, set: &ReplicaSet) -> Result<bool, kube::Error> {
-    let latest = view.replica_sets.read(key).await?;
-    Ok(latest.is_some_and(|latest| latest.uid() == set.uid() && latest.metadata.deletion_timestamp.is_none()))
 }
 
 /// What to do for one ReplicaSet.

@@ -92,7 +92,12 @@ async fn reconcile(view: View, key: ObjectKey) -> Result<Next, kube::Error> {
     let facts = Facts::gather(&deployment, &sets, |set| pods_of(&view, set));
     let mut outcome = Outcome::default();
     let mut failure = None;
-    for action in plan::plan(&facts) {
+    let actions = plan::plan(&facts);
+    let gives = |action: &Action| matches!(action, Action::Adopt(_) | Action::Create { .. });
+    if actions.iter().any(gives) && !view.deployments.is_wanted(&deployment).await? {
+        return Ok(Next::OnChange);
+    }
+    for action in actions {
         if let Err(error) = carry_out(&view, &mut deployment, action, &mut outcome).await {
             failure = Some(error);
             break;
