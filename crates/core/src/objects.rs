@@ -535,6 +535,17 @@ impl Objects {
         !self.settled.contains(service) && self.slices(service).next().is_none()
     }
 
+    /// Services whose EndpointSlices were waited for in `before` and are not any more, or the other way round.
+    pub(crate) fn settled_since<'a>(&'a self, before: &'a Objects) -> Vec<&'a ObjectKey> {
+        if before.settled.ptr_eq(&self.settled) {
+            return Vec::new();
+        }
+        let key = |change| match change {
+            imbl::ordset::DiffItem::Add(key) | imbl::ordset::DiffItem::Remove(key) => key,
+        };
+        before.settled.diff(&self.settled).map(key).collect()
+    }
+
     pub(crate) fn addresses(&self, gateway: &ObjectKey) -> Option<&Arc<Addresses>> {
         self.addresses.get(gateway)
     }

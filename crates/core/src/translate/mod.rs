@@ -125,6 +125,7 @@ impl Translator {
             for key in changed {
                 self.touch(objects, key, &mut step);
             }
+            self.touch_settled(objects, &mut step);
         }
         self.touch_binds(objects, &mut step);
         while let Some(key) = step.dirty.pop_first() {
@@ -175,10 +176,7 @@ impl Translator {
         let readers_care = match (before, now) {
             (_, None) | (None, Some(_)) => true,
             (Some(before), Some(now)) => match (before, now) {
-                (Object::Service(before), Object::Service(now)) => {
-                    !backend::same_to_routes(before, now)
-                        || self.before.awaits_slices(key) != objects.awaits_slices(key)
-                }
+                (Object::Service(before), Object::Service(now)) => !backend::same_to_routes(before, now),
                 (Object::Namespace(before), Object::Namespace(now)) => {
                     before.metadata.labels != now.metadata.labels
                 }
@@ -198,13 +196,20 @@ impl Translator {
             }
             Kind::EndpointSlice => {
                 for service in [before, now].into_iter().flatten().filter_map(service_of) {
-                    if self.before.awaits_slices(&service) != objects.awaits_slices(&service) {
-                        self.dependencies.mark_readers(&service, &mut step.dirty);
-                    }
                     step.dirty.insert(service);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A slice can come and go, or change its Service twice, between two calls: neither its old nor its new form names
+    /// the Service then whose wait is over.
+    fn touch_settled(&self, objects: &Objects, step: &mut Step) {
+        for service in objects.settled_since(&self.before) {
+            if self.before.awaits_slices(service) != objects.awaits_slices(service) {
+                self.dependencies.mark_readers(service, &mut step.dirty);
+            }
         }
     }
 

@@ -106,6 +106,22 @@ fn a_service_without_slices_is_waited_for_until_waived() {
 }
 
 #[test]
+fn a_wait_ends_with_a_slice_that_came_and_went_between_two_translations() {
+    let mut world = serving();
+    world.put(service("new"));
+    let output = world.put(route(2, &["new"]));
+    assert_eq!(output.waits, [key(Kind::Service, "default", "new")]);
+    // The slice is first of the one Service, then of the other; only its last form is seen.
+    let mut moved = slice("new");
+    world.objects.upsert(crate::world::read(moved.clone()));
+    moved["metadata"]["labels"]["kubernetes.io/service-name"] = json!("old");
+    let output = world.put(moved);
+    assert!(!output.update_is_empty());
+    assert_eq!(world.translator.waits().count(), 0);
+    assert_eq!(backends(&world), [("backend/default/new/80".to_owned(), String::new())]);
+}
+
+#[test]
 fn an_absence_answers_only_references_that_are_older() {
     let mut world = serving();
     let new = key(Kind::Service, "default", "new");
