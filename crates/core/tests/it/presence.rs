@@ -111,10 +111,10 @@ fn a_wait_ends_with_a_slice_that_came_and_went_between_two_translations() {
     world.put(service("new"));
     let output = world.put(route(2, &["new"]));
     assert_eq!(output.waits, [key(Kind::Service, "default", "new")]);
-    // The slice is first of the one Service, then of the other; only its last form is seen.
+    // The slice is first of this Service, then of another; only its last form is seen.
     let mut moved = slice("new");
     world.objects.upsert(crate::world::read(moved.clone()));
-    moved["metadata"]["labels"]["kubernetes.io/service-name"] = json!("old");
+    moved["metadata"]["labels"]["kubernetes.io/service-name"] = json!("elsewhere");
     let output = world.put(moved);
     assert!(!output.update_is_empty());
     assert_eq!(world.translator.waits().count(), 0);
