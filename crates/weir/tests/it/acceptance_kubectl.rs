@@ -174,6 +174,27 @@ fn deployments_roll_scale_heal_and_log() {
 }
 
 #[test]
+fn objects_come_from_standard_input_and_from_a_url() {
+    let sandbox = Sandbox::start();
+    let piped = sandbox.bash(&format!("cat {} | kubectl apply -f -", example("kic/gateway.yaml")));
+    assert!(piped.ok().contains("gateway.gateway.networking.k8s.io/kong created"), "{}", piped.stdout);
+    // What a web server would serve, from a server of the test's own.
+    let text = std::fs::read_to_string(example("kic/httproute.yaml")).expect("an example");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
+            // A client that goes away early has no further use for it.
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+            let _ = std::io::Write::write_all(&mut stream, (head + &text).as_bytes());
+        }
+    });
+    let fetched = sandbox.kubectl(&["apply", "-f", &format!("http://{address}/httproute.yaml")]);
+    assert_eq!(fetched.ok(), "httproute.gateway.networking.k8s.io/echo created\n");
+}
+
+#[test]
 fn watches_waits_and_deletes_end_as_they_should() {
     let sandbox = with_guide();
     let watch = "timeout 20 kubectl get httproute echo --watch -o name | head -n 1";
