@@ -13,7 +13,7 @@ use prost::{Enumeration, Message, Oneof};
 /// One keyed resource.
 #[derive(Clone, PartialEq, Message)]
 pub struct Resource {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: Option<Body>,
 }
 
@@ -27,17 +27,28 @@ pub enum Body {
     Backend(Backend),
     #[prost(message, tag = "4")]
     Endpoints(Endpoints),
+    #[prost(message, tag = "5")]
+    L4Route(L4Route),
+    #[prost(message, tag = "6")]
+    Certificate(Certificate),
+    #[prost(message, tag = "7")]
+    CaBundle(CaBundle),
 }
 
 impl Resource {
-    /// `listener/<ns>/<gateway>/<section>`, `httproute/<ns>/<name>`, `backend/<ns>/<service>/<port>`,
-    /// `endpoints/<ns>/<service>/<port>`; empty for a resource of a kind this release does not know.
+    /// `listener/<ns>/<gateway>/<section>` (of a ListenerSet: `listener/<ns>/<gateway>/<set ns>/<set>/<section>`),
+    /// `httproute/<ns>/<name>`, `grpcroute/<ns>/<name>`, `tlsroute/<ns>/<name>`, `tcproute/<ns>/<name>`,
+    /// `udproute/<ns>/<name>`, `backend/<ns>/<service>/<port>`, `endpoints/<ns>/<service>/<port>`,
+    /// `certificate/<hash>`, `cabundle/<hash>`; empty for a resource of a kind this release does not know.
     pub fn key(&self) -> &str {
         match &self.body {
             Some(Body::Listener(r)) => &r.key,
             Some(Body::HttpRoute(r)) => &r.key,
             Some(Body::Backend(r)) => &r.key,
             Some(Body::Endpoints(r)) => &r.key,
+            Some(Body::L4Route(r)) => &r.key,
+            Some(Body::Certificate(r)) => &r.key,
+            Some(Body::CaBundle(r)) => &r.key,
             None => "",
         }
     }
@@ -97,6 +108,9 @@ pub struct BindReport {
     /// Why there is no socket: the operating system's words, with address and port. Empty when bound.
     #[prost(string, tag = "4")]
     pub error: String,
+    /// A UDP socket instead of a TCP one.
+    #[prost(bool, tag = "5")]
+    pub udp: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -129,15 +143,116 @@ pub struct Listener {
     /// Lower case; `*.example.com` for a wildcard; empty for any host.
     #[prost(string, tag = "7")]
     pub hostname: String,
+    /// Of HTTPS and TLS listeners.
+    #[prost(message, optional, tag = "8")]
+    pub tls: Option<ListenerTls>,
+    /// Key of the [`Certificate`] that this Gateway shows to backends which ask for one
+    /// (`spec.tls.backend.clientCertificateRef`); empty for none.
+    #[prost(string, tag = "9")]
+    pub backend_client_certificate: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum ListenerProtocol {
+    /// HTTP/1 and HTTP/2 with prior knowledge, in the clear.
     Http = 0,
+    /// HTTP/1 and HTTP/2 over TLS that ends here.
+    Https = 1,
+    /// TLS by SNI: passed on as it is, or ended here and the bytes inside passed on.
+    Tls = 2,
+    Tcp = 3,
+    Udp = 4,
 }
 
-/// One HTTPRoute, with the listeners that accepted it.
+/// How a listener ends TLS, or that it does not.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListenerTls {
+    /// The TLS stream goes to the backend as it is.
+    #[prost(bool, tag = "1")]
+    pub passthrough: bool,
+    /// Keys of [`Certificate`]s, in the order of `certificateRefs`; the first that fits the client's SNI and signature
+    /// schemes is shown, else the first. Those that could not be resolved are left out; with none left every handshake is refused.
+    #[prost(string, repeated, tag = "2")]
+    pub certificates: Vec<String>,
+    /// Clients are asked for a certificate. Equal for all listeners of a bind.
+    #[prost(message, optional, tag = "3")]
+    pub client_validation: Option<ClientValidation>,
+}
+
+/// `spec.tls.frontend`, as it applies to a listener's port.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ClientValidation {
+    /// Keys of [`CaBundle`]s. None: nothing can be valid, and every handshake is refused unless `insecure_fallback`.
+    #[prost(string, repeated, tag = "1")]
+    pub ca_bundles: Vec<String>,
+    /// `AllowInsecureFallback`: a missing or wrong certificate is let through.
+    #[prost(bool, tag = "2")]
+    pub insecure_fallback: bool,
+}
+
+/// A certificate chain with its key. Named by its content, so that it is read and parsed once however many listeners use it.
+#[derive(Clone, PartialEq, Eq, Message)]
+#[prost(skip_debug)]
+pub struct Certificate {
+    /// `certificate/<sha256 of chain and key, hex>`
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// PEM, the leaf first.
+    #[prost(bytes = "vec", tag = "2")]
+    pub chain: Vec<u8>,
+    /// PEM: PKCS#1, PKCS#8 or SEC1.
+    #[prost(bytes = "vec", tag = "3")]
+    pub private_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificate").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Certificate authorities. Named by its content.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CaBundle {
+    /// `cabundle/<sha256, hex>`
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// PEM.
+    #[prost(bytes = "vec", tag = "2")]
+    pub certificates: Vec<u8>,
+}
+
+/// One TLSRoute, TCPRoute or UDPRoute (its key says which), with the listeners that accepted it.
+#[derive(Clone, PartialEq, Message)]
+pub struct L4Route {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub namespace: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(string, tag = "4")]
+    pub uid: String,
+    /// Seconds since the Unix epoch. Of several routes for one listener and hostname the oldest gets everything, then the
+    /// first by `<namespace>/<name>`.
+    #[prost(int64, tag = "5")]
+    pub created_seconds: i64,
+    /// Hostnames are SNI names for a TLSRoute and the empty string for the others.
+    #[prost(message, repeated, tag = "6")]
+    pub attachments: Vec<Attachment>,
+    /// The rule's name, or empty.
+    #[prost(string, tag = "7")]
+    pub rule_name: String,
+    /// As [`HttpRule::split_identity`].
+    #[prost(string, tag = "8")]
+    pub split_identity: String,
+    /// A connection, or a UDP flow, takes one ticket. An invalid backend's share is dropped. No filters.
+    #[prost(message, repeated, tag = "9")]
+    pub backends: Vec<WeightedBackend>,
+}
+
+/// One HTTPRoute or GRPCRoute (its key says which), with the listeners that accepted it. A GRPCRoute's errors are gRPC's.
 #[derive(Clone, PartialEq, Message)]
 pub struct HttpRoute {
     #[prost(string, tag = "1")]
@@ -194,6 +309,45 @@ pub struct HttpRule {
     /// `konghq.com/strip-path`: the matched prefix (or exact path) is removed before the request is forwarded.
     #[prost(bool, tag = "8")]
     pub strip_path: bool,
+    #[prost(message, optional, tag = "9")]
+    pub retry: Option<Retry>,
+    /// The rule's own; else a backend's ([`Backend::session_persistence`]) holds.
+    #[prost(message, optional, tag = "10")]
+    pub session_persistence: Option<SessionPersistence>,
+}
+
+/// `rules[].retry`. Where it is there, connection errors are retried too.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Retry {
+    /// Statuses of a response that make it worth another try; a try that took too long counts where 504 is named.
+    #[prost(uint32, repeated, tag = "1")]
+    pub codes: Vec<u32>,
+    /// Tries after the first.
+    #[prost(uint32, tag = "2")]
+    pub attempts: u32,
+    /// The least time between two tries, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub backoff_ms: u64,
+}
+
+/// `sessionPersistence` (GEP-1619).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SessionPersistence {
+    /// Name of the cookie or header; never empty.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The token goes in a header instead of a cookie.
+    #[prost(bool, tag = "2")]
+    pub header: bool,
+    /// Milliseconds after which a session ends however busy; 0 for never.
+    #[prost(uint64, tag = "3")]
+    pub absolute_timeout_ms: u64,
+    /// Milliseconds without a request after which a session ends; 0 for never.
+    #[prost(uint64, tag = "4")]
+    pub idle_timeout_ms: u64,
+    /// The cookie outlives the browser (`lifetimeType: Permanent`).
+    #[prost(bool, tag = "5")]
+    pub permanent: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -219,6 +373,9 @@ pub enum PathKind {
     Exact = 1,
     /// Anchored at both ends.
     RegularExpression = 2,
+    /// A gRPC method of any service: `path` is the method's name, the second of exactly two segments. After prefixes that
+    /// name a service, before the prefix `/`.
+    GrpcMethod = 3,
 }
 
 /// A header or query parameter condition.
@@ -236,7 +393,7 @@ pub struct ValueMatch {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Filter {
-    #[prost(oneof = "FilterKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "FilterKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: Option<FilterKind>,
 }
 
@@ -250,6 +407,76 @@ pub enum FilterKind {
     RequestRedirect(RequestRedirect),
     #[prost(message, tag = "4")]
     UrlRewrite(UrlRewrite),
+    #[prost(message, tag = "5")]
+    RequestMirror(RequestMirror),
+    #[prost(message, tag = "6")]
+    Cors(Cors),
+    #[prost(message, tag = "7")]
+    ExternalAuth(ExternalAuth),
+    /// A filter that cannot be used (of a kind that nobody knows, ...): requests that would pass it are answered 500
+    /// (the API: a filter is never skipped). Holds the reason.
+    #[prost(string, tag = "8")]
+    Invalid(String),
+}
+
+/// A copy of the request to another backend, whose answer is dropped.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RequestMirror {
+    /// Key of a [`Backend`]; of one that cannot be used there is no filter at all.
+    #[prost(string, tag = "1")]
+    pub backend_key: String,
+    /// Of `denominator` requests so many are copied. 1 of 1: all.
+    #[prost(uint32, tag = "2")]
+    pub numerator: u32,
+    #[prost(uint32, tag = "3")]
+    pub denominator: u32,
+    /// Identity of the fraction's own sequence of tickets.
+    #[prost(string, tag = "4")]
+    pub split_identity: String,
+}
+
+/// Cross-origin resource sharing, answered and decorated by the gateway (Fetch standard, section 3.2).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Cors {
+    /// As written: `*`, `https://a.example`, `https://*.example:8443`.
+    #[prost(string, repeated, tag = "1")]
+    pub allow_origins: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub allow_methods: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    pub allow_headers: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub expose_headers: Vec<String>,
+    #[prost(bool, tag = "5")]
+    pub allow_credentials: bool,
+    #[prost(uint32, tag = "6")]
+    pub max_age_seconds: u32,
+}
+
+/// Another server that is asked whether a request may pass (GEP-1494).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ExternalAuth {
+    /// Key of a [`Backend`].
+    #[prost(string, tag = "1")]
+    pub backend_key: String,
+    /// Not empty: the server cannot be used, and every request is refused.
+    #[prost(string, tag = "2")]
+    pub invalid_reason: String,
+    /// Envoy's `ext_authz` over gRPC instead of HTTP.
+    #[prost(bool, tag = "3")]
+    pub grpc: bool,
+    /// Put before the request's path (HTTP).
+    #[prost(string, tag = "4")]
+    pub path: String,
+    /// Lower case. HTTP: sent beside those that always are; gRPC: empty means all.
+    #[prost(string, repeated, tag = "5")]
+    pub allowed_request_headers: Vec<String>,
+    /// Lower case: headers of the answer that are put into the request (HTTP). Empty: all but hop-by-hop ones.
+    #[prost(string, repeated, tag = "6")]
+    pub allowed_response_headers: Vec<String>,
+    /// Bytes of the body that are sent along; 0 for none. A larger body is refused.
+    #[prost(uint64, tag = "7")]
+    pub max_body_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -325,7 +552,7 @@ pub struct WeightedBackend {
 /// A Service port as a destination.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Backend {
-    /// `backend/<namespace>/<service>/<port>`
+    /// `backend/<namespace>/<service>/<port>`; of a UDP port `backend/<namespace>/<service>/<port>/udp`.
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(string, tag = "2")]
@@ -336,12 +563,67 @@ pub struct Backend {
     pub port: u32,
     #[prost(enumeration = "BackendProtocol", tag = "5")]
     pub protocol: i32,
+    /// Connections are encrypted (BackendTLSPolicy).
+    #[prost(message, optional, tag = "6")]
+    pub tls: Option<BackendTls>,
+    #[prost(message, optional, tag = "7")]
+    pub session_persistence: Option<SessionPersistence>,
+    #[prost(message, optional, tag = "8")]
+    pub retry_budget: Option<RetryBudget>,
 }
 
+/// What is spoken to a backend's endpoints (a Service port's `appProtocol`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum BackendProtocol {
+    /// HTTP/1.1, upgrades to WebSocket included (`http`, `https`, `kubernetes.io/ws`, `kubernetes.io/wss`, or nothing said).
     Http1 = 0,
+    /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`; every backend of a GRPCRoute that does not say otherwise).
+    Http2 = 1,
+}
+
+/// How a backend is spoken to over TLS.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackendTls {
+    /// SNI; without `subject_alt_names` also the name that the certificate must be for.
+    #[prost(string, tag = "1")]
+    pub hostname: String,
+    /// Keys of [`CaBundle`]s.
+    #[prost(string, repeated, tag = "2")]
+    pub ca_bundles: Vec<String>,
+    /// The operating system's authorities (`wellKnownCACertificates: System`).
+    #[prost(bool, tag = "3")]
+    pub system_authorities: bool,
+    /// Any one of them must be in the certificate.
+    #[prost(message, repeated, tag = "4")]
+    pub subject_alt_names: Vec<SubjectAltName>,
+    /// Not empty: the policy cannot be met, so nothing may be sent, and requests are answered 500.
+    #[prost(string, tag = "5")]
+    pub invalid_reason: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct SubjectAltName {
+    /// A URI instead of a DNS name.
+    #[prost(bool, tag = "1")]
+    pub uri: bool,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// `XBackendTrafficPolicy.spec.retryConstraint` (GEP-3388).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RetryBudget {
+    /// Retries as a share of the requests of the last `interval_ms`.
+    #[prost(uint32, tag = "1")]
+    pub percent: u32,
+    #[prost(uint64, tag = "2")]
+    pub interval_ms: u64,
+    /// So many retries in `min_retry_interval_ms` are always allowed.
+    #[prost(uint32, tag = "3")]
+    pub min_retry_count: u32,
+    #[prost(uint64, tag = "4")]
+    pub min_retry_interval_ms: u64,
 }
 
 /// The ready endpoints of a backend: not configuration, changed by its own swap.

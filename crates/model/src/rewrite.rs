@@ -204,7 +204,13 @@ fn compile_filter(source: &Filter) -> Result<CompiledFilter, String> {
         }
         Some(FilterKind::RequestRedirect(redirect)) => CompiledFilter::Redirect(compile_redirect(redirect)?),
         Some(FilterKind::UrlRewrite(rewrite)) => CompiledFilter::Rewrite(compile_rewrite(rewrite)?),
-        None => return Err("a filter of a kind that is not known to this release".to_owned()),
+        Some(
+            FilterKind::RequestMirror(_)
+            | FilterKind::Cors(_)
+            | FilterKind::ExternalAuth(_)
+            | FilterKind::Invalid(_),
+        )
+        | None => return Err("a filter of a kind that is not known to this release".to_owned()),
     })
 }
 

@@ -240,7 +240,7 @@ impl<'a> Changes<'a> {
             Some(Body::Backend(_)) => "backend/",
             Some(Body::Endpoints(_)) => "endpoints/",
             // Of a kind that a newer release writes: nothing here can refer to it.
-            None => return,
+            Some(Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) | None => return,
         };
         if !key.starts_with(kind) {
             let reason = format!("the key does not begin with `{kind}`");
@@ -252,7 +252,7 @@ impl<'a> Changes<'a> {
             Some(Body::HttpRoute(route)) => _ = self.routes.insert(key, route),
             Some(Body::Backend(backend)) => _ = self.backends.insert(key, backend),
             Some(Body::Endpoints(endpoints)) => _ = self.endpoints.insert(key, endpoints),
-            None => {}
+            Some(Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) | None => {}
         }
     }
 }

@@ -222,6 +222,7 @@ impl Applier {
                     port: u32::from(address.port),
                     bound_port,
                     error,
+                    udp: false,
                 }
             })
             .collect();

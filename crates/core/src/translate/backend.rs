@@ -186,6 +186,7 @@ pub(super) fn resources(objects: &Objects, service: &ObjectKey, port: u32) -> Op
         service: service.name.clone(),
         port,
         protocol: BackendProtocol::Http1.into(),
+        ..Backend::default()
     };
     let endpoints = Endpoints {
         key: format!("endpoints/{path}"),

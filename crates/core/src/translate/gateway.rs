@@ -243,6 +243,7 @@ impl GatewayPlan {
                     port: u32::try_from(plan.port).unwrap_or_default(),
                     protocol: ListenerProtocol::Http.into(),
                     hostname: plan.hostname.clone(),
+                    ..Listener::default()
                 };
                 resources.insert(resource_key, resource);
             }

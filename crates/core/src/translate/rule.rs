@@ -92,6 +92,7 @@ pub(super) fn translate(
         request_timeout_ms,
         backend_request_timeout_ms,
         strip_path: context.strip_path && !rewrites_path,
+        ..HttpRule::default()
     };
     RuleOutcome {
         rule: (!translated.matches.is_empty()).then_some(translated),

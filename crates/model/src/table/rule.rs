@@ -352,6 +352,7 @@ pub fn compile_match(source: &HttpMatch) -> Result<Arc<CompiledMatch>, String> {
     let normal = || normalised(configured).map_err(|error| format!("path `{configured}`: {error}"));
     let path = match kind {
         PathKind::Exact => PathPattern::Exact(Arc::from(normal()?)),
+        PathKind::GrpcMethod => return Err("path match type 3 is not known to this release".to_owned()),
         PathKind::Prefix => PathPattern::Prefix(Arc::from(prefix_pattern(&normal()?))),
         PathKind::RegularExpression => PathPattern::Regex(Box::new(PathRegex {
             pattern: Arc::from(configured),
