@@ -40,8 +40,13 @@ impl Ran {
             let error = self.broken.get(&listener.port).cloned().unwrap_or_default();
             let port = self.remap.get(&listener.port).copied().unwrap_or(listener.port);
             let bound_port = if error.is_empty() { port } else { 0 };
-            let report =
-                BindReport { address: listener.address.clone(), port: listener.port, bound_port, error };
+            let report = BindReport {
+                address: listener.address.clone(),
+                port: listener.port,
+                bound_port,
+                error,
+                udp: false,
+            };
             binds.insert((listener.address.clone(), listener.port), report);
         }
         let rejected = self
