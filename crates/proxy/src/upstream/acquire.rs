@@ -14,7 +14,6 @@ use super::connect::connect;
 use super::pool::{Busy, Taken};
 use crate::clock::Moment;
 use crate::error::Failure;
-use crate::http::h1::Forward;
 use crate::io::Socket;
 use crate::retry::may_try_another;
 use crate::worker::Worker;
@@ -30,23 +29,37 @@ pub(crate) struct Acquired {
     pub(crate) failed_tries: u32,
 }
 
-/// Finds a connection for `forward`. `fresh` asks for a new one: a kept one turned out to be closed.
+/// What a connection is wanted for.
+#[derive(Clone, Copy)]
+pub(crate) struct Want<'a> {
+    pub(crate) backend: &'a Arc<BackendState>,
+    /// When the request's time is up.
+    pub(crate) deadline: Option<Moment>,
+    /// The endpoint that a session is kept at: taken for as long as it is there and takes connections.
+    pub(crate) preferred: Option<SocketAddr>,
+    /// Further endpoints that may be tried when one takes no connection.
+    pub(crate) attempts: usize,
+    /// Not a kept connection: one turned out to be closed.
+    pub(crate) fresh: bool,
+}
+
+/// Finds a connection. `tried` are endpoints to pass over, and grows.
 pub(crate) async fn acquire(
     worker: &Worker,
-    forward: &Forward,
+    want: &Want<'_>,
     tried: &mut Tried,
-    fresh: bool,
 ) -> Result<Acquired, Failure> {
-    let backend = forward.state().ok_or(Failure::InvalidBackend)?;
+    let Want { backend, deadline, preferred, attempts, fresh } = *want;
     let mut failed_tries = 0;
     let mut last = None;
     loop {
-        let chosen = choose(&backend.endpoints(), tried, worker.random(), worker.clock.now().millis());
+        let (random, now) = (worker.random(), worker.clock.now().millis());
+        let chosen = choose(&backend.endpoints(), preferred, tried, random, now);
         let Some(in_flight) = chosen else {
             if let Some(failure) = last {
                 return Err(failure);
             }
-            wait_for_endpoints(worker, backend, forward.deadline).await?;
+            wait_for_endpoints(worker, backend, deadline).await?;
             continue;
         };
         let address = in_flight.endpoint().address;
@@ -57,18 +70,18 @@ pub(crate) async fn acquire(
             }
             Taken::Room(busy) => busy,
             Taken::Full(freed) => {
-                wait_for_room(worker, backend, &freed, forward.deadline).await?;
+                wait_for_room(worker, backend, &freed, deadline).await?;
                 continue;
             }
         };
-        match open(worker, address, forward.deadline).await {
+        match open(worker, address, deadline).await {
             Ok(socket) => return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries }),
             Err(failure) => {
                 let limits = &worker.settings.limits;
                 failed(in_flight.endpoint(), worker.clock.now().millis(), limits.endpoint_retry_delay);
                 tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
-                if !may_try_another(failure, tried.len(), limits.retry_attempts) {
+                if !may_try_another(failure, tried.len(), attempts) {
                     return Err(failure);
                 }
                 last = Some(failure);

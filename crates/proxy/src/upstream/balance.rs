@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: weights (they belong to backends) and active health checks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -37,8 +38,20 @@ impl Drop for InFlight {
     }
 }
 
-/// Chooses an endpoint that is not among `tried`; `random` is any number.
-pub(crate) fn choose(set: &EndpointSet, tried: &Tried, random: u64, now_millis: u64) -> Option<InFlight> {
+/// Chooses an endpoint that is not among `tried`, `preferred` before any other; `random` is any number.
+pub(crate) fn choose(
+    set: &EndpointSet,
+    preferred: Option<SocketAddr>,
+    tried: &Tried,
+    random: u64,
+    now_millis: u64,
+) -> Option<InFlight> {
+    if let Some(address) = preferred
+        && let Some(endpoint) = set.find(address)
+        && !is_tried(tried, endpoint)
+    {
+        return Some(InFlight::new(endpoint.clone()));
+    }
     let count = set.endpoints.len();
     if count < 2 {
         return from(set, tried, 0, now_millis).map(|only| InFlight::new(only.clone()));

@@ -24,7 +24,7 @@ use crate::filter::Edited;
 use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::retry::Outcome;
-use crate::upstream::acquire::{Acquired, acquire};
+use crate::upstream::acquire::{Acquired, Want, acquire};
 use crate::upstream::balance::{self, InFlight, Tried};
 use crate::upstream::pool::Busy;
 use crate::worker::Worker;
@@ -76,6 +76,20 @@ struct Exchange {
     deadline: Option<Moment>,
 }
 
+impl Forward {
+    /// A connection for the request.
+    async fn acquire(&self, worker: &Worker, tried: &mut Tried, fresh: bool) -> Result<Acquired, Failure> {
+        let want = Want {
+            backend: self.state().ok_or(Failure::InvalidBackend)?,
+            deadline: self.deadline,
+            preferred: None,
+            attempts: worker.settings.limits.retry_attempts,
+            fresh,
+        };
+        acquire(worker, &want, tried).await
+    }
+}
+
 impl Connection {
     /// Gets a request its answer.
     pub(super) async fn forward(&mut self, mut forward: Forward, mut record: RequestRecord) -> Next {
@@ -83,7 +97,7 @@ impl Connection {
         let mut tried = Tried::new();
         let mut fresh = false;
         loop {
-            let acquired = match acquire(&worker, &forward, &mut tried, fresh).await {
+            let acquired = match forward.acquire(&worker, &mut tried, fresh).await {
                 Ok(acquired) => acquired,
                 Err(failure) => {
                     let out = worker.buffers.out();

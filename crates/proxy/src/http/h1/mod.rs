@@ -15,4 +15,3 @@ mod pipe;
 mod route;
 
 pub(crate) use self::connection::serve;
-pub(crate) use self::route::Forward;
