@@ -4,10 +4,12 @@
 //! each entry ([`SocketCalls`]): the promise of four socket calls a request is tested on these counters, and they are metrics too.
 //!
 //! Invariants: a short read or write clears readiness (edge-triggered), so that no second call is made to learn
-//! what is known; nothing polls for writability before a write came up short.
+//! what is known; nothing polls for writability before a write came up short. Bytes that a TLS socket has taken may not have
+//! left yet: who has to know waits for [`Socket::poll_flush`].
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -17,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 
 use crate::metrics::{Counter, WorkerMetrics};
+use crate::tls::session::Session;
 
 /// Kernel entries made by one worker's sockets.
 #[derive(Debug, Default)]
@@ -25,25 +28,149 @@ pub(crate) struct SocketCalls {
     pub(crate) writes: Counter,
 }
 
-/// One TCP connection, either side.
+/// A connection, either side. Matched, never called through a table: the plain path pays one predictable branch.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) enum Socket {
+    /// A TCP connection.
+    Plain(Counted),
+    /// One with TLS on it.
+    Tls(Box<Secure>),
+}
+
+/// A TCP connection whose kernel entries are counted.
+#[derive(Debug)]
+pub(crate) struct Counted {
     stream: TcpStream,
     metrics: Arc<WorkerMetrics>,
 }
 
-impl Socket {
-    pub(crate) fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Socket {
-        Socket { stream, metrics }
-    }
+/// A TCP connection with TLS on it.
+#[derive(Debug)]
+pub(crate) struct Secure {
+    pub(crate) wire: Counted,
+    pub(crate) session: Session,
+}
 
+impl Socket {
     /// Whether there may be something to read. No kernel entry.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_read_ready(cx)
+        match self {
+            Socket::Plain(wire) => wire.poll_readable(cx),
+            Socket::Tls(tls) if tls.session.has_input() => Poll::Ready(Ok(())),
+            Socket::Tls(tls) => tls.wire.poll_readable(cx),
+        }
     }
 
     /// Reads into `buffer`; 0 is the end of input. To be called when [`Self::poll_readable`] said so, since it is counted
     /// as a kernel entry.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Plain(wire) => wire.poll_read(cx, buffer),
+            Socket::Tls(tls) => tls.session.poll_read(&mut tls.wire, cx, buffer),
+        }
+    }
+
+    /// Writes what is taken now. `WouldBlock` when nothing is.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Plain(wire) => wire.try_write(bytes),
+            Socket::Tls(tls) => tls.session.try_write(&tls.wire, bytes),
+        }
+    }
+
+    /// As [`Self::try_write`], of several slices.
+    pub(crate) fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Socket::Plain(wire) => wire.try_write_vectored(slices),
+            Socket::Tls(tls) => tls.session.try_write_vectored(&tls.wire, slices),
+        }
+    }
+
+    /// Waits until a write that came up short may go on.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(wire) => wire.poll_writable(cx),
+            Socket::Tls(tls) => tls.wire.poll_writable(cx),
+        }
+    }
+
+    /// Whether bytes that were taken have not left yet.
+    pub(crate) fn has_unsent(&self) -> bool {
+        match self {
+            Socket::Plain(_) => false,
+            Socket::Tls(tls) => tls.session.has_unsent(),
+        }
+    }
+
+    /// Waits until everything that was taken has left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(_) => Poll::Ready(Ok(())),
+            Socket::Tls(tls) => tls.session.poll_flush(&tls.wire, cx),
+        }
+    }
+
+    /// Whether an idle connection is as it was left: nothing to read, no end, no error. Where there is no TLS without a
+    /// kernel entry.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        // Without the runtime's budget for the running task, which would make it look quiet when used up.
+        let mut readable = unconstrained(poll_fn(|cx| self.poll_readable(cx)));
+        if Pin::new(&mut readable).poll(cx).is_pending() {
+            return true;
+        }
+        match self {
+            Socket::Plain(_) => false,
+            // A server may send tickets at any time; only more than that is noise.
+            Socket::Tls(tls) => {
+                let mut byte = [0];
+                let read = poll_fn(|cx| tls.session.poll_read(&mut tls.wire, cx, &mut byte));
+                Pin::new(&mut unconstrained(read)).poll(cx).is_pending()
+            }
+        }
+    }
+
+    /// Ends the sending direction.
+    pub(crate) fn shut_down_writes(&mut self) {
+        self.say_goodbye();
+        match self {
+            Socket::Plain(wire) => wire.shut_down_writes(),
+            Socket::Tls(tls) => tls.wire.shut_down_writes(),
+        }
+    }
+
+    /// Tells a TLS peer that the end that follows is meant. Does not wait: a peer that takes nothing more must do without.
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Socket::Tls(tls) = self {
+            tls.session.say_goodbye(&tls.wire);
+        }
+    }
+
+    /// Makes the close that follows a reset: the peer must not take what it has for the whole.
+    pub(crate) fn reset_on_close(&mut self) {
+        match self {
+            Socket::Plain(wire) => wire.reset_on_close(),
+            Socket::Tls(tls) => {
+                tls.session.break_off();
+                tls.wire.reset_on_close();
+            }
+        }
+    }
+}
+
+impl Counted {
+    pub(crate) fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Counted {
+        Counted { stream, metrics }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
+    }
+
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         self.metrics.socket_calls.reads.add(1);
         let mut into = ReadBuf::new(buffer);
@@ -51,37 +178,25 @@ impl Socket {
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    /// Writes what the kernel takes now. `WouldBlock` when it takes nothing.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.metrics.socket_calls.writes.add(1);
         self.stream.try_write(bytes)
     }
 
-    /// As [`Self::try_write`], of several slices.
     pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.metrics.socket_calls.writes.add(1);
         self.stream.try_write_vectored(slices)
     }
 
-    /// Waits until a write that came up short may go on.
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_write_ready(cx)
     }
 
-    /// Whether an idle connection is as it was left: nothing to read, no end, no error. No kernel entry.
-    pub(crate) fn is_quiet(&self) -> bool {
-        // Without the runtime's budget for the running task, which would make it look quiet when used up.
-        let mut readable = unconstrained(poll_fn(|cx| self.stream.poll_read_ready(cx)));
-        Pin::new(&mut readable).poll(&mut Context::from_waker(Waker::noop())).is_pending()
-    }
-
-    /// Ends the sending direction.
     pub(crate) fn shut_down_writes(&mut self) {
         // A TCP stream's shutdown does not wait; an error means that the connection is gone already.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 
-    /// Makes the close that follows a reset: the peer must not take what it has for the whole.
     pub(crate) fn reset_on_close(&self) {
         // An error means that the connection is gone already.
         let _ = self.stream.set_zero_linger();

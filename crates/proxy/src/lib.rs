@@ -27,6 +27,7 @@ mod io;
 mod metrics;
 mod record;
 mod retry;
+mod tls;
 mod upstream;
 mod worker;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::error::Failure;
-use crate::io::Socket;
+use crate::io::{Counted, Socket};
 use crate::worker::Worker;
 
 /// Connects, within `limit`.
@@ -22,7 +22,7 @@ pub(crate) async fn connect(
         Ok(Ok(stream)) => {
             // Small writes go out at once; an error means that the connection is gone, and the write will say so.
             let _ = stream.set_nodelay(true);
-            return Ok(Socket::new(stream, worker.metrics.clone()));
+            return Ok(Socket::Plain(Counted::new(stream, worker.metrics.clone())));
         }
         Ok(Err(error)) => {
             tracing::debug!(%endpoint, %error, "connecting to an endpoint failed");

@@ -64,7 +64,7 @@ impl Pool {
         let connections = self.endpoints.borrow_mut().entry(endpoint).or_default().clone();
         let mut of = connections.borrow_mut();
         if !fresh {
-            while let Some(idle) = of.idle.pop() {
+            while let Some(mut idle) = of.idle.pop() {
                 if idle.socket.is_quiet() {
                     of.busy += 1;
                     drop(of);
@@ -84,7 +84,9 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Moment, limits: PoolLimits) {
         self.endpoints.borrow_mut().retain(|_, connections| {
             let mut of = connections.borrow_mut();
-            of.idle.retain(|connection| now < connection.since + limits.idle && connection.socket.is_quiet());
+            of.idle.retain_mut(|connection| {
+                now < connection.since + limits.idle && connection.socket.is_quiet()
+            });
             !of.idle.is_empty() || of.busy > 0 || Rc::strong_count(connections) > 1
         });
     }

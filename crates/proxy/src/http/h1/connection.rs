@@ -17,7 +17,7 @@ use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::Failure;
-use crate::io::Socket;
+use crate::io::{Counted, Socket};
 use crate::record::RequestRecord;
 use crate::worker::{Registered, Worker};
 
@@ -30,7 +30,7 @@ pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: Socke
     loop {
         match connection.turn().await {
             Next::Request => {}
-            Next::Close => break,
+            Next::Close => return connection.client.say_goodbye(),
             Next::Linger => return connection.linger().await,
         }
     }
@@ -86,7 +86,7 @@ impl Connection {
         let mut lines = Vec::new();
         connection_lines(peer.as_bytes(), SCHEME.as_bytes(), bind.bound_port, &mut lines);
         Connection {
-            client: Socket::new(stream, worker.metrics.clone()),
+            client: Socket::Plain(Counted::new(stream, worker.metrics.clone())),
             input: ReadBuffer::default(),
             deadline: Deadline::new(
                 worker.clock.now() + worker.settings.limits.first_byte_timeout,
@@ -229,7 +229,7 @@ impl Connection {
         let mut nothing = ReadBuffer::default();
         let at = worker.clock.now() + limit;
         poll_fn(|cx| {
-            if let Poll::Ready(sent) = pipe.poll_output(cx, &mut nothing, &self.client) {
+            if let Poll::Ready(sent) = pipe.poll_output(cx, &mut nothing, &mut self.client) {
                 return Poll::Ready(sent.map_err(drop));
             }
             self.deadline.set(at);

@@ -336,7 +336,8 @@ impl Exchange {
         worker: &Worker,
     ) -> Result<(), Failure> {
         let (client, input) = (&mut connection.client, &mut connection.input);
-        let sent = forward.up.poll(cx, client, input, &self.upstream, &worker.buffers, &mut self.up_waiting);
+        let sent =
+            forward.up.poll(cx, client, input, &mut self.upstream, &worker.buffers, &mut self.up_waiting);
         let limit = worker.settings.limits.request_body_bytes as u64;
         if limit > 0 && forward.up.passed() > limit && !matches!(self.phase, Phase::Tunnel { .. }) {
             return Err(Failure::BodyTooLarge);
@@ -403,7 +404,7 @@ impl Exchange {
                 continue;
             }
             // Interim responses are sent on at once, not with the final one.
-            ready!(self.down.poll_output(cx, &mut self.input, &connection.client))
+            ready!(self.down.poll_output(cx, &mut self.input, &mut connection.client))
                 .map_err(|_| Failure::ClientGone)?;
             match ready!(self.input.poll_fill(&mut self.upstream, &worker.buffers, cx)) {
                 Ok(0) | Err(_) if self.input.is_empty() => return Poll::Ready(Err(Failure::UpstreamClosed)),
@@ -495,8 +496,14 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         let (upstream, input) = (&mut self.upstream, &mut self.input);
         let buffers = &worker.buffers;
-        let sent =
-            ready!(self.down.poll(cx, upstream, input, &connection.client, buffers, &mut self.down_waiting));
+        let sent = ready!(self.down.poll(
+            cx,
+            upstream,
+            input,
+            &mut connection.client,
+            buffers,
+            &mut self.down_waiting
+        ));
         Poll::Ready(sent.map_err(|error| match error {
             PipeError::Write => Failure::ClientGone,
             PipeError::Read => Failure::UpstreamBody(BodyError::Truncated),

@@ -162,7 +162,7 @@ impl Pipe {
         cx: &mut Context<'_>,
         source: &mut Socket,
         input: &mut ReadBuffer,
-        sink: &Socket,
+        sink: &mut Socket,
         buffers: &Buffers,
         waiting: &mut Waiting,
     ) -> Poll<Result<(), PipeError>> {
@@ -171,7 +171,7 @@ impl Pipe {
             while loaded && self.may_load(input) {
                 loaded = self.load(input).map_err(PipeError::Body)?;
             }
-            if self.has_output() {
+            if self.has_output() || sink.has_unsent() {
                 *waiting = Waiting::ForSink;
                 ready!(self.poll_output(cx, input, sink)).map_err(|_| PipeError::Write)?;
             }
@@ -250,7 +250,7 @@ impl Pipe {
         &mut self,
         cx: &mut Context<'_>,
         input: &mut ReadBuffer,
-        sink: &Socket,
+        sink: &mut Socket,
     ) -> Poll<io::Result<()>> {
         while self.has_output() {
             let out = &self.out[self.out_at..];
@@ -277,7 +277,7 @@ impl Pipe {
             self.out.clear();
             self.out_at = 0;
         }
-        Poll::Ready(Ok(()))
+        sink.poll_flush(cx)
     }
 
     fn advance(&mut self, count: usize, input: &mut ReadBuffer) {

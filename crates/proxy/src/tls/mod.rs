@@ -1,0 +1,2 @@
+pub(crate) mod hello;
+pub(crate) mod session;
