@@ -109,7 +109,8 @@ async fn accept(mut updates: mpsc::Receiver<Update>, answers: mpsc::Sender<Appli
             }
         }
         let binds: std::collections::BTreeSet<_> = listeners.values().cloned().collect();
-        let report = |(address, port)| BindReport { address, port, bound_port: port, error: String::new() };
+        let report =
+            |(address, port)| BindReport { address, port, bound_port: port, ..BindReport::default() };
         let binds = binds.into_iter().map(report).collect();
         let applied = Applied { sequence: update.sequence, binds, rejected: Vec::new() };
         if answers.send(applied).await.is_err() {
