@@ -144,7 +144,6 @@ impl<V> Default for HostMap<V> {
 }
 
 impl<V: Clone> HostMap<V> {
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.any.is_none() && self.exact.is_empty() && self.wildcard.is_empty()
     }

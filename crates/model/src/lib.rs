@@ -10,17 +10,24 @@
 //! | [`select`] | one request to one rule, and why |
 //! | [`explain`] | the same selection, told |
 //! | [`split`] | one ticket to one backend |
+//! | [`filter`] | filters, checked and ready |
+//! | [`cors`] | what is said to browsers about sharing |
+//! | [`retry`], [`session`] | tries after the first; whom requests stay with |
 //! | [`rewrite`] | paths, locations and headers as filters change them |
 //! | [`path`], [`hostname`] | normal forms and their comparison |
 //! | [`limits`] | every bound and time-out, with unit, default and source |
 
 mod bytemap;
+pub mod cors;
 pub mod explain;
+pub mod filter;
 pub mod hostname;
 pub mod limits;
 pub mod path;
 pub mod resource;
+pub mod retry;
 pub mod rewrite;
 pub mod select;
+pub mod session;
 pub mod split;
 pub mod table;

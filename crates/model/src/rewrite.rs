@@ -7,17 +7,8 @@
 //!
 //! Paths come in without their query and the caller puts the query behind what comes out.
 
-use crate::resource::{Filter, FilterKind, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite};
+use crate::resource::{HeaderModifier, HeaderValue, PathModifier, RequestRedirect, UrlRewrite};
 use crate::select::PathMatch;
-
-/// A filter, checked and ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CompiledFilter {
-    RequestHeaders(HeaderEdits),
-    ResponseHeaders(HeaderEdits),
-    Redirect(Redirect),
-    Rewrite(Rewrite),
-}
 
 /// `RequestHeaderModifier` or `ResponseHeaderModifier`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,53 +179,29 @@ impl HeaderEdits {
     }
 }
 
-/// Checks and prepares filters. A filter of a kind that this release does not know makes the rule unusable: to leave it
-/// out would serve what should have been changed or refused.
-pub fn compile_filters(sources: &[Filter]) -> Result<Box<[CompiledFilter]>, String> {
-    sources.iter().map(compile_filter).collect()
-}
-
-fn compile_filter(source: &Filter) -> Result<CompiledFilter, String> {
-    Ok(match &source.kind {
-        Some(FilterKind::RequestHeaderModifier(edits)) => {
-            CompiledFilter::RequestHeaders(compile_edits(edits)?)
-        }
-        Some(FilterKind::ResponseHeaderModifier(edits)) => {
-            CompiledFilter::ResponseHeaders(compile_edits(edits)?)
-        }
-        Some(FilterKind::RequestRedirect(redirect)) => CompiledFilter::Redirect(compile_redirect(redirect)?),
-        Some(FilterKind::UrlRewrite(rewrite)) => CompiledFilter::Rewrite(compile_rewrite(rewrite)?),
-        Some(
-            FilterKind::RequestMirror(_)
-            | FilterKind::Cors(_)
-            | FilterKind::ExternalAuth(_)
-            | FilterKind::Invalid(_),
-        )
-        | None => return Err("a filter of a kind that is not known to this release".to_owned()),
-    })
-}
-
-fn compile_edits(source: &HeaderModifier) -> Result<HeaderEdits, String> {
-    let lines = |values: &[crate::resource::HeaderValue]| -> Result<Box<[HeaderLine]>, String> {
-        values
+impl HeaderEdits {
+    pub(crate) fn compile(source: &HeaderModifier) -> Result<HeaderEdits, String> {
+        let lines = |values: &[HeaderValue]| -> Result<Box<[HeaderLine]>, String> {
+            values
+                .iter()
+                .map(|line| {
+                    check_name(&line.name)?;
+                    check_value(&line.value)?;
+                    Ok(HeaderLine { name: line.name.as_str().into(), value: line.value.as_str().into() })
+                })
+                .collect()
+        };
+        let remove: Result<Box<[Box<str>]>, String> = source
+            .remove
             .iter()
-            .map(|line| {
-                check_name(&line.name)?;
-                check_value(&line.value)?;
-                Ok(HeaderLine { name: line.name.as_str().into(), value: line.value.as_str().into() })
-            })
-            .collect()
-    };
-    let remove: Result<Box<[Box<str>]>, String> = source
-        .remove
-        .iter()
-        .map(|name| check_name(name).map(|()| name.to_ascii_lowercase().into_boxed_str()))
-        .collect();
-    Ok(HeaderEdits { set: lines(&source.set)?, add: lines(&source.add)?, remove: remove? })
+            .map(|name| check_name(name).map(|()| name.to_ascii_lowercase().into_boxed_str()))
+            .collect();
+        Ok(HeaderEdits { set: lines(&source.set)?, add: lines(&source.add)?, remove: remove? })
+    }
 }
 
 /// RFC 9110 section 5.6.2, `token`.
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name.is_empty() || !name.bytes().all(token) {
         return Err(format!("`{name}` is not a header name"));
@@ -250,26 +217,30 @@ fn check_value(value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn compile_redirect(source: &RequestRedirect) -> Result<Redirect, String> {
-    let port = match source.port {
-        0 => None,
-        port => Some(u16::try_from(port).map_err(|_| format!("redirect port {port} is above 65535"))?),
-    };
-    let status = u16::try_from(source.status).ok().filter(|status| (300..400).contains(status));
-    Ok(Redirect {
-        scheme: optional(&source.scheme.to_ascii_lowercase(), "scheme")?,
-        hostname: optional(&source.hostname, "hostname")?,
-        path: source.path.as_ref().map(compile_path).transpose()?,
-        port,
-        status: status.ok_or_else(|| format!("{} is not a redirect status", source.status))?,
-    })
+impl Redirect {
+    pub(crate) fn compile(source: &RequestRedirect) -> Result<Redirect, String> {
+        let port = match source.port {
+            0 => None,
+            port => Some(u16::try_from(port).map_err(|_| format!("redirect port {port} is above 65535"))?),
+        };
+        let status = u16::try_from(source.status).ok().filter(|status| (300..400).contains(status));
+        Ok(Redirect {
+            scheme: optional(&source.scheme.to_ascii_lowercase(), "scheme")?,
+            hostname: optional(&source.hostname, "hostname")?,
+            path: source.path.as_ref().map(compile_path).transpose()?,
+            port,
+            status: status.ok_or_else(|| format!("{} is not a redirect status", source.status))?,
+        })
+    }
 }
 
-fn compile_rewrite(source: &UrlRewrite) -> Result<Rewrite, String> {
-    Ok(Rewrite {
-        hostname: optional(&source.hostname, "hostname")?,
-        path: source.path.as_ref().map(compile_path).transpose()?,
-    })
+impl Rewrite {
+    pub(crate) fn compile(source: &UrlRewrite) -> Result<Rewrite, String> {
+        Ok(Rewrite {
+            hostname: optional(&source.hostname, "hostname")?,
+            path: source.path.as_ref().map(compile_path).transpose()?,
+        })
+    }
 }
 
 fn compile_path(source: &PathModifier) -> Result<PathChange, String> {
@@ -337,7 +308,7 @@ mod tests {
 
     fn located(redirect: RequestRedirect, scheme: &str, listener_port: u16) -> String {
         let mut out = Vec::new();
-        let redirect = compile_redirect(&RequestRedirect { status: 302, ..redirect }).unwrap();
+        let redirect = Redirect::compile(&RequestRedirect { status: 302, ..redirect }).unwrap();
         let request = RedirectedRequest {
             scheme,
             host: b"example.com",
@@ -383,19 +354,19 @@ mod tests {
     #[test]
     fn what_could_break_out_of_a_header_is_refused() {
         let modifier = |name: &str, value: &str| HeaderModifier {
-            set: vec![crate::resource::HeaderValue { name: name.into(), value: value.into() }],
+            set: vec![HeaderValue { name: name.into(), value: value.into() }],
             ..Default::default()
         };
-        assert!(compile_edits(&modifier("x-a", "1, 2\t3 é")).is_ok());
+        assert!(HeaderEdits::compile(&modifier("x-a", "1, 2\t3 é")).is_ok());
         for (name, value) in [("", "1"), ("a b", "1"), ("a:", "1"), ("a", "1\r\nb: 2"), ("a", "\0")] {
-            assert!(compile_edits(&modifier(name, value)).is_err(), "{name:?} {value:?}");
+            assert!(HeaderEdits::compile(&modifier(name, value)).is_err(), "{name:?} {value:?}");
         }
         let redirect =
             |hostname: &str| RequestRedirect { hostname: hostname.into(), status: 302, ..Default::default() };
         for hostname in ["a b", "a/b", "a\r\n", "a@b", "a?b"] {
-            assert!(compile_redirect(&redirect(hostname)).is_err(), "{hostname:?}");
+            assert!(Redirect::compile(&redirect(hostname)).is_err(), "{hostname:?}");
         }
-        assert!(compile_redirect(&RequestRedirect { status: 200, ..Default::default() }).is_err());
+        assert!(Redirect::compile(&RequestRedirect { status: 200, ..Default::default() }).is_err());
     }
 
     #[test]
@@ -413,9 +384,8 @@ mod tests {
                 self.0.push(format!("remove {name}"));
             }
         }
-        let line =
-            |name: &str, value: &str| crate::resource::HeaderValue { name: name.into(), value: value.into() };
-        let edits = compile_edits(&HeaderModifier {
+        let line = |name: &str, value: &str| HeaderValue { name: name.into(), value: value.into() };
+        let edits = HeaderEdits::compile(&HeaderModifier {
             set: vec![line("X-Set", "1")],
             add: vec![line("X-Add", "2")],
             remove: vec!["X-Remove".into()],

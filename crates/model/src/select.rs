@@ -5,7 +5,8 @@
 //! 2. **Hostname.** In that group, the hostnames under which routes are attached, most specific first. Where no rule of
 //!    one matches, the next is tried.
 //! 3. **Path.** Exact, then regular expression (longest pattern first; the API leaves its place to implementations), then prefix
-//!    (longest first). Candidates that fail on another condition fall through to the next.
+//!    (longest first). Candidates that fail on another condition fall through to the next. A gRPC method is `/<service>/<method>`, so
+//!    that these are its exact name, an expression, and its service; the method of any service comes before the prefix `/`.
 //! 4. **At one path**, the API's order: a method, the most headers, the most query parameters, the oldest
 //!    route, its `<namespace>/<name>`, the first rule, the first alternative.
 //!
@@ -24,8 +25,8 @@ use std::sync::Arc;
 
 use crate::hostname::RequestHost;
 use crate::table::{
-    BindTable, Candidates, CompiledListener, CompiledMatch, CompiledRule, HostTable, ListenerGroup,
-    MatchEntry, PathPattern, ValueCondition, ValuePattern,
+    Authority, BindKind, BindTable, Candidates, CompiledListener, CompiledMatch, CompiledRule, Depth,
+    HostTable, ListenerGroup, MatchEntry, PathPattern, ValueCondition, ValuePattern,
 };
 
 /// What selection looks at.
@@ -96,6 +97,8 @@ pub trait Probe {
     fn group(&mut self, _group: &ListenerGroup) {}
     /// No listener of the bind serves the host.
     fn no_group(&mut self) {}
+    /// The host belongs to listeners that the connection does not belong to.
+    fn misdirected(&mut self) {}
     /// An entry whose path may match was not taken.
     fn passed_over(&mut self, _entry: &MatchEntry, _reason: PassedOver<'_>) {}
     fn chosen(&mut self, _entry: &MatchEntry) {}
@@ -131,12 +134,90 @@ pub fn select<'t, P: Probe>(
         probe.no_group();
         return None;
     };
+    in_group(group, &host, request, probe)
+}
+
+/// What becomes of a request over TLS.
+#[derive(Clone, Copy)]
+pub enum SelectedHttps<'t> {
+    Rule(Selected<'t>),
+    /// The host belongs to other listeners of the port than the connection does: 421.
+    Misdirected,
+    /// 404
+    NotFound,
+}
+
+/// The rule for a request on a TLS connection that was made for `server_name`, if the connection may carry it
+/// ([`BindTable::authority`]).
+pub fn select_https<'t, P: Probe>(
+    bind: &'t BindTable,
+    server_name: Option<&[u8]>,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> SelectedHttps<'t> {
+    match bind.authority(server_name, request.host) {
+        Authority::Serve(group) => match in_group(group, &RequestHost::new(request.host), request, probe) {
+            Some(selected) => SelectedHttps::Rule(selected),
+            None => SelectedHttps::NotFound,
+        },
+        Authority::Misdirected => {
+            probe.misdirected();
+            SelectedHttps::Misdirected
+        }
+        Authority::NotFound => {
+            probe.no_group();
+            SelectedHttps::NotFound
+        }
+    }
+}
+
+fn in_group<'t, P: Probe>(
+    group: &'t ListenerGroup,
+    host: &RequestHost,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
     probe.group(group);
-    let selected = group.hosts.most_specific_first(&host, |table| in_host(table, request, probe));
+    let selected = group.hosts.most_specific_first(host, |table| in_host(table, request, probe));
     if selected.is_none() {
         probe.no_rule();
     }
     selected
+}
+
+/// The rule that a connection or flow belongs to. Borrowed from the table: clone the `rule` to keep it.
+#[derive(Clone, Copy)]
+pub struct SelectedL4<'t> {
+    pub rule: &'t Arc<CompiledRule>,
+    pub listener: &'t Arc<CompiledListener>,
+}
+
+/// The rule for a connection (TLS, TCP) or flow (UDP). The server name counts for TLS only: of the listeners that it leads to
+/// ([`BindTable::by_sni`]), the most specific hostname of a route that matches it; of several routes the oldest, then
+/// the first by name, gets everything.
+pub fn select_l4<'t, P: Probe>(
+    bind: &'t BindTable,
+    server_name: Option<&[u8]>,
+    probe: &mut P,
+) -> Option<SelectedL4<'t>> {
+    let name = RequestHost::new(server_name.unwrap_or_default());
+    let group = match bind.kind() {
+        BindKind::Tls => bind.by_sni(server_name),
+        BindKind::Tcp | BindKind::Udp => bind.raw(),
+        BindKind::Http => None,
+    };
+    let Some(group) = group else {
+        probe.no_group();
+        return None;
+    };
+    probe.group(group);
+    let entry = group.l4.most_specific_first(&name, |candidates| candidates.find(Some));
+    let Some(entry) = entry else {
+        probe.no_rule();
+        return None;
+    };
+    probe.chosen(entry);
+    Some(SelectedL4 { rule: &entry.rule, listener: &entry.listener })
 }
 
 fn in_host<'t, P: Probe>(
@@ -155,11 +236,28 @@ fn in_host<'t, P: Probe>(
     {
         return Some(selected);
     }
-    by_prefix(table, request, probe)
+    if table.methods.is_empty() {
+        return by_prefix(table, &table.prefix_depths, request, probe);
+    }
+    // The prefix `/`, which is the last, comes after the methods.
+    let named = table.prefix_depths.partition_point(|depth| depth.segments > 0);
+    let (named, root) = table.prefix_depths.split_at(named);
+    by_prefix(table, named, request, probe)
+        .or_else(|| first_match(table.methods.get(grpc_method(request.path)?)?, request, probe))
+        .or_else(|| by_prefix(table, root, request, probe))
 }
 
+/// The second of exactly two segments.
+fn grpc_method(path: &[u8]) -> Option<&[u8]> {
+    let rest = path.strip_prefix(b"/")?;
+    let method = &rest[memchr::memchr(b'/', rest)? + 1..];
+    memchr::memchr(b'/', method).is_none().then_some(method)
+}
+
+/// The longest prefix of one of these depths that takes the request.
 fn by_prefix<'t, P: Probe>(
     table: &'t HostTable,
+    depths: &[Depth],
     request: &RequestView<'_>,
     probe: &mut P,
 ) -> Option<Selected<'t>> {
@@ -167,7 +265,7 @@ fn by_prefix<'t, P: Probe>(
     if path.first() != Some(&b'/') {
         return None;
     }
-    let mut depths = table.prefix_depths.iter();
+    let mut depths = depths.iter();
     let mut depth = depths.next()?;
     // The end of the first `most` segments, or of the path where it has fewer.
     let (mut end, mut segments) = first_segments(path, depth.segments);
@@ -214,7 +312,7 @@ fn first_match<'t, P: Probe>(
         }
         probe.chosen(entry);
         let path_match = match &entry.matched.path {
-            PathPattern::Exact(_) => PathMatch::Exact,
+            PathPattern::Exact(_) | PathPattern::GrpcMethod(_) => PathMatch::Exact,
             PathPattern::Prefix(prefix) => PathMatch::Prefix(prefix.len()),
             PathPattern::Regex(_) => PathMatch::Regex,
         };

@@ -126,13 +126,20 @@ pub struct SplitSpec<'a> {
 
 impl Split {
     pub fn new(spec: &SplitSpec<'_>, cache: &LayoutCache) -> Result<Split, SplitError> {
+        check(spec.weights)?;
+        Ok(Split::with_history(spec, cache, None))
+    }
+
+    /// A share of all requests: two sides, whose weights may be anything (the law for two holds for all sums of 32 bits).
+    pub(crate) fn fraction(spec: &SplitSpec<'_>, cache: &LayoutCache) -> Split {
         Split::with_history(spec, cache, None)
     }
 
     /// The next epoch of the same rule: tickets from 0, totals carried on.
     pub fn successor(&self, spec: &SplitSpec<'_>, cache: &LayoutCache) -> Result<Split, SplitError> {
+        check(spec.weights)?;
         let history = self.history.clone().unwrap_or_default();
-        let next = Split::with_history(spec, cache, Some(history.clone()))?;
+        let next = Split::with_history(spec, cache, Some(history.clone()));
         let ended = Ended { backends: self.backends.clone(), tally: self.tally.clone() };
         history.lock().unwrap_or_else(PoisonError::into_inner).end(ended);
         Ok(next)
@@ -142,10 +149,10 @@ impl Split {
         spec: &SplitSpec<'_>,
         cache: &LayoutCache,
         history: Option<Arc<Mutex<History>>>,
-    ) -> Result<Split, SplitError> {
-        let weights = reduced(spec.weights)?;
+    ) -> Split {
+        let weights = divided(spec.weights);
         let rule = SplitRule::new(spec, &weights, cache);
-        Ok(Split {
+        Split {
             observer: Mutex::new(Observer::new(&rule)),
             rule,
             tally: Arc::new(Tally::new(weights.len())),
@@ -153,7 +160,7 @@ impl Split {
             backends: spec.backends.into(),
             epoch: spec.epoch,
             history,
-        })
+        }
     }
 
     /// Takes the next ticket. `None`, and no ticket, when there is nothing to choose from: no backends, or all weights zero.
@@ -195,7 +202,11 @@ impl Split {
 
     /// Whether a rule with these backends and weights goes on with this state.
     pub fn continues(&self, backends: &[Arc<str>], weights: &[u32]) -> bool {
-        *self.backends == *backends && reduced(weights).is_ok_and(|reduced| reduced == self.weights)
+        check(weights).is_ok() && self.is_of(backends, weights)
+    }
+
+    pub(crate) fn is_of(&self, backends: &[Arc<str>], weights: &[u32]) -> bool {
+        *self.backends == *backends && divided(weights) == self.weights
     }
 }
 
@@ -291,17 +302,25 @@ impl History {
 
 /// The weights divided by their greatest common divisor.
 pub fn reduced(weights: &[u32]) -> Result<Box<[u32]>, SplitError> {
+    check(weights).map(|()| divided(weights))
+}
+
+fn check(weights: &[u32]) -> Result<(), SplitError> {
     if weights.len() > MAX_BACKENDS {
         return Err(SplitError::TooManyBackends(weights.len()));
     }
     if let Some(&weight) = weights.iter().find(|&&weight| weight > MAX_WEIGHT) {
         return Err(SplitError::WeightTooLarge(weight));
     }
+    Ok(())
+}
+
+fn divided(weights: &[u32]) -> Box<[u32]> {
     let divisor =
         weights.iter().fold(0, |divisor, &weight| greatest_common_divisor(divisor, u64::from(weight)));
     // A divisor of a weight is no larger than it, and with no weight at all there is nothing to divide.
     let divisor = u32::try_from(divisor).unwrap_or(1).max(1);
-    Ok(weights.iter().map(|weight| weight / divisor).collect())
+    weights.iter().map(|weight| weight / divisor).collect()
 }
 
 /// The finalizer of SplitMix64: a bijection in which every input bit reaches every output bit.

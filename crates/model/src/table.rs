@@ -14,9 +14,13 @@
 //! Deliberately absent: sockets, statuses, clocks (the time is passed in).
 
 mod backend;
+mod bind;
 mod index;
+mod listener;
+mod matching;
 mod rule;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,17 +29,23 @@ use prost::Message;
 
 use self::backend::EndpointSlot;
 pub use self::backend::{BackendState, EndpointSet, EndpointState};
+pub use self::bind::{Authority, BindAddress, BindKind, BindTable, ListenerGroup, TlsMode, Transport};
+pub use self::index::MatchEntry;
 use self::index::Placement;
-pub use self::index::{BindAddress, BindTable, CompiledListener, ListenerGroup, MatchEntry};
-pub(crate) use self::index::{Candidates, HostTable};
-pub use self::rule::{
-    CompiledMatch, CompiledRoute, CompiledRule, PathPattern, PathRegex, RuleBackend, Target, ValueCondition,
-    ValuePattern, compile_match,
+pub(crate) use self::index::{Candidates, Depth, HostTable};
+pub use self::listener::CompiledListener;
+pub use self::matching::{
+    CompiledMatch, PathPattern, PathRegex, ValueCondition, ValuePattern, compile_match,
 };
-use self::rule::{RouteWork, RuleContext};
+use self::rule::RouteWork;
+pub(crate) use self::rule::RuleContext;
+pub use self::rule::{CompiledRoute, CompiledRule, RouteKind, RuleBackend, Target};
+use crate::filter::backend_keys;
 use crate::hostname::{Hostname, parse_all};
 pub use crate::resource::Rejected;
-use crate::resource::{Backend, Body, Endpoints, HttpRoute, Listener, ListenerProtocol, Resource, Update};
+use crate::resource::{
+    Backend, Body, CaBundle, Certificate, Endpoints, HttpRoute, HttpRule, L4Route, Listener, Resource, Update,
+};
 use crate::split::LayoutCache;
 pub use crate::split::{BackendShare, ReplayBudget, SplitReport};
 
@@ -52,7 +62,10 @@ struct State {
     updates: u64,
     binds: OrdMap<BindAddress, Arc<BindTable>>,
     listeners: OrdMap<Arc<str>, Arc<CompiledListener>>,
+    /// Of all kinds.
     routes: OrdMap<Arc<str>, Arc<CompiledRoute>>,
+    certificates: OrdMap<Arc<str>, Arc<Certificate>>,
+    ca_bundles: OrdMap<Arc<str>, Arc<CaBundle>>,
     backends: OrdMap<Arc<str>, Arc<BackendState>>,
     /// By key, encoded: to tell whether an update changes them.
     endpoints: OrdMap<Arc<str>, Arc<[u8]>>,
@@ -72,6 +85,8 @@ pub struct Work {
     pub listeners: usize,
     pub backends: usize,
     pub endpoint_sets: usize,
+    /// Certificates and authorities put in or taken out.
+    pub certificates: usize,
     /// Routes compiled again or taken out.
     pub routes: usize,
     pub rules_compiled: usize,
@@ -86,7 +101,9 @@ pub struct Work {
 struct Changes<'a> {
     removals: BTreeSet<&'a str>,
     listeners: BTreeMap<&'a str, &'a Listener>,
-    routes: BTreeMap<&'a str, &'a HttpRoute>,
+    routes: BTreeMap<&'a str, Cow<'a, HttpRoute>>,
+    certificates: BTreeMap<&'a str, &'a Certificate>,
+    ca_bundles: BTreeMap<&'a str, &'a CaBundle>,
     backends: BTreeMap<&'a str, &'a Backend>,
     endpoints: BTreeMap<&'a str, &'a Endpoints>,
     rejected: Vec<Rejected>,
@@ -102,6 +119,8 @@ impl Snapshot {
                 binds: OrdMap::new(),
                 listeners: OrdMap::new(),
                 routes: OrdMap::new(),
+                certificates: OrdMap::new(),
+                ca_bundles: OrdMap::new(),
                 backends: OrdMap::new(),
                 endpoints: OrdMap::new(),
                 slots: OrdMap::new(),
@@ -152,7 +171,17 @@ impl Snapshot {
         self.state.backends.values()
     }
 
-    /// By route key, then in the order of the route.
+    /// As it came: PEM. The same `Arc` for as long as it is there.
+    pub fn certificate(&self, key: &str) -> Option<&Arc<Certificate>> {
+        self.state.certificates.get(key)
+    }
+
+    /// As it came: PEM. The same `Arc` for as long as it is there.
+    pub fn ca_bundle(&self, key: &str) -> Option<&Arc<CaBundle>> {
+        self.state.ca_bundles.get(key)
+    }
+
+    /// Of all kinds of routes. By route key, then in the order of the route.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
         self.state.routes.values().flat_map(|route| route.rules.iter().map(|entry| &entry.rule))
     }
@@ -172,19 +201,30 @@ impl Snapshot {
             .collect()
     }
 
-    /// The resources that run, by key: what a full update would have to hold to make this snapshot again.
+    /// The resources that run, by key: what a full update would have to hold to make this snapshot again. With private keys.
     pub fn resources(&self) -> Vec<Resource> {
         let state = &self.state;
-        let routes = state.routes.values().filter_map(|route| route.source()).map(Body::HttpRoute);
+        let routes = state.routes.iter().filter_map(|(key, route)| Some(body_of(key, route.source()?)));
         let endpoints = state.endpoints.values().filter_map(|bytes| Endpoints::decode(&**bytes).ok());
-        let mut all: Vec<Resource> =
-            (state.listeners.values().map(|listener| Body::Listener(listener.source.clone())))
-                .chain(routes)
-                .chain(state.backends.values().map(|backend| Body::Backend(backend.source.clone())))
-                .chain(endpoints.map(Body::Endpoints))
-                .map(|body| Resource { body: Some(body) })
-                .collect();
+        let bodies = (state.listeners.values().map(|listener| Body::Listener(listener.source.clone())))
+            .chain(routes)
+            .chain(state.certificates.values().map(|one| Body::Certificate(Certificate::clone(one))))
+            .chain(state.ca_bundles.values().map(|one| Body::CaBundle(CaBundle::clone(one))))
+            .chain(state.backends.values().map(|backend| Body::Backend(backend.source.clone())))
+            .chain(endpoints.map(Body::Endpoints));
+        let mut all: Vec<Resource> = bodies.map(|body| Resource { body: Some(body) }).collect();
         all.sort_by(|a, b| a.key().cmp(b.key()));
+        all
+    }
+
+    /// As [`Snapshot::resources`], for people and files: certificates without their private keys.
+    pub fn public_resources(&self) -> Vec<Resource> {
+        let mut all = self.resources();
+        for resource in &mut all {
+            if let Some(Body::Certificate(certificate)) = &mut resource.body {
+                certificate.private_key.clear();
+            }
+        }
         all
     }
 
@@ -193,10 +233,12 @@ impl Snapshot {
         self.state.work
     }
 
-    /// Resources that run: listeners, routes, backends, endpoint sets.
-    pub fn counts(&self) -> [usize; 4] {
+    /// Resources that run: listeners, routes, backends, endpoint sets, certificates, sets of authorities.
+    pub fn counts(&self) -> [usize; 6] {
         let state = &self.state;
-        [state.listeners.len(), state.routes.len(), state.backends.len(), state.endpoints.len()]
+        let [certificates, ca_bundles] = [state.certificates.len(), state.ca_bundles.len()];
+        let [backends, endpoints] = [state.backends.len(), state.endpoints.len()];
+        [state.listeners.len(), state.routes.len(), backends, endpoints, certificates, ca_bundles]
     }
 }
 
@@ -206,6 +248,7 @@ impl CompiledRule {
         let weights: Vec<u32> = self.backends.iter().map(|backend| backend.weight).collect();
         let mut report = self.split.report(&weights, budget);
         report.route = self.route.clone();
+        report.kind = self.kind;
         report.rule = self.name.clone();
         report.rule_index = self.index;
         for (share, backend) in report.backends.iter_mut().zip(&self.backends) {
@@ -234,32 +277,75 @@ impl<'a> Changes<'a> {
     }
 
     fn take(&mut self, key: &'a str, resource: &'a Resource) {
-        let kind = match &resource.body {
-            Some(Body::Listener(_)) => "listener/",
-            Some(Body::HttpRoute(_)) => "httproute/",
-            Some(Body::Backend(_)) => "backend/",
-            Some(Body::Endpoints(_)) => "endpoints/",
-            // Of a kind that a newer release writes: nothing here can refer to it.
-            Some(Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) | None => return,
+        // One of a kind that a newer release writes is left alone: nothing here can refer to it.
+        let Some(body) = &resource.body else { return };
+        let kinds: &[&str] = match body {
+            Body::Listener(_) => &["listener"],
+            Body::HttpRoute(_) => &["httproute", "grpcroute"],
+            Body::L4Route(_) => &["tlsroute", "tcproute", "udproute"],
+            Body::Certificate(_) => &["certificate"],
+            Body::CaBundle(_) => &["cabundle"],
+            Body::Backend(_) => &["backend"],
+            Body::Endpoints(_) => &["endpoints"],
         };
-        if !key.starts_with(kind) {
-            let reason = format!("the key does not begin with `{kind}`");
+        if !key.split_once('/').is_some_and(|(kind, _)| kinds.contains(&kind)) {
+            let reason = format!("the key does not begin with `{}/`", kinds.join("/` or `"));
             self.rejected.push(Rejected { key: key.to_owned(), reason });
             return;
         }
-        match &resource.body {
-            Some(Body::Listener(listener)) => _ = self.listeners.insert(key, listener),
-            Some(Body::HttpRoute(route)) => _ = self.routes.insert(key, route),
-            Some(Body::Backend(backend)) => _ = self.backends.insert(key, backend),
-            Some(Body::Endpoints(endpoints)) => _ = self.endpoints.insert(key, endpoints),
-            Some(Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) | None => {}
+        match body {
+            Body::Listener(listener) => _ = self.listeners.insert(key, listener),
+            Body::HttpRoute(route) => _ = self.routes.insert(key, Cow::Borrowed(route)),
+            Body::L4Route(route) => _ = self.routes.insert(key, Cow::Owned(route_of_l4(route))),
+            Body::Certificate(certificate) => _ = self.certificates.insert(key, certificate),
+            Body::CaBundle(bundle) => _ = self.ca_bundles.insert(key, bundle),
+            Body::Backend(backend) => _ = self.backends.insert(key, backend),
+            Body::Endpoints(endpoints) => _ = self.endpoints.insert(key, endpoints),
         }
     }
+}
+
+/// An L4 route is kept as the route of one rule without matches that it amounts to.
+fn route_of_l4(route: &L4Route) -> HttpRoute {
+    HttpRoute {
+        key: route.key.clone(),
+        namespace: route.namespace.clone(),
+        name: route.name.clone(),
+        uid: route.uid.clone(),
+        created_seconds: route.created_seconds,
+        attachments: route.attachments.clone(),
+        rules: vec![HttpRule {
+            name: route.rule_name.clone(),
+            split_identity: route.split_identity.clone(),
+            backends: route.backends.clone(),
+            ..HttpRule::default()
+        }],
+    }
+}
+
+/// The resource that a route came as.
+fn body_of(key: &str, mut route: HttpRoute) -> Body {
+    if !RouteKind::of_key(key).is_some_and(RouteKind::is_l4) {
+        return Body::HttpRoute(route);
+    }
+    let rule = route.rules.pop().unwrap_or_default();
+    Body::L4Route(L4Route {
+        key: route.key,
+        namespace: route.namespace,
+        name: route.name,
+        uid: route.uid,
+        created_seconds: route.created_seconds,
+        attachments: route.attachments,
+        rule_name: rule.name,
+        split_identity: rule.split_identity,
+        backends: rule.backends,
+    })
 }
 
 impl State {
     fn keys(&self) -> impl Iterator<Item = &str> {
         let keys = self.listeners.keys().chain(self.routes.keys());
+        let keys = keys.chain(self.certificates.keys()).chain(self.ca_bundles.keys());
         keys.chain(self.backends.keys()).chain(self.endpoints.keys()).map(|key| &**key)
     }
 }
@@ -276,6 +362,7 @@ struct Edit<'a> {
 impl Edit<'_> {
     fn run(&mut self, mut changes: Changes<'_>, now_millis: u64) {
         self.rejected.append(&mut changes.rejected);
+        self.certificates(&changes);
         self.drop_backends(&changes);
         self.endpoints(&changes, now_millis);
         self.backends(&changes);
@@ -300,6 +387,26 @@ impl Edit<'_> {
 
     fn reject(&mut self, key: &str, reason: impl ToString) {
         self.rejected.push(Rejected { key: key.to_owned(), reason: reason.to_string() });
+    }
+
+    fn certificates(&mut self, changes: &Changes<'_>) {
+        let next = &mut self.next;
+        for &key in &changes.removals {
+            let gone = next.certificates.remove(key).is_some() || next.ca_bundles.remove(key).is_some();
+            next.work.certificates += usize::from(gone);
+        }
+        for (&key, &source) in &changes.certificates {
+            if next.certificates.get(key).is_none_or(|known| **known != *source) {
+                next.certificates.insert(Arc::from(key), Arc::new(source.clone()));
+                next.work.certificates += 1;
+            }
+        }
+        for (&key, &source) in &changes.ca_bundles {
+            if next.ca_bundles.get(key).is_none_or(|known| **known != *source) {
+                next.ca_bundles.insert(Arc::from(key), Arc::new(source.clone()));
+                next.work.certificates += 1;
+            }
+        }
     }
 
     fn endpoints(&mut self, changes: &Changes<'_>, now_millis: u64) {
@@ -420,7 +527,7 @@ impl Edit<'_> {
             if self.next.listeners.get(key).is_some_and(|known| known.source == *source) {
                 continue;
             }
-            match compile_listener(source) {
+            match CompiledListener::compile(source) {
                 Ok(listener) => changed.push((listener.key.clone(), Some(Arc::new(listener)))),
                 Err(reason) => {
                     changed.push((Arc::from(key), None));
@@ -453,7 +560,7 @@ impl Edit<'_> {
     }
 
     /// The routes that say something new: their source, or `None` when they are removed.
-    fn routes<'c>(&mut self, changes: &Changes<'c>) -> BTreeMap<&'c str, Option<&'c HttpRoute>> {
+    fn routes<'c>(&mut self, changes: &'c Changes<'_>) -> BTreeMap<&'c str, Option<&'c HttpRoute>> {
         let mut changed = BTreeMap::new();
         for &key in &changes.removals {
             if let Some((known, _)) = self.before.routes.get_key_value(key) {
@@ -461,7 +568,8 @@ impl Edit<'_> {
                 changed.insert(key, None);
             }
         }
-        for (&key, &source) in &changes.routes {
+        for (&key, source) in &changes.routes {
+            let source: &HttpRoute = source;
             let known = self.before.routes.get_key_value(key);
             if known.is_some_and(|(_, known)| known.is(source)) {
                 continue;
@@ -517,9 +625,11 @@ impl Edit<'_> {
         source: &HttpRoute,
         before: Option<(&HttpRoute, &CompiledRoute)>,
     ) -> Result<CompiledRoute, String> {
-        if key.strip_prefix("httproute/") != Some(&*format!("{}/{}", source.namespace, source.name)) {
-            return Err(format!("the key is not that of {}/{}", source.namespace, source.name));
-        }
+        let named = format!("{}/{}", source.namespace, source.name);
+        let Some(kind) = RouteKind::of_key(key).filter(|kind| key == format!("{}/{named}", kind.name()))
+        else {
+            return Err(format!("the key is not that of {named}"));
+        };
         let mut hostnames = Vec::with_capacity(source.attachments.len());
         for attachment in &source.attachments {
             hostnames.push(parse_all(&attachment.hostnames).map_err(|error| error.to_string())?);
@@ -532,8 +642,8 @@ impl Edit<'_> {
             backend: &|key| next.backends.get(key).cloned(),
         };
         let mut work = RouteWork::default();
-        let mut route = CompiledRoute::compile(source, before, &context, &mut work)?;
-        route.placements = placements(&next.listeners, source, &route, &hostnames);
+        let mut route = CompiledRoute::compile(kind, source, before, &context, &mut work)?;
+        route.placements = placements(&next.listeners, kind, source, &route, &hostnames);
         self.next.work.rules_compiled += work.rules_compiled;
         self.next.work.rules_kept += work.rules_kept;
         Ok(route)
@@ -576,33 +686,18 @@ fn backend_of_endpoints(key: &str) -> String {
 /// The parsed hostnames of each attachment of a route.
 type AttachedNames = Vec<smallvec::SmallVec<[Hostname; 1]>>;
 
-fn compile_listener(source: &Listener) -> Result<CompiledListener, String> {
-    let ip = source.address.parse().map_err(|_| format!("`{}` is not an IP address", source.address))?;
-    let port = backend::port(source.port)?;
-    let protocol = ListenerProtocol::try_from(source.protocol)
-        .map_err(|_| format!("protocol {} is not known to this release", source.protocol))?;
-    let hostname = Hostname::parse(&source.hostname).map_err(|error| error.to_string())?;
-    Ok(CompiledListener {
-        key: Arc::from(source.key.as_str()),
-        gateway: Arc::from(source.gateway.as_str()),
-        section: Arc::from(source.section.as_str()),
-        bind: BindAddress { ip, port },
-        protocol,
-        hostname,
-        source: source.clone(),
-    })
-}
-
 /// Every place where a route's alternatives stand.
 fn placements(
     listeners: &OrdMap<Arc<str>, Arc<CompiledListener>>,
+    kind: RouteKind,
     source: &HttpRoute,
     route: &CompiledRoute,
     hostnames: &AttachedNames,
 ) -> Box<[Placement]> {
     let mut all = Vec::new();
     for (attachment, names) in source.attachments.iter().zip(hostnames) {
-        let Some(listener) = listeners.get(attachment.listener_key.as_str()) else { continue };
+        let listener = listeners.get(attachment.listener_key.as_str());
+        let Some(listener) = listener.filter(|listener| listener.carries(kind)) else { continue };
         for hostname in names {
             for rule::RuleEntry { rule, matches } in &route.rules {
                 for (alternative, matched) in matches.iter().enumerate() {
@@ -630,7 +725,15 @@ fn listeners_of(route: &HttpRoute) -> Vec<&str> {
 }
 
 fn backends_of(route: &HttpRoute) -> Vec<&str> {
-    route.rules.iter().flat_map(|rule| &rule.backends).map(|backend| backend.backend_key.as_str()).collect()
+    let mut keys = Vec::new();
+    for rule in &route.rules {
+        keys.extend(backend_keys(&rule.filters));
+        for backend in &rule.backends {
+            keys.push(backend.backend_key.as_str());
+            keys.extend(backend_keys(&backend.filters));
+        }
+    }
+    keys
 }
 
 fn names(route: Option<&HttpRoute>, of: fn(&HttpRoute) -> Vec<&str>) -> BTreeSet<&str> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_model::resource::{Applied, BindReport, Update};
-use weir_model::table::{BindAddress, Snapshot};
+use weir_model::table::{BindAddress, BindKind, Snapshot, Transport};
 
 use crate::bind::{self, AcceptOrder, Bind};
 use crate::metrics::FrontMetrics;
@@ -139,11 +139,17 @@ impl Applier {
         let wanted: Vec<BindAddress> = snapshot.binds().map(|(address, _)| address).collect();
         let mut opened = Vec::new();
         for address in &wanted {
+            let served = snapshot.bind(address).is_some_and(|table| table.kind() == BindKind::Http);
             if matches!(self.binds.get(address), Some(State::Bound(_))) {
                 continue;
             }
             let dual_stack = bind::is_dual_stack(*address, wanted.iter().copied());
-            let state = match bind::open(*address, dual_stack, self.low_port_fallback) {
+            let opening = if served {
+                bind::open(*address, dual_stack, self.low_port_fallback)
+            } else {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "listeners of this protocol are not served"))
+            };
+            let state = match opening {
                 Ok((socket, bound_port)) => {
                     let bind = Arc::new(Bind { address: *address, bound_port });
                     opened.push((bind.clone(), socket));
@@ -222,7 +228,7 @@ impl Applier {
                     port: u32::from(address.port),
                     bound_port,
                     error,
-                    udp: false,
+                    udp: address.transport == Transport::Udp,
                 }
             })
             .collect();

@@ -81,7 +81,7 @@ fn listen(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::TcpList
 
 /// Whether a socket on `::` shall take IPv4 too: not where a socket on `0.0.0.0` is wanted beside it.
 pub(crate) fn is_dual_stack(address: BindAddress, mut wanted: impl Iterator<Item = BindAddress>) -> bool {
-    let v4 = BindAddress { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: address.port };
+    let v4 = BindAddress { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), ..address };
     address.ip.is_unspecified() && !wanted.any(|other| other == v4)
 }
 
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_unspecified_ipv6_socket_takes_ipv4_unless_that_has_its_own() {
-        let address = |ip: &str| BindAddress { ip: ip.parse().unwrap(), port: 80 };
+        let address = |ip: &str| BindAddress::tcp(ip.parse().unwrap(), 80);
         assert!(is_dual_stack(address("::"), [address("::"), address("127.0.0.1")].into_iter()));
         assert!(!is_dual_stack(address("::"), [address("::"), address("0.0.0.0")].into_iter()));
         assert!(!is_dual_stack(address("::1"), [address("::1")].into_iter()));

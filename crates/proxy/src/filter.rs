@@ -7,7 +7,8 @@
 use smallvec::SmallVec;
 use weir_codec::field::{Dropped, FORWARDING, Fields, HOP_BY_HOP, Known, KnownSet, classify};
 use weir_codec::rewrite::field;
-use weir_model::rewrite::{CompiledFilter, HeaderEdits};
+use weir_model::filter::CompiledFilter;
+use weir_model::rewrite::HeaderEdits;
 
 /// Fields that decide where a message ends or what its connection does.
 const UNTOUCHABLE: KnownSet = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer).with(Known::Expect);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use weir_apiserver::ApiServer;
 use weir_apiserver::loader::Loader;
 use weir_control::{ControlConfig, ControlStatus, Fixed, Provision};
-use weir_model::resource::{Applied, BindReport, Body, Update};
+use weir_model::resource::{Applied, BindReport, Body, ListenerProtocol, Update};
 
 use crate::cli::ValidateOptions;
 use crate::files::{self, Finding};
@@ -105,12 +105,15 @@ async fn accept(mut updates: mpsc::Receiver<Update>, answers: mpsc::Sender<Appli
         }
         for resource in update.upserts {
             if let Some(Body::Listener(listener)) = resource.body {
-                listeners.insert(listener.key.clone(), (listener.address, listener.port));
+                listeners.insert(
+                    listener.key.clone(),
+                    (listener.address, listener.port, listener.protocol == ListenerProtocol::Udp as i32),
+                );
             }
         }
         let binds: std::collections::BTreeSet<_> = listeners.values().cloned().collect();
         let report =
-            |(address, port)| BindReport { address, port, bound_port: port, ..BindReport::default() };
+            |(address, port, udp)| BindReport { address, port, bound_port: port, error: String::new(), udp };
         let binds = binds.into_iter().map(report).collect();
         let applied = Applied { sequence: update.sequence, binds, rejected: Vec::new() };
         if answers.send(applied).await.is_err() {

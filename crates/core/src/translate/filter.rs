@@ -5,11 +5,11 @@ use weir_api::route::{
     FilterType, HttpHeader, HttpRouteFilter, PathModifier as ApiPathModifier, PathModifierType,
     RequestRedirect as ApiRedirect, UrlRewrite as ApiRewrite,
 };
+use weir_model::filter::check_filter;
 use weir_model::resource::{
     Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, PathKind, PathModifier, RequestRedirect,
     UrlRewrite,
 };
-use weir_model::rewrite::compile_filters;
 
 use super::finding::Finding;
 use super::hostname;
@@ -41,8 +41,8 @@ pub(super) fn translate(
         {
             Ok(kind) => {
                 let filter = Filter { kind: Some(kind) };
-                match compile_filters(std::slice::from_ref(&filter)) {
-                    Ok(_) => translated.push(filter),
+                match check_filter(&filter) {
+                    Ok(()) => translated.push(filter),
                     Err(why) => faults.push(unsupported(&field, why)),
                 }
             }

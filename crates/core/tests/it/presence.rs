@@ -263,7 +263,7 @@ fn a_gateway_is_programmed_only_when_its_bind_was_reported() {
         address: "127.0.0.5".to_owned(),
         port,
         bound_port: port,
-        error: String::new(),
+        ..BindReport::default()
     };
     world.objects.set_binds(&[bound(80)]);
     let output = world.step(&[]);

@@ -103,7 +103,7 @@ fn apply(edits: &[Edit]) -> World {
                     if dice.roll(3) > 0 {
                         let error = dice.pick(&["", "", "in use"]).to_owned();
                         let address = format!("127.0.1.{host}");
-                        binds.push(BindReport { address, port, bound_port: port + 8000, error });
+                        binds.push(BindReport { address, port, bound_port: port + 8000, error, udp: false });
                     }
                 }
                 world.objects.set_binds(&binds);

@@ -51,6 +51,8 @@ pub(crate) fn resource(resource: &Resource) -> Value {
                 json!(format!("{host}:{}", e.port))
             })
             .collect(),
+        // A certificate's `Debug` form leaves its key out.
+        body @ (Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) => json!(format!("{body:?}")),
     }
 }
 
@@ -88,6 +90,7 @@ fn one_match(one: &HttpMatch) -> String {
         PathKind::Prefix => "prefix",
         PathKind::Exact => "exact",
         PathKind::RegularExpression => "regex",
+        PathKind::GrpcMethod => "gRPC method",
     };
     let mut text = format!("{path} {}", one.path);
     if !one.method.is_empty() {
@@ -128,6 +131,10 @@ fn filters(all: &[Filter]) -> Value {
             FilterKind::UrlRewrite(r) => {
                 json!(format!("rewrite hostname={}{}", r.hostname, path(r.path.as_ref())))
             }
+            FilterKind::RequestMirror(_)
+            | FilterKind::Cors(_)
+            | FilterKind::ExternalAuth(_)
+            | FilterKind::Invalid(_) => json!(format!("{filter:?}")),
         })
         .collect()
 }

@@ -133,7 +133,7 @@ impl World {
             if let Some(Body::Listener(listener)) = &resource.body {
                 let (address, port) = (listener.address.clone(), listener.port);
                 let report =
-                    BindReport { address: address.clone(), port, bound_port: port, error: String::new() };
+                    BindReport { address: address.clone(), port, bound_port: port, ..BindReport::default() };
                 places.insert((address, port), report);
             }
         }
@@ -197,6 +197,7 @@ pub(crate) fn circumstances(json: &Value) -> Circumstances {
             port: number(&bind["port"]),
             bound_port: number(&bind["boundPort"]),
             error: text(&bind["error"]),
+            udp: bind["udp"].as_bool().unwrap_or(false),
         });
     }
     all

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::layout::{Layout, TwoWay};
 use super::{Split, SplitRule};
+use crate::table::RouteKind;
 
 /// Steps of replay that may still be done. One step is a ticket, a ticket of the lighter of two backends, or a period of a
 /// layout: 5 to 500 ns.
@@ -36,6 +37,8 @@ impl Default for ReplayBudget {
 pub struct SplitReport {
     /// `<namespace>/<name>`; empty for a split outside a snapshot.
     pub route: Arc<str>,
+    /// Names are unique within a kind only.
+    pub kind: RouteKind,
     /// The rule's name, or empty.
     pub rule: Arc<str>,
     /// Place of the rule in its route.
@@ -113,6 +116,7 @@ impl Split {
         });
         SplitReport {
             route: Arc::from(""),
+            kind: RouteKind::Http,
             rule: Arc::from(""),
             rule_index: 0,
             epoch: self.epoch,

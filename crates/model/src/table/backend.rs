@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::resource::{Backend, BackendProtocol, Endpoints};
+use crate::resource::{Backend, BackendProtocol, BackendTls, Endpoints, RetryBudget};
+use crate::session::Session;
 
 /// A backend as rules refer to it. The same for as long as its resource does not change.
 #[derive(Debug)]
@@ -19,6 +20,10 @@ pub struct BackendState {
     /// The Service's port.
     pub port: u16,
     pub protocol: BackendProtocol,
+    /// Connections are encrypted, and how.
+    pub tls: Option<Arc<BackendTls>>,
+    /// Holds where a rule says nothing of its own ([`super::CompiledRule::session`]).
+    pub session: Option<Arc<Session>>,
     slot: Arc<EndpointSlot>,
     pub(crate) source: Backend,
 }
@@ -28,15 +33,28 @@ impl BackendState {
         let port = port(source.port)?;
         let protocol = BackendProtocol::try_from(source.protocol)
             .map_err(|_| format!("backend protocol {} is not known to this release", source.protocol))?;
+        let session = source.session_persistence.as_ref().map(Session::compile).transpose()?;
         Ok(BackendState {
             key: Arc::from(source.key.as_str()),
             namespace: source.namespace.as_str().into(),
             service: source.service.as_str().into(),
             port,
             protocol,
+            tls: source.tls.clone().map(Arc::new),
+            session: session.map(Arc::new),
             slot,
             source: source.clone(),
         })
+    }
+
+    /// Whether HTTP/2 with prior knowledge is spoken to it.
+    pub fn http2(&self) -> bool {
+        self.protocol == BackendProtocol::Http2
+    }
+
+    /// As configured; the rules of its arithmetic are not here.
+    pub fn retry_budget(&self) -> Option<&RetryBudget> {
+        self.source.retry_budget.as_ref()
     }
 
     /// The endpoints as they are now. Lock-free; do not keep the guard across a wait.

@@ -1,73 +1,20 @@
-//! The tables that one bind is served from: hostname, then path, then candidates in order of precedence.
+//! The tables of one hostname: path, then candidates in order of precedence.
 //!
 //! Persistent throughout: a changed route replaces the few nodes on the way to its own entries, whatever else there is.
 //! Canonical: what has no entries is not there, so tables that came about by edits equal tables built at once.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use imbl::OrdSet;
 use smallvec::SmallVec;
 
-use super::rule::{CompiledMatch, CompiledRule, PathPattern};
+use super::listener::CompiledListener;
+use super::matching::{CompiledMatch, PathPattern};
+use super::rule::CompiledRule;
 use crate::bytemap::ByteMap;
-use crate::hostname::{HostMap, Hostname};
+use crate::hostname::Hostname;
 use crate::path::segments;
-use crate::resource::ListenerProtocol;
-
-/// The address and port of a socket. `ip` may be unspecified (any address).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BindAddress {
-    pub ip: IpAddr,
-    pub port: u16,
-}
-
-impl From<BindAddress> for SocketAddr {
-    fn from(bind: BindAddress) -> SocketAddr {
-        SocketAddr::new(bind.ip, bind.port)
-    }
-}
-
-impl std::fmt::Display for BindAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        SocketAddr::from(*self).fmt(f)
-    }
-}
-
-/// A listener as requests see it.
-#[derive(Debug)]
-pub struct CompiledListener {
-    pub key: Arc<str>,
-    /// `<namespace>/<name>` of the Gateway.
-    pub gateway: Arc<str>,
-    /// The listener's name.
-    pub section: Arc<str>,
-    pub bind: BindAddress,
-    pub protocol: ListenerProtocol,
-    pub hostname: Hostname,
-    pub(crate) source: crate::resource::Listener,
-}
-
-/// What one socket serves.
-#[derive(Clone)]
-pub struct BindTable {
-    pub address: BindAddress,
-    pub(crate) groups: HostMap<Arc<ListenerGroup>>,
-    /// Listeners in all groups.
-    pub(crate) listeners: usize,
-}
-
-/// The listeners of a bind that have the same hostname: they serve each other's routes.
-#[derive(Clone)]
-pub struct ListenerGroup {
-    pub hostname: Hostname,
-    /// By key. Never empty.
-    pub listeners: BTreeMap<Arc<str>, Arc<CompiledListener>>,
-    /// By the hostname of an attachment.
-    pub(crate) hosts: HostMap<Arc<HostTable>>,
-}
 
 /// The routes of one hostname.
 #[derive(Clone, Default)]
@@ -77,6 +24,8 @@ pub(crate) struct HostTable {
     pub(crate) prefix: ByteMap<Candidates>,
     /// How many different prefixes there are of each number of segments, most segments first.
     pub(crate) prefix_depths: SmallVec<[Depth; 2]>,
+    /// gRPC methods of any service, by name.
+    pub(crate) methods: ByteMap<Candidates>,
 }
 
 #[derive(Clone, Copy)]
@@ -109,7 +58,9 @@ impl Placement {
         a.precedence() == b.precedence()
             && self.hostname == old.hostname
             && a.listener.bind == b.listener.bind
+            && a.listener.protocol == b.listener.protocol
             && a.listener.hostname == b.listener.hostname
+            && a.rule.kind == b.rule.kind
             && a.matched.path.same_place(&b.matched.path)
     }
 
@@ -138,12 +89,13 @@ impl MatchEntry {
     /// What decides between alternatives at one path: the lesser wins. No two entries at one place are equal.
     ///
     /// The API's order (HTTPRouteRule `matches`): a method match, then the most headers, then the most query parameters;
-    /// then the oldest route, then `<namespace>/<name>` in alphabetical order, then the first rule. Ours where the API is
-    /// silent: among regular expressions the longest pattern before all this; the first match of a rule; the listener's key.
+    /// then the oldest route, then `<namespace>/<name>` in alphabetical order, then the first rule. For gRPC the same without
+    /// method and parameters (GRPCRouteRule `matches`). Ours where the API is silent: among regular expressions the longest pattern
+    /// before all this; the kind of routes with one name; the first match of a rule; the listener's key.
     pub(crate) fn precedence(&self) -> impl Ord + '_ {
         let pattern = match &self.matched.path {
             PathPattern::Regex(regex) => regex.characters,
-            PathPattern::Exact(_) | PathPattern::Prefix(_) => 0,
+            PathPattern::Exact(_) | PathPattern::Prefix(_) | PathPattern::GrpcMethod(_) => 0,
         };
         (
             Reverse(pattern),
@@ -152,6 +104,7 @@ impl MatchEntry {
             Reverse(self.matched.query.len()),
             self.created_seconds,
             &*self.rule.route,
+            self.rule.kind,
             self.rule.index,
             self.alternative,
             &*self.listener.key,
@@ -176,84 +129,21 @@ impl MatchEntry {
     }
 }
 
-impl BindTable {
-    pub(crate) fn new(address: BindAddress) -> BindTable {
-        BindTable { address, groups: HostMap::default(), listeners: 0 }
-    }
-
-    /// All listeners of this bind, by key.
-    pub fn listeners(&self) -> Vec<Arc<CompiledListener>> {
-        let mut all: Vec<_> =
-            self.groups.values().flat_map(|group| group.listeners.values().cloned()).collect();
-        all.sort_by(|a, b| a.key.cmp(&b.key));
-        all
-    }
-
-    pub(crate) fn add_listener(&mut self, listener: &Arc<CompiledListener>) {
-        if self.groups.get_mut(&listener.hostname).is_none() {
-            self.groups.insert(&listener.hostname, Arc::new(ListenerGroup::new(listener.hostname.clone())));
-        }
-        if let Some(group) = self.groups.get_mut(&listener.hostname) {
-            Arc::make_mut(group).listeners.insert(listener.key.clone(), listener.clone());
-            self.listeners += 1;
-        }
-    }
-
-    /// Its routes have to be gone from the group before.
-    pub(crate) fn remove_listener(&mut self, listener: &CompiledListener) {
-        let Some(group) = self.groups.get_mut(&listener.hostname) else { return };
-        let group = Arc::make_mut(group);
-        if group.listeners.remove(&listener.key).is_some() {
-            self.listeners -= 1;
-        }
-        if group.listeners.is_empty() {
-            self.groups.remove(&listener.hostname);
-        }
-    }
-
-    /// In the place of the entry of the same precedence, if there is one.
-    pub(crate) fn add_entry(&mut self, placement: &Placement) {
-        let Placement { hostname, entry } = placement;
-        let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
-        let group = Arc::make_mut(group);
-        if group.hosts.get_mut(hostname).is_none() {
-            group.hosts.insert(hostname, Arc::default());
-        }
-        if let Some(host) = group.hosts.get_mut(hostname) {
-            Arc::make_mut(host).add(entry.clone());
-        }
-    }
-
-    pub(crate) fn remove_entry(&mut self, placement: &Placement) {
-        let Placement { hostname, entry } = placement;
-        let Some(group) = self.groups.get_mut(&entry.listener.hostname) else { return };
-        let group = Arc::make_mut(group);
-        let Some(host) = group.hosts.get_mut(hostname) else { return };
-        let host = Arc::make_mut(host);
-        host.remove(entry);
-        if host.is_empty() {
-            group.hosts.remove(hostname);
-        }
-    }
-}
-
-impl ListenerGroup {
-    fn new(hostname: Hostname) -> ListenerGroup {
-        ListenerGroup { hostname, listeners: BTreeMap::new(), hosts: HostMap::default() }
-    }
-}
-
 impl HostTable {
-    fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty() && self.methods.is_empty()
     }
 
-    fn add(&mut self, entry: Arc<MatchEntry>) {
+    pub(crate) fn add(&mut self, entry: Arc<MatchEntry>) {
         match &entry.matched.path {
             PathPattern::Regex(_) => self.regex.insert(entry),
             PathPattern::Exact(path) => {
                 let path = path.clone();
                 add_at(&mut self.exact, path, entry);
+            }
+            PathPattern::GrpcMethod(method) => {
+                let method = method.clone();
+                add_at(&mut self.methods, method, entry);
             }
             PathPattern::Prefix(path) => {
                 let path = path.clone();
@@ -264,11 +154,14 @@ impl HostTable {
         }
     }
 
-    fn remove(&mut self, entry: &Arc<MatchEntry>) {
+    pub(crate) fn remove(&mut self, entry: &Arc<MatchEntry>) {
         match &entry.matched.path {
             PathPattern::Regex(_) => self.regex.remove(entry),
             PathPattern::Exact(path) => {
                 remove_at(&mut self.exact, path, entry);
+            }
+            PathPattern::GrpcMethod(method) => {
+                remove_at(&mut self.methods, method, entry);
             }
             PathPattern::Prefix(path) => {
                 if remove_at(&mut self.prefix, path, entry) {
@@ -350,7 +243,7 @@ impl Candidates {
         }
     }
 
-    fn insert(&mut self, entry: Arc<MatchEntry>) {
+    pub(crate) fn insert(&mut self, entry: Arc<MatchEntry>) {
         match self {
             Candidates::Few(list) => {
                 let at = list.partition_point(|other| other.precedence() < entry.precedence());
@@ -368,7 +261,7 @@ impl Candidates {
         }
     }
 
-    fn remove(&mut self, entry: &Arc<MatchEntry>) {
+    pub(crate) fn remove(&mut self, entry: &Arc<MatchEntry>) {
         match self {
             Candidates::Few(list) => list.retain(|other| other.precedence() != entry.precedence()),
             Candidates::Many(tree) => {

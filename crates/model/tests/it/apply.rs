@@ -519,7 +519,7 @@ fn binds_come_and_go_with_their_listeners() {
     assert_eq!(addresses(&snapshot), ["127.0.0.1:80"]);
     let snapshot = after(&snapshot, listener("six", "::1", 8080, ""));
     assert_eq!(addresses(&snapshot), ["127.0.0.1:80", "[::1]:8080"]);
-    let table = snapshot.bind(&BindAddress { ip: "::1".parse().unwrap(), port: 8080 }).unwrap().clone();
+    let table = snapshot.bind(&BindAddress::tcp("::1".parse().unwrap(), 8080)).unwrap().clone();
     let snapshot = after(&snapshot, two_rules(|route| route.rules.truncate(1)));
     let same = snapshot.bind(&table.address).unwrap();
     assert!(Arc::ptr_eq(&table, same), "a bind that an edit does not concern keeps its table");

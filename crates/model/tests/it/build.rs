@@ -1,8 +1,8 @@
 //! Short ways to write resources.
 
 use weir_model::resource::{
-    Attachment, Backend, Body, Endpoint, Endpoints, HttpMatch, HttpRoute, HttpRule, Listener, PathKind,
-    Resource, Update, ValueMatch, WeightedBackend,
+    Attachment, Backend, Body, Endpoint, Endpoints, HttpMatch, HttpRoute, HttpRule, L4Route, Listener,
+    ListenerProtocol, ListenerTls, PathKind, Resource, Update, ValueMatch, WeightedBackend,
 };
 
 pub(crate) fn listener(name: &str, address: &str, port: u32, hostname: &str) -> Resource {
@@ -15,6 +15,47 @@ pub(crate) fn listener(name: &str, address: &str, port: u32, hostname: &str) -> 
             port,
             protocol: 0,
             hostname: hostname.into(),
+            ..Listener::default()
+        })),
+    }
+}
+
+/// On 127.0.0.1.
+pub(crate) fn listener_of(protocol: ListenerProtocol, name: &str, port: u32, hostname: &str) -> Resource {
+    let mut resource = listener(name, "127.0.0.1", port, hostname);
+    if let Some(Body::Listener(listener)) = &mut resource.body {
+        listener.protocol = protocol as i32;
+        if matches!(protocol, ListenerProtocol::Https | ListenerProtocol::Tls) {
+            listener.tls = Some(ListenerTls {
+                passthrough: protocol == ListenerProtocol::Tls,
+                certificates: vec![format!("certificate/{name}")],
+                client_validation: None,
+            });
+        }
+    }
+    resource
+}
+
+/// `kind` as in keys: `tlsroute`.
+pub(crate) fn l4_route(
+    kind: &str,
+    name: &str,
+    created: i64,
+    attachments: Vec<Attachment>,
+    backends: Vec<WeightedBackend>,
+) -> Resource {
+    let (namespace, short) = name.split_once('/').unwrap_or(("ns", name));
+    Resource {
+        body: Some(Body::L4Route(L4Route {
+            key: format!("{kind}/{namespace}/{short}"),
+            namespace: namespace.into(),
+            name: short.into(),
+            uid: format!("uid-{namespace}-{short}"),
+            created_seconds: created,
+            attachments,
+            rule_name: String::new(),
+            split_identity: format!("uid-{namespace}-{short}/0"),
+            backends,
         })),
     }
 }
@@ -92,7 +133,7 @@ pub(crate) fn backend(name: &str) -> Resource {
             namespace: "ns".into(),
             service: name.into(),
             port: 80,
-            protocol: 0,
+            ..Backend::default()
         })),
     }
 }

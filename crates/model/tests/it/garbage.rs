@@ -1,16 +1,17 @@
 //! Whatever comes in, nothing panics and everything else runs.
 
 use prost::Message;
+use weir_model::cors::Preflight;
 use weir_model::explain::explain;
+use weir_model::filter::CompiledFilter;
 use weir_model::path::{normalise, normalised};
 use weir_model::resource::{
-    Attachment, Backend, Body, Endpoint, Endpoints, Filter, FilterKind, HeaderModifier, HeaderValue,
-    HttpMatch, HttpRoute, HttpRule, Listener, PathModifier, RequestRedirect, Resource, Update, UrlRewrite,
-    ValueMatch, WeightedBackend,
+    Attachment, Backend, BackendTls, Body, CaBundle, Certificate, ClientValidation, Cors, Endpoint,
+    Endpoints, ExternalAuth, Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, HttpRoute, HttpRule,
+    L4Route, Listener, ListenerTls, PathModifier, RequestMirror, RequestRedirect, Resource, Retry,
+    RetryBudget, SessionPersistence, SubjectAltName, Update, UrlRewrite, ValueMatch, WeightedBackend,
 };
-use weir_model::rewrite::{
-    CompiledFilter, PathChange, RedirectedRequest, location, replace_path, strip_path,
-};
+use weir_model::rewrite::{PathChange, RedirectedRequest, location, replace_path, strip_path};
 use weir_model::select::RequestView;
 use weir_model::table::Snapshot;
 
@@ -69,7 +70,7 @@ fn some<T>(random: &mut Random, mut one: impl FnMut(&mut Random) -> T) -> Vec<T>
 }
 
 fn garbage(random: &mut Random) -> Resource {
-    let body = match random.below(5) {
+    let body = match random.below(9) {
         0 => Body::Listener(Listener {
             key: text(random),
             gateway: text(random),
@@ -78,6 +79,15 @@ fn garbage(random: &mut Random) -> Resource {
             port: number(random),
             protocol: number(random) as i32,
             hostname: text(random),
+            tls: (!random.one_in(3)).then(|| ListenerTls {
+                passthrough: random.one_in(2),
+                certificates: some(random, text),
+                client_validation: random.one_in(2).then(|| ClientValidation {
+                    ca_bundles: some(random, text),
+                    insecure_fallback: random.one_in(2),
+                }),
+            }),
+            backend_client_certificate: text(random),
         }),
         1 => Body::Backend(Backend {
             key: text(random),
@@ -85,26 +95,86 @@ fn garbage(random: &mut Random) -> Resource {
             service: text(random),
             port: number(random),
             protocol: number(random) as i32,
+            tls: random.one_in(2).then(|| BackendTls {
+                hostname: text(random),
+                ca_bundles: some(random, text),
+                system_authorities: random.one_in(2),
+                subject_alt_names: some(random, |random| SubjectAltName {
+                    uri: random.one_in(2),
+                    value: text(random),
+                }),
+                invalid_reason: text(random),
+            }),
+            session_persistence: random.one_in(2).then(|| garbage_session(random)),
+            retry_budget: random.one_in(2).then(|| RetryBudget {
+                percent: number(random),
+                interval_ms: u64::from(number(random)),
+                min_retry_count: number(random),
+                min_retry_interval_ms: u64::MAX - u64::from(number(random)),
+            }),
         }),
         2 => Body::Endpoints(Endpoints {
             key: text(random),
             backend_key: text(random),
             endpoints: some(random, |random| Endpoint { address: text(random), port: number(random) }),
         }),
-        _ => Body::HttpRoute(HttpRoute {
-            key: odd(random, &["httproute/ns/r"]),
+        3 => Body::Certificate(Certificate {
+            key: odd(random, &["certificate/0", "certificate/1"]),
+            chain: text(random).into(),
+            private_key: text(random).into(),
+        }),
+        4 => Body::CaBundle(CaBundle {
+            key: odd(random, &["cabundle/0", "cabundle/1"]),
+            certificates: text(random).into(),
+        }),
+        5 => Body::L4Route(L4Route {
+            key: odd(random, &["tlsroute/ns/r", "tcproute/ns/r", "udproute/ns/r"]),
             namespace: odd(random, &["ns"]),
             name: odd(random, &["r"]),
             uid: text(random),
             created_seconds: random.next() as i64,
-            attachments: some(random, |random| Attachment {
-                listener_key: odd(random, &["listener/ns/gw/l"]),
-                hostnames: some(random, |random| odd(random, &["", "a", "*.a", "a.b"])),
-            }),
+            attachments: some(random, garbage_attachment),
+            rule_name: text(random),
+            split_identity: text(random),
+            backends: some(random, garbage_backend),
+        }),
+        _ => Body::HttpRoute(HttpRoute {
+            key: odd(random, &["httproute/ns/r", "grpcroute/ns/r"]),
+            namespace: odd(random, &["ns"]),
+            name: odd(random, &["r"]),
+            uid: text(random),
+            created_seconds: random.next() as i64,
+            attachments: some(random, garbage_attachment),
             rules: some(random, garbage_rule),
         }),
     };
     Resource { body: Some(body) }
+}
+
+fn garbage_attachment(random: &mut Random) -> Attachment {
+    Attachment {
+        listener_key: odd(random, &["listener/ns/gw/l", "listener/ns/gw/tls", "listener/ns/gw/udp"]),
+        hostnames: some(random, |random| odd(random, &["", "a", "*.a", "a.b"])),
+    }
+}
+
+fn garbage_backend(random: &mut Random) -> WeightedBackend {
+    WeightedBackend {
+        weight: if random.one_in(40) { number(random) } else { random.below(1_000_001) as u32 },
+        backend_key: odd(random, &["backend/ns/s/80", ""]),
+        invalid_reason: odd(random, &["", "why"]),
+        filters: some(random, garbage_filter),
+    }
+}
+
+fn garbage_session(random: &mut Random) -> SessionPersistence {
+    SessionPersistence {
+        name: odd(random, &["x", "session"]),
+        header: random.one_in(2),
+        absolute_timeout_ms: u64::from(number(random)),
+        idle_timeout_ms: u64::MAX,
+        permanent: random.one_in(2),
+    }
 }
 
 fn garbage_rule(random: &mut Random) -> HttpRule {
@@ -112,22 +182,23 @@ fn garbage_rule(random: &mut Random) -> HttpRule {
         name: text(random),
         split_identity: text(random),
         matches: some(random, |random| HttpMatch {
-            path_kind: if random.one_in(40) { 3 } else { random.below(3) as i32 },
-            path: odd(random, &["/", "", "/a", "/é", "/%41", ".*", "//"]),
+            path_kind: if random.one_in(40) { 4 } else { random.below(4) as i32 },
+            path: odd(random, &["/", "", "/a", "/é", "/%41", ".*", "//", "a"]),
             method: text(random),
             headers: some(random, garbage_value),
             query: some(random, garbage_value),
         }),
         filters: some(random, garbage_filter),
-        backends: some(random, |random| WeightedBackend {
-            weight: if random.one_in(40) { number(random) } else { random.below(1_000_001) as u32 },
-            backend_key: odd(random, &["backend/ns/s/80", ""]),
-            invalid_reason: odd(random, &["", "why"]),
-            filters: some(random, garbage_filter),
-        }),
+        backends: some(random, garbage_backend),
         request_timeout_ms: u64::from(number(random)) << random.below(33),
         backend_request_timeout_ms: u64::MAX,
         strip_path: random.one_in(2),
+        retry: random.one_in(2).then(|| Retry {
+            codes: if random.one_in(20) { some(random, number) } else { vec![500, 503] },
+            attempts: number(random),
+            backoff_ms: u64::MAX,
+        }),
+        session_persistence: random.one_in(2).then(|| garbage_session(random)),
     }
 }
 
@@ -149,13 +220,42 @@ fn garbage_filter(random: &mut Random) -> Filter {
         (!random.one_in(3))
             .then(|| PathModifier { prefix: random.one_in(2), value: odd(random, &["/x", "x", "", "//"]) })
     };
-    let kind = match random.below(40) {
+    let kind = match random.below(60) {
         0 => None,
         1..10 => Some(FilterKind::RequestHeaderModifier(modifier(random))),
         10..20 => Some(FilterKind::ResponseHeaderModifier(modifier(random))),
         20..30 => {
             Some(FilterKind::UrlRewrite(UrlRewrite { hostname: odd(random, &["", "h"]), path: path(random) }))
         }
+        40..45 => {
+            let odds = random.one_in(20);
+            Some(FilterKind::RequestMirror(RequestMirror {
+                backend_key: odd(random, &["backend/ns/s/80", ""]),
+                numerator: if odds { number(random) } else { random.below(3) as u32 },
+                denominator: if odds { number(random) } else { random.pick(&[2, 3, u32::MAX]) },
+                split_identity: text(random),
+            }))
+        }
+        45..50 => Some(FilterKind::Cors(Cors {
+            allow_origins: some(random, |random| {
+                odd(random, &["*", "https://a", "http://*.b:81", "https://*"])
+            }),
+            allow_methods: some(random, |random| odd(random, &["*", "GET", "PUT"])),
+            allow_headers: some(random, |random| odd(random, &["*", "x-a"])),
+            expose_headers: some(random, |random| odd(random, &["*", "x-b"])),
+            allow_credentials: random.one_in(2),
+            max_age_seconds: number(random),
+        })),
+        50..55 => Some(FilterKind::ExternalAuth(ExternalAuth {
+            backend_key: odd(random, &["backend/ns/s/80", ""]),
+            invalid_reason: odd(random, &["", "why"]),
+            grpc: random.one_in(2),
+            path: odd(random, &["", "/auth"]),
+            allowed_request_headers: some(random, |random| odd(random, &["x-a", "X-B"])),
+            allowed_response_headers: some(random, |random| odd(random, &["x-a", "X-B"])),
+            max_body_bytes: random.next(),
+        })),
+        55 => Some(FilterKind::Invalid(text(random))),
         _ => Some(FilterKind::RequestRedirect(RequestRedirect {
             scheme: odd(random, &["", "http", "HTTPS"]),
             hostname: odd(random, &["", "h"]),
@@ -245,7 +345,23 @@ fn ask(random: &mut Random, snapshot: &Snapshot) {
                     );
                     assert_eq!(out.first(), Some(&b'/'));
                 }
-                CompiledFilter::RequestHeaders(_) | CompiledFilter::ResponseHeaders(_) => {}
+                CompiledFilter::Cors(cors) => {
+                    let origin = text(random);
+                    let asked = Preflight {
+                        origin: origin.as_bytes(),
+                        method: request.method,
+                        headers: random.one_in(2).then_some(value.as_bytes()),
+                    };
+                    for (_, value) in cors.preflight(&asked).iter().chain(&cors.response(Some(asked.origin)))
+                    {
+                        assert!(value.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{value:?}");
+                    }
+                }
+                CompiledFilter::Mirror(mirror) => _ = mirror.wants_copy(),
+                CompiledFilter::ExternalAuth(auth) => _ = auth.backend(),
+                CompiledFilter::Invalid(_)
+                | CompiledFilter::RequestHeaders(_)
+                | CompiledFilter::ResponseHeaders(_) => {}
             }
         }
         if let Some(choice) = selected.rule.split.next() {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use weir_model::path::normalised;
 use weir_model::resource::{Body, HttpMatch, HttpRoute, Listener, PathKind, Resource, ValueMatch};
 use weir_model::select::{NoProbe, PathMatch, RequestView, select};
-use weir_model::table::{BindAddress, Snapshot};
+use weir_model::table::{BindAddress, Snapshot, Transport};
 
 use crate::build::{attach, exact, full, listener, prefix, regex, route, rule, value};
 use crate::random::{Random, effort};
@@ -108,7 +108,11 @@ fn path_order(matched: &HttpMatch) -> (u8, Reverse<usize>) {
     match matched.path_kind() {
         PathKind::Exact => (0, Reverse(0)),
         PathKind::RegularExpression => (1, Reverse(matched.path.len())),
-        PathKind::Prefix => (2, Reverse(matched.path.trim_end_matches('/').len())),
+        PathKind::Prefix => match matched.path.trim_end_matches('/').len() {
+            0 => (4, Reverse(0)),
+            length => (2, Reverse(length)),
+        },
+        PathKind::GrpcMethod => (3, Reverse(0)),
     }
 }
 
@@ -128,6 +132,10 @@ fn holds(matched: &HttpMatch, request: &Request) -> bool {
             let wanted: Vec<&str> = matched.path.trim_end_matches('/').split('/').collect();
             let got: Vec<&str> = request.path.split('/').collect();
             request.path.starts_with('/') && got.starts_with(&wanted)
+        }
+        PathKind::GrpcMethod => {
+            let got: Vec<&str> = request.path.split('/').collect();
+            got.len() == 3 && got[0].is_empty() && got[2] == matched.path
         }
     };
     path && (matched.method.is_empty() || matched.method == request.method)
@@ -181,7 +189,11 @@ fn whole(pattern: &str, text: &str) -> bool {
 
 // What people ask for by name.
 
-const BIND: BindAddress = BindAddress { ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 80 };
+const BIND: BindAddress = BindAddress {
+    ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    port: 80,
+    transport: Transport::Tcp,
+};
 
 fn snapshot(resources: Vec<Resource>) -> Snapshot {
     let (snapshot, rejected) = Snapshot::empty(1).apply(&full(resources));

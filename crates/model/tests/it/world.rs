@@ -155,7 +155,7 @@ pub(crate) fn random_request(random: &mut Random) -> Request {
         pairs.join("&")
     });
     Request {
-        bind: BindAddress { ip: address.parse().unwrap(), port: port as u16 },
+        bind: BindAddress::tcp(address.parse().unwrap(), port as u16),
         host: random.pick(&HOSTS),
         path: if random.one_in(20) { "*".into() } else { random_path(random) },
         method: random.pick(&["GET", "POST", "get"]),

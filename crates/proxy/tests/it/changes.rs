@@ -280,7 +280,7 @@ fn open_streams_keep_no_snapshot() {
         peer.rest();
     });
     let world = World::to(&origin);
-    let address = weir_model::table::BindAddress { ip: world.address.ip(), port: PORT };
+    let address = weir_model::table::BindAddress::tcp(world.address.ip(), PORT);
     let mut streams = Vec::new();
     let mut tables = Vec::new();
     for n in 0..100 {

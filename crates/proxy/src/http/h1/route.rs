@@ -11,8 +11,9 @@ use weir_codec::field::{FieldStore, Fields, Known};
 use weir_codec::head::{Asked, HeadScan, RequestHead, Version};
 use weir_codec::rewrite::{self, Forwarding, RequestTarget};
 use weir_codec::target::Target;
+use weir_model::filter::CompiledFilter;
 use weir_model::path::{Normalised, normalise};
-use weir_model::rewrite::{CompiledFilter, Redirect, RedirectedRequest, location, replace_path, strip_path};
+use weir_model::rewrite::{Redirect, RedirectedRequest, location, replace_path, strip_path};
 use weir_model::select::{Headers, NoProbe, PathMatch, RequestView, select};
 use weir_model::table::{BackendState, CompiledRule};
 
