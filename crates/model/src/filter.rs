@@ -65,6 +65,22 @@ pub enum AuthProtocol {
     Grpc,
 }
 
+impl CompiledFilter {
+    /// Whether it does more than change a head or redirect.
+    pub(crate) fn acts(&self) -> bool {
+        match self {
+            CompiledFilter::Mirror(_)
+            | CompiledFilter::Cors(_)
+            | CompiledFilter::ExternalAuth(_)
+            | CompiledFilter::Invalid(_) => true,
+            CompiledFilter::RequestHeaders(_)
+            | CompiledFilter::ResponseHeaders(_)
+            | CompiledFilter::Redirect(_)
+            | CompiledFilter::Rewrite(_) => false,
+        }
+    }
+}
+
 impl Mirror {
     pub fn backend(&self) -> Option<&Arc<BackendState>> {
         self.target.backend()

@@ -12,11 +12,13 @@
 //! | [`split`] | one ticket to one backend |
 //! | [`filter`] | filters, checked and ready |
 //! | [`cors`] | what is said to browsers about sharing |
+//! | [`budget`] | how much of a backend's traffic may be retries |
 //! | [`retry`], [`session`] | tries after the first; whom requests stay with |
 //! | [`rewrite`] | paths, locations and headers as filters change them |
 //! | [`path`], [`hostname`] | normal forms and their comparison |
 //! | [`limits`] | every bound and time-out, with unit, default and source |
 
+pub mod budget;
 mod bytemap;
 pub mod cors;
 pub mod explain;

@@ -162,6 +162,27 @@ limits! {
     retry_attempts: usize = 2, Count,
         "Kong retries 5, nginx bounded by its upstreams; a broken backend should not be asked for ever",
         "Endpoints tried after the first one could not be connected to or closed a reused connection before answering.";
+    retry_backoff: Duration = 25, Milliseconds,
+        "Envoy's base interval of 25 ms; HTTPRouteRetry.backoff takes its place",
+        "Least wait before a request is tried again because its rule says so.";
+    mirrors_at_once: usize = 256, Count,
+        "ours: with the next one a bound on memory, 128 MiB a worker",
+        "Mirrored requests of one worker under way. More are not copied.";
+    mirror_body_bytes: usize = 512 * 1024, Bytes,
+        "ours: two large reads; a mirror that keeps up needs less",
+        "Bytes of one request body that wait for a mirror. One that is further behind is given up.";
+    mirror_timeout: Duration = 60_000, Milliseconds,
+        "as upstream_response_timeout",
+        "For one mirrored request, from its head to the end of the answer that nobody reads.";
+    auth_timeout: Duration = 5_000, Milliseconds,
+        "ours: a request should not wait longer to be told no; Envoy ext_authz 200 ms is too short for a cold start",
+        "For an authorisation server's word. Later: 503.";
+    auth_body_bytes: usize = 1024 * 1024, Bytes,
+        "HTTPExternalAuthFilter forwardBody.maxSize up to this; Envoy's examples 8 KiB",
+        "Largest request body that is held for an authorisation server, whatever a route says. Larger: 413.";
+    auth_answer_bytes: usize = 64 * 1024, Bytes,
+        "as head_bytes",
+        "Largest body of an authorisation server's answer that is passed to the client. A larger one is left out.";
     interim_responses: usize = 16, Count,
         "RFC 9110 section 15.2 (zero or more); ours",
         "Most 1xx answers of a backend to one request.";
@@ -225,7 +246,9 @@ mod tests {
     #[test]
     fn times_are_milliseconds_and_the_rest_is_not() {
         for row in Limits::table() {
-            let is_time = ["_timeout", "_hold", "_delay", "_pause"].iter().any(|end| row.name.ends_with(end));
+            let is_time = ["_timeout", "_hold", "_delay", "_pause", "_backoff"]
+                .iter()
+                .any(|end| row.name.ends_with(end));
             assert_eq!(row.unit == Unit::Milliseconds, is_time, "{}", row.name);
             assert_eq!(row.unit == Unit::Bytes, row.name.ends_with("_bytes"), "{}", row.name);
         }

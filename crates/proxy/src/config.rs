@@ -8,6 +8,7 @@ use std::sync::Arc;
 use weir_model::limits::Limits;
 
 use crate::access_log::AccessSink;
+use crate::session::SessionKey;
 
 /// The settings of one data plane; they do not change while it runs.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct ProxyConfig {
     pub low_port_fallback: bool,
     pub access_log: AccessLog,
     pub headers: HeaderTokens,
+    /// What session tokens are sealed with. `None` for a random one: then sessions end with the process.
+    pub session_key: Option<SessionKey>,
 }
 
 impl Default for ProxyConfig {
@@ -35,6 +38,7 @@ impl Default for ProxyConfig {
             low_port_fallback: false,
             access_log: AccessLog::Off,
             headers: HeaderTokens::default(),
+            session_key: None,
         }
     }
 }

@@ -31,6 +31,14 @@ pub(crate) enum Failure {
     NoBackends,
     /// The ticket fell to a backendRef that is invalid.
     InvalidBackend,
+    /// A filter that cannot be used stands in the request's way.
+    InvalidFilter,
+    /// The authorisation server could not be asked, or did not answer.
+    Authorisation,
+    /// A try's answer has a status that the rule wants another try for. Never the last word on a request.
+    UpstreamStatus(u16),
+    /// Another try was due, and the backend's retry budget is used up.
+    RetryBudget,
     /// The backend has no ready endpoint.
     NoEndpoints,
     /// As many requests as may wait for an endpoint or a connection wait already.
@@ -122,6 +130,9 @@ reasons! {
     NoRoute => "no_route",
     NoBackends => "no_backends",
     InvalidBackend => "invalid_backend",
+    InvalidFilter => "invalid_filter",
+    Authorisation => "authorisation",
+    RetryBudget => "retry_budget",
     NoEndpoints => "no_endpoints",
     TooManyHeld => "too_many_held",
     EndpointsBusy => "endpoints_busy",
@@ -160,6 +171,10 @@ impl Failure {
             }
             Failure::NoBackends => kept(UNEXPECTED, Configuration, Reason::NoBackends),
             Failure::InvalidBackend => kept(UNEXPECTED, Configuration, Reason::InvalidBackend),
+            Failure::InvalidFilter => kept(UNEXPECTED, Configuration, Reason::InvalidFilter),
+            Failure::Authorisation => kept(UNAVAILABLE, Upstream, Reason::Authorisation),
+            Failure::UpstreamStatus(_) => kept(INVALID_RESPONSE, Upstream, Reason::BadResponse),
+            Failure::RetryBudget => kept(UNAVAILABLE, Upstream, Reason::RetryBudget),
             Failure::NoEndpoints => kept(NO_PEER, Upstream, Reason::NoEndpoints),
             Failure::TooManyHeld => kept(UNAVAILABLE, Upstream, Reason::TooManyHeld),
             Failure::EndpointsBusy => kept(UNAVAILABLE, Upstream, Reason::EndpointsBusy),

@@ -3,15 +3,45 @@
 //! An [`Edited`] collects what the filters of a rule and of its backend say, in order: which received fields are
 //! not copied, and which lines are added. Framing and connection fields are not theirs to change; `Host` and the
 //! forwarding fields are, and then nothing of ours is written for them.
+//!
+//! What authorisation servers put into a request ([`Grant`]) and what a response says about sharing between origins take their
+//! place in the same order.
 
 use smallvec::SmallVec;
 use weir_codec::field::{Dropped, FORWARDING, Fields, HOP_BY_HOP, Known, KnownSet, classify};
 use weir_codec::rewrite::field;
+use weir_model::cors;
 use weir_model::filter::CompiledFilter;
 use weir_model::rewrite::HeaderEdits;
 
 /// Fields that decide where a message ends or what its connection does.
 const UNTOUCHABLE: KnownSet = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer).with(Known::Expect);
+
+/// The filters that a request has passed.
+#[derive(Clone, Copy)]
+pub(crate) struct Passed<'a> {
+    /// The rule's, then the backend's.
+    pub(crate) lists: [&'a [CompiledFilter]; 2],
+    pub(crate) grants: &'a [Grant],
+    /// The body has been read already: nobody is to be asked whether to send it.
+    pub(crate) body_is_here: bool,
+}
+
+impl<'a> Passed<'a> {
+    /// Filters that ask nobody.
+    pub(crate) fn all(lists: [&'a [CompiledFilter]; 2]) -> Passed<'a> {
+        Passed { lists, grants: &[], body_is_here: false }
+    }
+}
+
+/// What an authorisation server puts into a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    /// Which list, and which filter of it.
+    pub(crate) place: [usize; 2],
+    /// Each in the place of all of its name.
+    pub(crate) lines: Vec<(Box<str>, Box<[u8]>)>,
+}
 
 /// The edits of one head.
 pub(crate) struct Edited<'e> {
@@ -19,8 +49,8 @@ pub(crate) struct Edited<'e> {
     /// Forwarding fields that a filter set or removed.
     pub(crate) overridden: KnownSet,
     /// What a filter set `Host` to.
-    pub(crate) host: Option<&'e str>,
-    added: SmallVec<[(&'e str, &'e str); 8]>,
+    pub(crate) host: Option<&'e [u8]>,
+    added: SmallVec<[(&'e str, &'e [u8]); 8]>,
 }
 
 impl<'e> Edited<'e> {
@@ -28,21 +58,53 @@ impl<'e> Edited<'e> {
         Edited { dropped, overridden: KnownSet::EMPTY, host: None, added: SmallVec::new() }
     }
 
-    /// Applies the request header modifiers among `filters`.
-    pub(crate) fn request(&mut self, filters: &'e [CompiledFilter], fields: &Fields<'_, '_>) {
-        for filter in filters {
-            if let CompiledFilter::RequestHeaders(edits) = filter {
-                self.apply(edits, fields);
+    /// Applies what changes a request's fields among the filters that were passed.
+    pub(crate) fn request(&mut self, passed: &Passed<'e>, fields: &Fields<'_, '_>) {
+        for (list, filters) in passed.lists.into_iter().enumerate() {
+            for (index, filter) in filters.iter().enumerate() {
+                match filter {
+                    CompiledFilter::RequestHeaders(edits) => self.apply(edits, fields),
+                    CompiledFilter::ExternalAuth(_) => {
+                        let here = |grant: &&Grant| grant.place == [list, index];
+                        for (name, value) in passed.grants.iter().filter(here).flat_map(|grant| &grant.lines)
+                        {
+                            if self.take_out(name, fields) {
+                                self.put_in(name, value);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if passed.body_is_here {
+            fields.drop_name(&mut self.dropped, b"expect");
+        }
+    }
+
+    /// Applies what changes a response's fields. `origin` is what the request said of itself.
+    pub(crate) fn response(
+        &mut self,
+        lists: [&'e [CompiledFilter]; 2],
+        origin: Option<&'e [u8]>,
+        fields: &Fields<'_, '_>,
+    ) {
+        for filter in lists.into_iter().flatten() {
+            match filter {
+                CompiledFilter::ResponseHeaders(edits) => self.apply(edits, fields),
+                CompiledFilter::Cors(cors) => self.share(cors, origin, fields),
+                _ => {}
             }
         }
     }
 
-    /// Applies the response header modifiers among `filters`.
-    pub(crate) fn response(&mut self, filters: &'e [CompiledFilter], fields: &Fields<'_, '_>) {
-        for filter in filters {
-            if let CompiledFilter::ResponseHeaders(edits) = filter {
-                self.apply(edits, fields);
-            }
+    /// What the backend says about sharing goes, what the gateway says comes.
+    fn share(&mut self, cors: &'e cors::Cors, origin: Option<&'e [u8]>, fields: &Fields<'_, '_>) {
+        for name in cors::RESPONSE_HEADERS {
+            self.take_out(name, fields);
+        }
+        for (name, value) in cors.response(origin) {
+            self.put_in(name, value.as_bytes());
         }
     }
 
@@ -50,12 +112,12 @@ impl<'e> Edited<'e> {
     fn apply(&mut self, edits: &'e HeaderEdits, fields: &Fields<'_, '_>) {
         for line in &edits.set {
             if self.take_out(&line.name, fields) {
-                self.put_in(&line.name, &line.value);
+                self.put_in(&line.name, line.value.as_bytes());
             }
         }
         for line in &edits.add {
             if !UNTOUCHABLE.contains(classify(line.name.as_bytes())) {
-                self.put_in(&line.name, &line.value);
+                self.put_in(&line.name, line.value.as_bytes());
             }
         }
         for name in &edits.remove {
@@ -80,7 +142,7 @@ impl<'e> Edited<'e> {
         true
     }
 
-    fn put_in(&mut self, name: &'e str, value: &'e str) {
+    fn put_in(&mut self, name: &'e str, value: &'e [u8]) {
         if classify(name.as_bytes()) == Known::Host {
             self.host = Some(value);
         } else {
@@ -91,7 +153,7 @@ impl<'e> Edited<'e> {
     /// Writes the added lines.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.added {
-            field(name.as_bytes(), value.as_bytes(), out);
+            field(name.as_bytes(), value, out);
         }
     }
 }

@@ -25,8 +25,10 @@ mod filter;
 mod http;
 mod io;
 mod metrics;
+mod mirror;
 mod record;
 mod retry;
+mod session;
 mod tls;
 mod upstream;
 mod worker;
@@ -44,11 +46,13 @@ use weir_model::table::Snapshot;
 
 pub use crate::access_log::{AccessEntry, AccessSink};
 pub use crate::config::{AccessLog, HeaderTokens, Network, NetworkError, ProxyConfig};
+pub use crate::session::SessionKey;
 
 use crate::access_log::Log;
 use crate::apply::{Applier, ApplyOrder};
 use crate::bind::Acceptor;
 use crate::metrics::{FrontMetrics, Gauges};
+use crate::session::Sealer;
 use crate::worker::{Settings, Worker, WorkerHandle};
 
 /// A running data plane: a cheap handle. When the last one is dropped, sockets and connections are closed.
@@ -71,9 +75,15 @@ impl Proxy {
     /// Starts the data plane's threads. It serves nothing before the first [`Proxy::apply`].
     pub fn start(config: ProxyConfig) -> std::io::Result<Proxy> {
         let access_log = Log::open(&config.access_log)?;
+        let sealer = Sealer::new(config.session_key.as_ref())?;
         let limits = config.limits;
-        let settings =
-            Arc::new(Settings::new(limits.clone(), config.trusted, config.headers, access_log.clone()));
+        let settings = Arc::new(Settings::new(
+            limits.clone(),
+            config.trusted,
+            config.headers,
+            access_log.clone(),
+            sealer,
+        ));
         let snapshot = Snapshot::empty(config.seed);
         let room = Arc::<Notify>::default();
         let count =

@@ -66,6 +66,10 @@ pub(crate) struct WorkerMetrics {
     pub(crate) retries: Counter,
     pub(crate) tunnels: Counter,
     pub(crate) held: Counter,
+    pub(crate) session_requests: Counter,
+    pub(crate) mirrors: Counter,
+    pub(crate) mirror_drops: Counter,
+    pub(crate) retries_refused: Counter,
     pub(crate) idle_closed: Counter,
     pub(crate) panics: Counter,
 }
@@ -201,6 +205,22 @@ impl Text {
             ("retries_total", "Requests sent again.", sum(&|w| w.retries.get())),
             ("tunnels_total", "Upgraded connections.", sum(&|w| w.tunnels.get())),
             ("held_total", "Requests that waited for endpoints.", sum(&|w| w.held.get())),
+            (
+                "session_requests_total",
+                "Requests that a session kept with their backend: they took no ticket.",
+                sum(&|w| w.session_requests.get()),
+            ),
+            ("mirrors_total", "Requests copied to a mirror.", sum(&|w| w.mirrors.get())),
+            (
+                "mirror_drops_total",
+                "Copies given up: too many at once, too slow, or out of reach.",
+                sum(&|w| w.mirror_drops.get()),
+            ),
+            (
+                "retries_refused_total",
+                "Tries that a backend's retry budget did not allow.",
+                sum(&|w| w.retries_refused.get()),
+            ),
             ("idle_closed_total", "Idle connections closed to make room.", sum(&|w| w.idle_closed.get())),
             ("panics_total", "Connections lost to a panic.", sum(&|w| w.panics.get())),
             ("updates_total", "Updates applied.", front.updates.load(Relaxed)),

@@ -22,6 +22,10 @@ pub(crate) struct RequestRecord {
     pub(crate) retries: u32,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
+    /// When the rule's time for the request is up; known here only for requests that wait before they are forwarded.
+    pub(crate) deadline: Option<Moment>,
+    /// Lines for the head of an answer of the proxy's own.
+    pub(crate) decor: Vec<u8>,
     /// Only where an access log wants it.
     pub(crate) text: Option<Box<RequestText>>,
 }
@@ -53,6 +57,8 @@ impl RequestRecord {
             retries: 0,
             request_bytes: 0,
             response_bytes: 0,
+            deadline: None,
+            decor: Vec::new(),
             text: None,
         }
     }

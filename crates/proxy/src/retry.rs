@@ -1,8 +1,18 @@
 //! When a request may be sent once more.
 //!
-//! Two cases, and no others. An endpoint that took no connection: the next one of the same backend, a bounded number of
+//! Two cases for every request. An endpoint that took no connection: the next one of the same backend, a bounded number of
 //! times. A kept connection that turned out to be closed: a fresh one, if nothing came back and the request can do no
-//! harm twice or has not left yet. Neither takes another ticket or leaves the chosen backend.
+//! harm twice or has not left yet.
+//!
+//! A rule may ask for more tries (`rules[].retry`), and then says for which statuses; connection errors and time-outs count among
+//! them. It does so for its own requests, whatever their method. The tries end when the client has seen anything, when the body was too
+//! large to be kept, when the request's time is up, and when the backend's budget is used up (503).
+//!
+//! No try takes another ticket or leaves the chosen backend.
+
+use std::time::Duration;
+
+use weir_model::retry::RetryPolicy;
 
 use crate::error::Failure;
 
@@ -33,6 +43,25 @@ impl Outcome {
 /// Whether another endpoint may be tried after `tried` of them took no connection.
 pub(crate) fn may_try_another(failure: Failure, tried: usize, attempts: usize) -> bool {
     failure.verdict().retryable && tried <= attempts
+}
+
+/// Whether a rule wants another try for this.
+pub(crate) fn is_worth_another_try(policy: &RetryPolicy, failure: Failure) -> bool {
+    match failure {
+        // Connection errors.
+        Failure::Connect | Failure::ConnectTimeout | Failure::UpstreamClosed => true,
+        Failure::UpstreamStatus(status) => policy.covers(status),
+        Failure::BackendRequestTimeout | Failure::UpstreamTimeout => policy.covers(504),
+        Failure::UpstreamHead(_) => policy.covers(502),
+        _ => false,
+    }
+}
+
+/// How long to wait before the next try: at least this, and up to half as much again, so that requests that failed together do not
+/// come back together.
+pub(crate) fn wait(least: Duration, random: u64) -> Duration {
+    let half = u64::try_from(least.as_micros() / 2).unwrap_or(u64::MAX);
+    least + Duration::from_micros(random % half.saturating_add(1).max(1))
 }
 
 #[cfg(test)]
@@ -66,5 +95,15 @@ mod tests {
         assert!(may_try_another(Failure::Connect, 2, 2));
         assert!(!may_try_another(Failure::Connect, 3, 2));
         assert!(!may_try_another(Failure::RequestTimeout, 1, 2));
+    }
+
+    #[test]
+    fn the_wait_is_never_shorter_than_asked_and_at_most_half_longer() {
+        let least = Duration::from_millis(10);
+        for random in [0, 1, 4_999, 5_000, 5_001, u64::MAX] {
+            let waited = wait(least, random);
+            assert!(waited >= least && waited <= Duration::from_millis(15), "{waited:?}");
+        }
+        assert_eq!(wait(Duration::ZERO, 7), Duration::ZERO);
     }
 }

@@ -30,6 +30,7 @@ use crate::clock::{Clock, Epoch, Moment};
 use crate::config::{HeaderTokens, Network};
 use crate::http::h1;
 use crate::metrics::WorkerMetrics;
+use crate::session::Sealer;
 use crate::upstream::pool::{Pool, PoolLimits};
 
 /// How often idle upstream connections are looked through, at least. Unit: time. Source: ours.
@@ -47,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) trusted: Vec<Network>,
     pub(crate) headers: HeaderTokens,
     pub(crate) access_log: Option<Log>,
+    pub(crate) sealer: Sealer,
     pub(crate) epoch: Epoch,
 }
 
@@ -56,6 +58,7 @@ impl Settings {
         trusted: Vec<Network>,
         headers: HeaderTokens,
         access_log: Option<Log>,
+        sealer: Sealer,
     ) -> Settings {
         Settings {
             head_limits: HeadLimits {
@@ -77,6 +80,7 @@ impl Settings {
             trusted,
             headers,
             access_log,
+            sealer,
             epoch: Epoch::start(),
         }
     }
@@ -128,6 +132,8 @@ pub(crate) struct Worker {
     pub(crate) endpoints_changed: Notify,
     /// Requests that wait for endpoints, by backend key.
     pub(crate) held: RefCell<BTreeMap<Arc<str>, usize>>,
+    /// Mirrored requests under way.
+    pub(crate) mirrors: Cell<usize>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
     snapshot: RefCell<Snapshot>,
@@ -202,6 +208,7 @@ impl Worker {
             metrics,
             endpoints_changed: Notify::new(),
             held: RefCell::default(),
+            mirrors: Cell::new(0),
             paths: RefCell::default(),
             snapshot: RefCell::new(snapshot),
             random: Cell::new(seed),

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::resource::{Backend, BackendProtocol, BackendTls, Endpoints, RetryBudget};
+use crate::budget::Budget;
+use crate::resource::{Backend, BackendProtocol, BackendTls, Endpoints};
 use crate::session::Session;
 
 /// A backend as rules refer to it. The same for as long as its resource does not change.
@@ -24,6 +25,8 @@ pub struct BackendState {
     pub tls: Option<Arc<BackendTls>>,
     /// Holds where a rule says nothing of its own ([`super::CompiledRule::session`]).
     pub session: Option<Arc<Session>>,
+    /// How much of its traffic may be retries, and how much of it was.
+    pub budget: Option<Budget>,
     slot: Arc<EndpointSlot>,
     pub(crate) source: Backend,
 }
@@ -42,6 +45,7 @@ impl BackendState {
             protocol,
             tls: source.tls.clone().map(Arc::new),
             session: session.map(Arc::new),
+            budget: source.retry_budget.as_ref().map(Budget::new),
             slot,
             source: source.clone(),
         })
@@ -50,11 +54,6 @@ impl BackendState {
     /// Whether HTTP/2 with prior knowledge is spoken to it.
     pub fn http2(&self) -> bool {
         self.protocol == BackendProtocol::Http2
-    }
-
-    /// As configured; the rules of its arithmetic are not here.
-    pub fn retry_budget(&self) -> Option<&RetryBudget> {
-        self.source.retry_budget.as_ref()
     }
 
     /// The endpoints as they are now. Lock-free; do not keep the guard across a wait.

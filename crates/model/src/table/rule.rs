@@ -77,6 +77,10 @@ pub struct CompiledRule {
     pub retry: Option<Arc<RetryPolicy>>,
     /// The rule's own: [`CompiledRule::session`] says what holds.
     pub own_session: Option<Arc<Session>>,
+    /// Names the rule among all, in this snapshot and the next.
+    pub identity: Box<str>,
+    /// There is more to do than to change heads: retries, sessions, retry budgets, or filters that act by themselves.
+    pub has_extras: bool,
 }
 
 impl CompiledRule {
@@ -326,12 +330,22 @@ fn compile_rule(
         });
     }
     let split = split(source, place.route, &backends, before, context)?;
+    let rule_filters = compile_filters(&source.filters, &filters)?;
+    let asks_more = |backend: &RuleBackend| {
+        let of_backend = |state: &Arc<BackendState>| state.session.is_some() || state.budget.is_some();
+        backend.state().is_some_and(of_backend) || backend.filters.iter().any(CompiledFilter::acts)
+    };
     let rule = CompiledRule {
+        identity: format!("{}\0{}", place.route, source.split_identity).into(),
+        has_extras: source.retry.is_some()
+            || source.session_persistence.is_some()
+            || rule_filters.iter().any(CompiledFilter::acts)
+            || backends.iter().any(asks_more),
         route: place.route.clone(),
         kind: place.kind,
         name: Arc::from(source.name.as_str()),
         index: place.index,
-        filters: compile_filters(&source.filters, &filters)?,
+        filters: rule_filters,
         backends: backends.into(),
         split,
         request_timeout: timeout(source.request_timeout_ms),

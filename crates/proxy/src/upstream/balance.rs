@@ -89,6 +89,16 @@ fn from<'a>(
     avoided
 }
 
+/// Once all endpoints were tried in vain, only the last of them is passed over, if there is another.
+pub(crate) fn leave_a_choice(set: &EndpointSet, tried: &mut Tried) {
+    if set.endpoints.iter().any(|endpoint| !is_tried(tried, endpoint)) {
+        return;
+    }
+    let last = tried.pop().filter(|_| set.endpoints.len() > 1);
+    tried.clear();
+    tried.extend(last);
+}
+
 fn is_tried(tried: &Tried, endpoint: &Arc<EndpointState>) -> bool {
     tried.iter().any(|other| Arc::ptr_eq(other, endpoint))
 }

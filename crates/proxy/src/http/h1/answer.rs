@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use weir_codec::rewrite::{connection, field, finish, number_field};
+use weir_codec::field::{FieldStore, Known, KnownSet};
+use weir_codec::head::{Asked, ResponseHead};
+use weir_codec::rewrite::{self, Delimiting, connection, field, finish, number_field};
+use weir_model::cors;
 
+use super::call::Reply;
 use crate::error::Failure;
 use crate::worker::Worker;
 
@@ -20,8 +24,14 @@ pub(super) struct Context {
     pub(super) latency: Duration,
 }
 
-/// Writes the response that a failure calls for. False when it calls for none.
-pub(super) fn failure(worker: &Worker, failure: Failure, context: Context, out: &mut Vec<u8>) -> bool {
+/// Writes the response that a failure calls for, with these lines in its head. False when it calls for none.
+pub(super) fn failure(
+    worker: &Worker,
+    failure: Failure,
+    context: Context,
+    lines: &[u8],
+    out: &mut Vec<u8>,
+) -> bool {
     let Some((status, message)) = failure.verdict().answer else { return false };
     // Messages are constants without characters that JSON escapes.
     const BEFORE: &[u8] = b"{\"message\":\"";
@@ -34,6 +44,7 @@ pub(super) fn failure(worker: &Worker, failure: Failure, context: Context, out: 
     if status == 405 {
         field(b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE", out);
     }
+    out.extend_from_slice(lines);
     end(worker, context, out);
     if !context.head {
         out.extend_from_slice(BEFORE);
@@ -49,6 +60,56 @@ pub(super) fn redirect(worker: &Worker, status: u16, location: &[u8], context: C
     field(b"Location", location, out);
     connection(context.keep_alive, out);
     number_field(b"Content-Length", 0, out);
+}
+
+/// Writes the answer to a browser's question about sharing.
+pub(super) fn preflight(worker: &Worker, lines: &[u8], context: Context, out: &mut Vec<u8>) {
+    start(worker, 204, out);
+    out.extend_from_slice(lines);
+    connection(context.keep_alive, out);
+    end(worker, context, out);
+}
+
+/// Writes another server's answer, which the proxy gives in its own name, and tells its status. `None` when it cannot be read.
+pub(super) fn passed_on(
+    worker: &Worker,
+    reply: &Reply,
+    context: Context,
+    lines: &[u8],
+    out: &mut Vec<u8>,
+) -> Option<u16> {
+    let mut store = FieldStore::new();
+    let asked = Asked { head: context.head, upgrade: false };
+    let head = ResponseHead::parse(&reply.head, asked, &mut store).ok()?;
+    let mut dropped =
+        rewrite::response_dropped(&head, Delimiting::AsReceived, KnownSet::EMPTY.with(Known::ContentLength));
+    if !lines.is_empty() {
+        for name in cors::RESPONSE_HEADERS {
+            head.fields.drop_name(&mut dropped, name.as_bytes());
+        }
+    }
+    let body = if reply.whole {
+        reply.body.as_slice()
+    } else {
+        // A part of it would be taken for something else.
+        head.fields.drop_name(&mut dropped, b"content-type");
+        head.fields.drop_name(&mut dropped, b"content-encoding");
+        b""
+    };
+    let via = worker.settings.headers.server;
+    rewrite::response(&head, Delimiting::AsReceived, dropped, context.keep_alive, via, out);
+    out.extend_from_slice(lines);
+    if !(context.head || matches!(head.status, 204 | 304)) {
+        number_field(b"Content-Length", body.len() as u64, out);
+    }
+    if !head.fields.has(Known::Date) {
+        field(b"Date", &worker.clock.date(), out);
+    }
+    finish(out);
+    if !context.head {
+        out.extend_from_slice(body);
+    }
+    Some(head.status)
 }
 
 fn start(worker: &Worker, status: u16, out: &mut Vec<u8>) {
@@ -76,6 +137,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 fn reason_phrase(status: u16) -> &'static str {
     match status {
+        204 => "No Content",
         300 => "Multiple Choices",
         301 => "Moved Permanently",
         302 => "Found",

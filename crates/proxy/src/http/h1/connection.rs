@@ -134,8 +134,13 @@ impl Connection {
         loop {
             if first_byte.is_some() {
                 let mut record = RequestRecord::new(worker.clock.now());
-                match route::decide(self, &worker, &mut record) {
-                    Decision::Wait => {}
+                let mut decision = route::decide(self, &worker, &mut record);
+                while let Decision::Ask(pending) = decision {
+                    // Apart, so that what few requests need is not a part of every connection.
+                    decision = Box::pin(self.ask(pending, &mut record)).await;
+                }
+                match decision {
+                    Decision::Wait | Decision::Ask(_) => {}
                     Decision::Answer { out, keep_alive } => {
                         return self.answer(out, keep_alive, record).await;
                     }
@@ -204,7 +209,7 @@ impl Connection {
         let mut record = RequestRecord::new(worker.clock.now());
         match route::refuse(self, worker, failure, &mut record) {
             Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
-            Decision::Wait | Decision::Forward(_) => Next::Close,
+            Decision::Wait | Decision::Forward(_) | Decision::Ask(_) => Next::Close,
         }
     }
 
@@ -224,7 +229,8 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, pipe: &mut Pipe, worker: &Worker) -> Result<(), ()> {
+    /// Sends what a pipe holds.
+    pub(super) async fn send(&mut self, pipe: &mut Pipe, worker: &Worker) -> Result<(), ()> {
         let limit = worker.settings.limits.body_write_timeout;
         let mut nothing = ReadBuffer::default();
         let at = worker.clock.now() + limit;

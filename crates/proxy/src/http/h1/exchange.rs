@@ -6,24 +6,30 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, Delimiting, field};
+use weir_model::retry::RetryPolicy;
+use weir_model::table::EndpointState;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
 use super::pipe::{Pipe, PipeError, Waiting};
 use super::route::{self, Decision, Forward};
+use super::walk::Extras;
 use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::filter::Edited;
 use crate::io::Socket;
 use crate::record::RequestRecord;
-use crate::retry::Outcome;
+use crate::retry::{self, Outcome};
+use crate::session::Kept;
 use crate::upstream::acquire::{Acquired, Want, acquire};
 use crate::upstream::balance::{self, InFlight, Tried};
 use crate::upstream::pool::Busy;
@@ -79,14 +85,51 @@ struct Exchange {
 impl Forward {
     /// A connection for the request.
     async fn acquire(&self, worker: &Worker, tried: &mut Tried, fresh: bool) -> Result<Acquired, Failure> {
+        let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let want = Want {
             backend: self.state().ok_or(Failure::InvalidBackend)?,
             deadline: self.deadline,
-            preferred: None,
-            attempts: worker.settings.limits.retry_attempts,
+            preferred: self.extras.as_deref().and_then(kept_at),
+            // A rule that says how often to try means these tries too.
+            attempts: if self.rule.retry.is_some() { 0 } else { worker.settings.limits.retry_attempts },
             fresh,
         };
         acquire(worker, &want, tried).await
+    }
+
+    /// Whether the rule allows another try, whatever came of this one.
+    fn has_tries_left(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.tries_left > 0)
+    }
+
+    /// Whether a try that came to this is worth another one.
+    fn wants_another_try(&self, failure: Failure) -> bool {
+        let covers = |policy: &Arc<RetryPolicy>| retry::is_worth_another_try(policy, failure);
+        self.has_tries_left() && self.rule.retry.as_ref().is_some_and(covers) && self.up.can_rewind()
+    }
+
+    /// Uses up one of the tries. False when the backend's budget does not allow it.
+    fn take_try(&mut self, worker: &Worker) -> bool {
+        if let Some(extras) = &mut self.extras {
+            extras.tries_left = extras.tries_left.saturating_sub(1);
+        }
+        let budget = self.state().and_then(|state| state.budget.as_ref());
+        let allowed = budget.is_none_or(|budget| budget.retry(worker.clock.now().millis()));
+        if !allowed {
+            worker.metrics.retries_refused.add(1);
+        }
+        allowed
+    }
+
+    /// Waits as long as the rule wants between two tries, or until the request's time is up.
+    async fn back_off(&self, worker: &Worker) -> Result<(), Failure> {
+        let asked = self.rule.retry.as_ref().map_or(Duration::ZERO, |policy| policy.backoff);
+        let least = if asked.is_zero() { worker.settings.limits.retry_backoff } else { asked };
+        let until = worker.clock.now() + retry::wait(least, worker.random());
+        let late = self.deadline.filter(|deadline| *deadline < until);
+        tokio::time::sleep_until(worker.clock.instant(late.unwrap_or(until))).await;
+        worker.clock.tick();
+        late.map_or(Ok(()), |_| Err(Failure::RequestTimeout))
     }
 }
 
@@ -96,9 +139,23 @@ impl Connection {
         let worker = self.worker().clone();
         let mut tried = Tried::new();
         let mut fresh = false;
+        if forward.extras.is_some()
+            && let Some(budget) = forward.state().and_then(|state| state.budget.as_ref())
+        {
+            budget.request(worker.clock.now().millis());
+        }
         loop {
             let acquired = match forward.acquire(&worker, &mut tried, fresh).await {
                 Ok(acquired) => acquired,
+                Err(failure) if forward.wants_another_try(failure) => {
+                    match Box::pin(self.try_again(&mut forward, &mut record, &mut tried, None)).await {
+                        Ok(()) => continue,
+                        Err(failure) => {
+                            let out = worker.buffers.out();
+                            return self.give_up(forward, record, failure, out).await;
+                        }
+                    }
+                }
                 Err(failure) => {
                     let out = worker.buffers.out();
                     return self.give_up(forward, record, failure, out).await;
@@ -110,22 +167,54 @@ impl Connection {
             }
             let mut exchange = Exchange::new(acquired, &mut forward, &worker);
             let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, &mut record, &worker)).await;
-            match outcome {
+            let failure = match outcome {
                 Ok(()) => return self.conclude(exchange, forward, record),
-                Err(failure) if exchange.may_be_repeated(failure, &mut forward) => {
-                    record.retries += 1;
-                    fresh = true;
-                    exchange.abandon(&worker);
-                }
-                Err(failure) if exchange.may_be_answered() => {
-                    exchange.note(failure, &worker);
-                    // Interim responses that are not out yet go first: the client may have seen the start of one.
-                    let out = exchange.into_unsent(&worker);
+                Err(failure) => failure,
+            };
+            if exchange.may_be_repeated(failure, &mut forward) {
+                record.retries += 1;
+                fresh = true;
+                exchange.abandon(&worker);
+            } else if exchange.is_unanswered() && forward.wants_another_try(failure) {
+                exchange.note(failure, &worker);
+                let endpoint = exchange.in_flight.endpoint().clone();
+                exchange.set_aside(&forward, &worker);
+                fresh = false;
+                let again = self.try_again(&mut forward, &mut record, &mut tried, Some(endpoint));
+                if let Err(failure) = Box::pin(again).await {
+                    let out = worker.buffers.out();
                     return self.give_up(forward, record, failure, out).await;
                 }
-                Err(failure) => return self.cut_short(exchange, forward, record, failure),
+            } else if exchange.may_be_answered() {
+                exchange.note(failure, &worker);
+                // Interim responses that are not out yet go first: the client may have seen the start of one.
+                let out = exchange.into_unsent(&worker);
+                return self.give_up(forward, record, failure, out).await;
+            } else {
+                return self.cut_short(exchange, forward, record, failure);
             }
         }
+    }
+
+    /// Makes a request ready for another try, at another endpoint of its backend if there is one, and waits until it is time.
+    async fn try_again(
+        &mut self,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        tried: &mut Tried,
+        endpoint: Option<Arc<EndpointState>>,
+    ) -> Result<(), Failure> {
+        let worker = self.worker().clone();
+        if !forward.take_try(&worker) {
+            return Err(Failure::RetryBudget);
+        }
+        record.retries += 1;
+        tried.extend(endpoint);
+        if let Some(state) = forward.state() {
+            balance::leave_a_choice(&state.endpoints(), tried);
+        }
+        forward.up.rewind();
+        forward.back_off(&worker).await
     }
 
     /// Answers a request that could not be forwarded.
@@ -152,7 +241,7 @@ impl Connection {
         }
         match route::fail(&worker, failure, context, out, &mut record) {
             Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
-            Decision::Wait | Decision::Forward(_) => Next::Close,
+            Decision::Wait | Decision::Forward(_) | Decision::Ask(_) => Next::Close,
         }
     }
 
@@ -208,7 +297,7 @@ impl Connection {
 impl Exchange {
     fn new(acquired: Acquired, forward: &mut Forward, worker: &Worker) -> Exchange {
         let now = worker.clock.now();
-        if acquired.reused && forward.idempotent {
+        if acquired.reused && forward.idempotent || forward.has_tries_left() {
             forward.up.keep_for_replay(worker.settings.limits.retry_body_bytes);
         } else {
             forward.up.stop_keeping();
@@ -445,9 +534,18 @@ impl Exchange {
             return Ok(true);
         }
         let (framing, delimiting) = (head.framing, Delimiting::of(head.framing, forward.version));
-        record.status = head.status;
         balance::succeeded(self.in_flight.endpoint());
         self.reusable = head.reusable;
+        let status = head.status;
+        if forward.extras.is_some()
+            && self.interim == 0
+            && forward.wants_another_try(Failure::UpstreamStatus(status))
+        {
+            self.input.consume(length);
+            self.reusable &= self.skip_body(framing, worker);
+            return Err(Failure::UpstreamStatus(status));
+        }
+        record.status = status;
         self.ends_by_close = delimiting == Delimiting::Close;
         let client_stays = self.watching || !connection.input.is_empty();
         self.keep_alive = forward.keep_alive
@@ -459,10 +557,25 @@ impl Exchange {
         let latency = worker.clock.now().since(self.sent_at);
         record.upstream_latency = Some(latency);
         self.head_begins = self.down.end();
-        write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
+        let told = forward.extras.as_ref().and_then(|extras| extras.session.as_ref()).and_then(|kept| {
+            kept.header(&forward.rule, forward.backend, self.in_flight.endpoint().address, worker)
+        });
+        write_head(&head, delimiting, self.keep_alive, forward, told, record, worker, self.down.out_mut());
         self.input.consume(length);
         self.begin_body(framing, delimiting, forward, worker);
         Ok(true)
+    }
+
+    /// Uses up the body of an answer that nobody wants, as far as it has arrived. False if there is more of it.
+    fn skip_body(&mut self, framing: Framing, worker: &Worker) -> bool {
+        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+        while !scan.is_done() {
+            match scan.step(self.input.bytes()) {
+                Ok(step) if step.skip + step.pass > 0 => self.input.consume(step.skip + step.pass),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     fn begin_body(
@@ -570,6 +683,22 @@ impl Exchange {
         outcome.may_be_repeated() && forward.up.rewind()
     }
 
+    /// Whether the client has seen nothing at all yet.
+    fn is_unanswered(&self) -> bool {
+        self.phase == Phase::Head && self.interim == 0
+    }
+
+    /// Keeps the connection of a try whose answer has been read whole, and closes any other.
+    fn set_aside(mut self, forward: &Forward, worker: &Worker) {
+        let whole = self.reusable && self.input.is_empty() && forward.up.is_finished() && !self.refused;
+        self.input.consume(usize::MAX);
+        self.input.release(&worker.buffers);
+        worker.buffers.give_back_out(self.down.into_out());
+        if whole {
+            self.busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
+        }
+    }
+
     /// Whether the client has seen nothing of a final response yet.
     fn may_be_answered(&mut self) -> bool {
         match self.phase {
@@ -609,6 +738,7 @@ fn write_head(
     delimiting: Delimiting,
     keep_alive: bool,
     forward: &Forward,
+    told: Option<(String, String)>,
     record: &RequestRecord,
     worker: &Worker,
     out: &mut Vec<u8>,
@@ -622,8 +752,12 @@ fn write_head(
         ours = ours.with(Known::RequestId);
     }
     let mut edited = Edited::new(rewrite::response_dropped(head, delimiting, ours));
-    for filters in forward.filters() {
-        edited.response(filters, &head.fields);
+    let origin = forward.extras.as_ref().and_then(|extras| extras.origin.as_deref());
+    edited.response(forward.filters(), origin, &head.fields);
+    if let Some((name, _)) = &told
+        && name != "Set-Cookie"
+    {
+        head.fields.drop_name(&mut edited.dropped, name.as_bytes());
     }
     rewrite::response(head, delimiting, edited.dropped, keep_alive, tokens.server, out);
     if !head.fields.has(Known::Date) {
@@ -642,5 +776,8 @@ fn write_head(
         field(b"X-Kong-Request-Id", &forward.request_id, out);
     }
     edited.write(out);
+    if let Some((name, value)) = &told {
+        field(name.as_bytes(), value.as_bytes(), out);
+    }
     rewrite::finish(out);
 }

@@ -7,11 +7,18 @@
 //! | `exchange` | one request at one endpoint, both directions at once |
 //! | `pipe` | one direction's bytes |
 //! | `answer` | the proxy's own responses |
+//! | `walk` | filters that do more than change heads, sessions, in their order |
+//! | `auth` | questions to authorisation servers |
+//! | `call` | requests of the proxy's own |
 
 mod answer;
+mod auth;
+mod call;
 mod connection;
 mod exchange;
 mod pipe;
 mod route;
+mod walk;
 
+pub(crate) use self::call::Call;
 pub(crate) use self::connection::serve;

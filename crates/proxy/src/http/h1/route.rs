@@ -3,6 +3,7 @@
 //! All of it happens between two waits, over one snapshot, without allocating: what the decision keeps is the rule and the
 //! rewritten head, never the snapshot.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -18,11 +19,14 @@ use weir_model::select::{Headers, NoProbe, PathMatch, RequestView, select};
 use weir_model::table::{BackendState, CompiledRule};
 
 use super::answer::{self, Context};
+use super::auth::Question;
+use super::call::Reply;
 use super::connection::Connection;
 use super::pipe::Pipe;
+use super::walk::{Extras, Incoming, Walk};
 use crate::clock::Moment;
 use crate::error::Failure;
-use crate::filter::Edited;
+use crate::filter::{Edited, Passed};
 use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
 
@@ -39,6 +43,29 @@ pub(super) enum Decision {
         keep_alive: bool,
     },
     Forward(Forward),
+    /// Another server has to be asked first.
+    Ask(Box<Pending>),
+}
+
+/// A request that waits for an authorisation server's word.
+pub(super) struct Pending {
+    pub(super) question: Box<Question>,
+    pub(super) walk: Box<Walk>,
+    pub(super) received: Received,
+    rule: Arc<CompiledRule>,
+    matched: PathMatch,
+    /// The client's, as it was received.
+    head: Vec<u8>,
+}
+
+/// What of a head is needed when it has been used up.
+#[derive(Clone, Copy)]
+pub(super) struct Received {
+    pub(super) framing: Framing,
+    is_head: bool,
+    /// The connection may carry another request after this one.
+    stays: bool,
+    pub(super) expects_continue: bool,
 }
 
 /// A request on its way to a backend.
@@ -55,6 +82,8 @@ pub(crate) struct Forward {
     pub(super) request_id: SmallVec<[u8; 32]>,
     /// The rule's time for the whole request.
     pub(crate) deadline: Option<Moment>,
+    /// `None` for most rules.
+    pub(super) extras: Option<Box<Extras>>,
 }
 
 impl Forward {
@@ -69,12 +98,16 @@ impl Forward {
     }
 }
 
-fn filters(rule: &CompiledRule, backend: usize) -> [&[CompiledFilter]; 2] {
+pub(super) fn filters(rule: &CompiledRule, backend: usize) -> [&[CompiledFilter]; 2] {
     [&rule.filters, rule.backends.get(backend).map_or(&[], |backend| &backend.filters)]
 }
 
 /// Decides about the head at the start of the connection's input, and uses it up.
-pub(super) fn decide(connection: &mut Connection, worker: &Worker, record: &mut RequestRecord) -> Decision {
+pub(super) fn decide(
+    connection: &mut Connection,
+    worker: &Rc<Worker>,
+    record: &mut RequestRecord,
+) -> Decision {
     let mut store = FieldStore::new();
     let limits = &worker.settings.head_limits;
     let (head, length) = match connection.scan.request(connection.input.bytes(), limits, &mut store) {
@@ -82,43 +115,189 @@ pub(super) fn decide(connection: &mut Connection, worker: &Worker, record: &mut 
         Ok(None) => return Decision::Wait,
         Err(error) => return refuse(connection, worker, Failure::Head(error), record),
     };
-    let framing = head.framing;
-    let (is_head, wants_more) = (head.is_head(), head.keep_alive);
+    let served = connection.served + 1;
+    let received = Received {
+        framing: head.framing,
+        is_head: head.is_head(),
+        stays: head.keep_alive
+            && !worker.is_retiring()
+            && served < worker.settings.limits.requests_per_connection,
+        expects_continue: head.expect_continue,
+    };
     let mut paths = worker.paths.borrow_mut();
     let mut out = worker.buffers.out();
-    let outcome = route(connection, worker, &head, &mut paths, &mut out, record);
+    let mut walk = None;
+    let outcome = route(connection, worker, &head, &mut paths, &mut out, record, &mut walk);
     drop(paths);
+    let kept = match &outcome {
+        Ok(Routed::Ask { .. }) => connection.input.bytes()[..length].to_vec(),
+        _ => Vec::new(),
+    };
     connection.scan = HeadScan::default();
-    connection.served += 1;
-    let (input, limits) = (&mut connection.input, &worker.settings.limits);
-    input.consume(length);
-    let stays = wants_more && !worker.is_retiring() && connection.served < limits.requests_per_connection;
-    match outcome {
-        Ok(Routed::Forward(mut forward)) => {
-            forward.keep_alive = stays;
-            let body = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
-            forward.up = Pipe::new(out, body, false);
-            Decision::Forward(forward)
+    connection.served = served;
+    connection.input.consume(length);
+    settle(connection, worker, received, outcome, walk, kept, out, record)
+}
+
+/// Goes on with a request that waited.
+pub(super) fn resume(
+    connection: &mut Connection,
+    worker: &Rc<Worker>,
+    pending: Pending,
+    record: &mut RequestRecord,
+) -> Decision {
+    let Pending { mut walk, received, rule, matched, head: kept, .. } = pending;
+    let mut store = FieldStore::new();
+    let head = match RequestHead::parse(&kept, &mut store) {
+        Ok(head) => head,
+        Err(error) => return refuse(connection, worker, Failure::Head(error), record),
+    };
+    let mut paths = worker.paths.borrow_mut();
+    let [normal, rewritten] = &mut *paths;
+    let mut out = worker.buffers.out();
+    let outcome = admit(worker, &head).and_then(|(raw_path, query)| {
+        let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
+            Normalised::AsReceived => raw_path,
+            Normalised::InBuffer => normal,
+        };
+        let incoming = Incoming { connection, worker, head: &head, rule: &rule, matched, path, query };
+        walk.go_on(incoming, rewritten, &mut out, record)
+    });
+    drop(paths);
+    settle(connection, worker, received, outcome, Some(walk), kept, out, record)
+}
+
+/// Ends a request that waited.
+pub(super) fn end(
+    connection: &mut Connection,
+    worker: &Rc<Worker>,
+    pending: Pending,
+    outcome: Result<Routed, Failure>,
+    record: &mut RequestRecord,
+) -> Decision {
+    let out = worker.buffers.out();
+    settle(connection, worker, pending.received, outcome, Some(pending.walk), Vec::new(), out, record)
+}
+
+/// Makes a decision of what routing came to.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the two callers have all of these apart, and nobody else does"
+)]
+fn settle(
+    connection: &mut Connection,
+    worker: &Worker,
+    received: Received,
+    outcome: Result<Routed, Failure>,
+    walk: Option<Box<Walk>>,
+    kept: Vec<u8>,
+    mut out: Vec<u8>,
+    record: &mut RequestRecord,
+) -> Decision {
+    let outcome = match (outcome, walk) {
+        (Ok(Routed::Ask { question, rule, matched }), Some(walk)) => {
+            worker.buffers.give_back_out(out);
+            return Decision::Ask(Box::new(Pending { question, walk, received, rule, matched, head: kept }));
         }
-        Ok(Routed::Redirect { rule, backend, redirect, location }) => {
-            let keep_alive = stays && skip_body(connection, worker, framing);
-            let context = context(worker, is_head, keep_alive, record);
+        (Ok(Routed::Forward(forward)), walk) => return send_on(worker, received, forward, walk, out),
+        (outcome, walk) => {
+            let mut body = Remaining { framing: received.framing, walk };
+            let closes = outcome.as_ref().is_err_and(|failure| failure.verdict().close);
+            let keep_alive = received.stays && !closes && body.skip(connection, worker);
+            outcome.map(|routed| (routed, keep_alive)).map_err(|failure| (failure, keep_alive))
+        }
+    };
+    let keep_alive = match &outcome {
+        Ok((_, keep_alive)) | Err((_, keep_alive)) => *keep_alive,
+    };
+    let context = context(worker, received.is_head, keep_alive, record);
+    match outcome {
+        Ok((Routed::Redirect { rule, backend, redirect, location }, _)) => {
             record.status = redirect;
             answer::redirect(worker, redirect, &location, context, &mut out);
             let none = Fields::none();
             let mut edited = Edited::new(none.dropping(Default::default()));
-            for filters in filters(&rule, backend) {
-                edited.response(filters, &none);
-            }
+            edited.response(filters(&rule, backend), None, &none);
             edited.write(&mut out);
             answer::end(worker, context, &mut out);
             Decision::Answer { out, keep_alive }
         }
-        Err(failure) => {
-            out.clear();
-            let keep_alive = stays && !failure.verdict().close && skip_body(connection, worker, framing);
-            fail(worker, failure, context(worker, is_head, keep_alive, record), out, record)
+        Ok((Routed::Preflight { lines }, _)) => {
+            record.status = 204;
+            answer::preflight(worker, &lines, context, &mut out);
+            Decision::Answer { out, keep_alive }
         }
+        Ok((Routed::Denied(reply), _)) => {
+            match answer::passed_on(worker, &reply, context, &record.decor, &mut out) {
+                Some(status) => {
+                    record.status = status;
+                    Decision::Answer { out, keep_alive }
+                }
+                None => fail(worker, Failure::Authorisation, context, out, record),
+            }
+        }
+        // Both have been seen to above.
+        Ok((Routed::Forward(_) | Routed::Ask { .. }, _)) => Decision::Wait,
+        Err((failure, _)) => {
+            out.clear();
+            fail(worker, failure, context, out, record)
+        }
+    }
+}
+
+fn send_on(
+    worker: &Worker,
+    received: Received,
+    mut forward: Forward,
+    walk: Option<Box<Walk>>,
+    mut out: Vec<u8>,
+) -> Decision {
+    forward.keep_alive = received.stays;
+    let (body, taps) = walk.map_or((None, None), |walk| (walk.body, Some(walk.taps)));
+    let framing = match &body {
+        Some(body) => {
+            out.extend_from_slice(body);
+            Framing::None
+        }
+        None => received.framing,
+    };
+    let scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+    forward.up = Pipe::new(out, scan, false);
+    if let Some(taps) = taps {
+        forward.up.tap(taps);
+    }
+    Decision::Forward(forward)
+}
+
+/// A body that is not forwarded.
+struct Remaining {
+    framing: Framing,
+    walk: Option<Box<Walk>>,
+}
+
+impl Remaining {
+    /// Uses it up, for mirrors alone, as far as it has arrived. False if there is more of it.
+    fn skip(&mut self, connection: &mut Connection, worker: &Worker) -> bool {
+        if self.walk.as_ref().is_some_and(|walk| walk.body.is_some()) {
+            return true;
+        }
+        let mut scan = BodyScan::new(self.framing, Form::AsSent, worker.settings.body_limits);
+        while !scan.is_done() {
+            match scan.step(connection.input.bytes()) {
+                Ok(step) if step.skip + step.pass > 0 => {
+                    connection.input.consume(step.skip);
+                    if let Some(walk) = &mut self.walk {
+                        walk.taps.push(&connection.input.bytes()[..step.pass]);
+                    }
+                    connection.input.consume(step.pass);
+                }
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        if let Some(walk) = &mut self.walk {
+            walk.taps.end();
+        }
+        true
     }
 }
 
@@ -151,23 +330,12 @@ pub(super) fn fail(
 ) -> Decision {
     record.failure = Some(failure);
     record.status = failure.verdict().answer.map_or(0, |(status, _)| status);
-    answer::failure(worker, failure, context, &mut out);
+    answer::failure(worker, failure, context, &record.decor, &mut out);
     Decision::Answer { out, keep_alive: context.keep_alive }
 }
 
-/// Uses up a body that has arrived already. False if there is more of it.
-fn skip_body(connection: &mut Connection, worker: &Worker, framing: Framing) -> bool {
-    let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
-    while !scan.is_done() {
-        match scan.step(connection.input.bytes()) {
-            Ok(step) if step.skip + step.pass > 0 => connection.input.consume(step.skip + step.pass),
-            Ok(_) | Err(_) => return false,
-        }
-    }
-    true
-}
-
-enum Routed {
+/// What routing comes to.
+pub(super) enum Routed {
     /// Complete but for what is known only when the head is used up.
     Forward(Forward),
     Redirect {
@@ -176,15 +344,27 @@ enum Routed {
         redirect: u16,
         location: Vec<u8>,
     },
+    /// A browser's question about sharing, and the lines of its answer.
+    Preflight {
+        lines: Vec<u8>,
+    },
+    Ask {
+        question: Box<Question>,
+        rule: Arc<CompiledRule>,
+        matched: PathMatch,
+    },
+    /// The authorisation server's answer is the client's.
+    Denied(Reply),
 }
 
 fn route(
     connection: &Connection,
-    worker: &Worker,
+    worker: &Rc<Worker>,
     head: &RequestHead<'_, '_>,
     paths: &mut [Vec<u8>; 2],
     out: &mut Vec<u8>,
     record: &mut RequestRecord,
+    walk: &mut Option<Box<Walk>>,
 ) -> Result<Routed, Failure> {
     if worker.settings.access_log.is_some() {
         record.text = Some(Box::new(text(connection, head)));
@@ -202,16 +382,13 @@ fn route(
     let selected = select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?;
     let rule = selected.rule;
     record.selected(selected.listener, rule);
-    let request = RedirectedRequest {
-        scheme: SCHEME,
-        host: if head.authority.host.is_empty() { connection.local_host() } else { head.authority.host },
-        listener_port: connection.bind.bound_port,
-        path,
-        query,
-        matched: selected.path_match,
-    };
+    let incoming = Incoming { connection, worker, head, rule, matched: selected.path_match, path, query };
+    if rule.has_extras {
+        record.deadline = rule.request_timeout.map(|timeout| record.started + timeout);
+        return walk.insert(Box::default()).go_on(incoming, rewritten, out, record);
+    }
     if let Some(redirect) = find_redirect(&rule.filters) {
-        return Ok(redirected(redirect, &request, rule, usize::MAX));
+        return Ok(redirected(redirect, incoming, usize::MAX));
     }
     let backend = rule.split.next().ok_or(Failure::NoBackends)?.backend;
     record.chosen(rule, backend);
@@ -220,15 +397,22 @@ fn route(
         return Err(Failure::InvalidBackend);
     }
     if let Some(redirect) = find_redirect(&chosen.filters) {
-        return Ok(redirected(redirect, &request, rule, backend));
+        return Ok(redirected(redirect, incoming, backend));
     }
-    rewritten.clear();
-    let target = Rewriting { rule, backend, matched: selected.path_match, path, rewritten };
-    let request_id = write_head(connection, worker, head, query, target, out);
-    if let Some(text) = &mut record.text {
-        text.request_id = String::from_utf8_lossy(&request_id).into_owned();
-    }
-    Ok(Routed::Forward(Forward {
+    let request_id = request_id(connection, worker, &head.fields, record);
+    write_head(incoming, &Passed::all(filters(rule, backend)), rewritten, &request_id, out);
+    Ok(Routed::Forward(forward(incoming, backend, request_id, record)))
+}
+
+/// A request for this backend, whose head has been written.
+pub(super) fn forward(
+    incoming: Incoming<'_>,
+    backend: usize,
+    request_id: SmallVec<[u8; 32]>,
+    record: &RequestRecord,
+) -> Forward {
+    let Incoming { head, rule, .. } = incoming;
+    Forward {
         rule: rule.clone(),
         backend,
         up: Pipe::empty(),
@@ -238,7 +422,8 @@ fn route(
         idempotent: head.is_idempotent(),
         request_id,
         deadline: rule.request_timeout.map(|timeout| record.started + timeout),
-    }))
+        extras: None,
+    }
 }
 
 /// The path and query of a request that may be looked up.
@@ -257,14 +442,18 @@ fn admit<'b>(worker: &Worker, head: &RequestHead<'_, 'b>) -> Result<(&'b [u8], O
     Ok((path, query))
 }
 
-fn redirected(
-    redirect: &Redirect,
-    request: &RedirectedRequest<'_>,
-    rule: &Arc<CompiledRule>,
-    backend: usize,
-) -> Routed {
+pub(super) fn redirected(redirect: &Redirect, incoming: Incoming<'_>, backend: usize) -> Routed {
+    let Incoming { connection, head, rule, .. } = incoming;
+    let request = RedirectedRequest {
+        scheme: SCHEME,
+        host: if head.authority.host.is_empty() { connection.local_host() } else { head.authority.host },
+        listener_port: connection.bind.bound_port,
+        path: incoming.path,
+        query: incoming.query,
+        matched: incoming.matched,
+    };
     let mut to = Vec::new();
-    location(redirect, request, &mut to);
+    location(redirect, &request, &mut to);
     Routed::Redirect { rule: rule.clone(), backend, redirect: redirect.status, location: to }
 }
 
@@ -273,16 +462,6 @@ fn find_redirect(filters: &[CompiledFilter]) -> Option<&Redirect> {
         CompiledFilter::Redirect(redirect) => Some(redirect),
         _ => None,
     })
-}
-
-/// What the path and host of a forwarded request are made from.
-struct Rewriting<'a> {
-    rule: &'a CompiledRule,
-    backend: usize,
-    matched: PathMatch,
-    path: &'a [u8],
-    /// Empty; holds the changed path.
-    rewritten: &'a mut Vec<u8>,
 }
 
 /// What the endpoint is asked for.
@@ -294,52 +473,48 @@ struct Rewritten<'a> {
     prefix: Option<&'a [u8]>,
 }
 
-impl<'a> Rewriting<'a> {
-    fn run(self) -> Rewritten<'a> {
-        let Rewriting { rule, backend, matched, path, rewritten } = self;
-        let mut changed = rule.strip_path;
-        let mut prefix = None;
-        if rule.strip_path {
-            strip_path(path, matched, rewritten);
-            prefix = match matched {
-                PathMatch::Prefix(0) => None,
-                PathMatch::Prefix(length) => path.get(..length),
-                PathMatch::Exact | PathMatch::Regex => Some(path),
-            };
-        }
-        let mut host = None;
-        for filter in filters(rule, backend).into_iter().flatten() {
-            let CompiledFilter::Rewrite(rewrite) = filter else { continue };
-            host = rewrite.hostname.as_deref().or(host);
-            if let Some(change) = &rewrite.path {
-                rewritten.clear();
-                replace_path(path, matched, change, rewritten);
-                changed = true;
-            }
-        }
-        Rewritten { path: if changed { rewritten } else { path }, host, prefix }
+/// `buffer` holds a path that was changed.
+fn rewrite_target<'a>(incoming: Incoming<'a>, passed: &Passed<'a>, buffer: &'a mut Vec<u8>) -> Rewritten<'a> {
+    let Incoming { rule, matched, path, .. } = incoming;
+    buffer.clear();
+    let mut changed = rule.strip_path;
+    let mut prefix = None;
+    if rule.strip_path {
+        strip_path(path, matched, buffer);
+        prefix = match matched {
+            PathMatch::Prefix(0) => None,
+            PathMatch::Prefix(length) => path.get(..length),
+            PathMatch::Exact | PathMatch::Regex => Some(path),
+        };
     }
+    let mut host = None;
+    for filter in passed.lists.into_iter().flatten() {
+        let CompiledFilter::Rewrite(rewrite) = filter else { continue };
+        host = rewrite.hostname.as_deref().or(host);
+        if let Some(change) = &rewrite.path {
+            buffer.clear();
+            replace_path(path, matched, change, buffer);
+            changed = true;
+        }
+    }
+    Rewritten { path: if changed { buffer } else { path }, host, prefix }
 }
 
-/// Writes the head for the endpoint and gives the request's id.
-fn write_head(
-    connection: &Connection,
-    worker: &Worker,
-    head: &RequestHead<'_, '_>,
-    query: Option<&[u8]>,
-    target: Rewriting<'_>,
+/// Writes the head for the next hop as the filters that were passed make it.
+pub(super) fn write_head(
+    incoming: Incoming<'_>,
+    passed: &Passed<'_>,
+    rewritten: &mut Vec<u8>,
+    request_id: &[u8],
     out: &mut Vec<u8>,
-) -> SmallVec<[u8; 32]> {
-    let path = target.path;
-    let (rule, backend) = (target.rule, target.backend);
-    let Rewritten { path: new_path, host, prefix } = target.run();
+) {
+    let Incoming { connection, head, path, query, .. } = incoming;
+    let Rewritten { path: new_path, host, prefix } = rewrite_target(incoming, passed, rewritten);
     let trusted = connection.trusted;
     let mut to = RequestTarget { path: new_path, query, host: None };
     let mut edited = Edited::new(rewrite::request_dropped(head, trusted));
-    for filters in filters(rule, backend) {
-        edited.request(filters, &head.fields);
-    }
-    to.host = edited.host.or(host).map(str::as_bytes);
+    edited.request(passed, &head.fields);
+    to.host = edited.host.or(host.map(str::as_bytes));
     if to.host.is_none() && !keeps_host(head) {
         to.host = Some(if head.authority.raw.is_empty() {
             connection.local_authority()
@@ -350,7 +525,6 @@ fn write_head(
     if to.host.is_some() {
         head.fields.drop_name(&mut edited.dropped, b"host");
     }
-    let request_id = request_id(connection, worker, &head.fields);
     let forwarding = Forwarding {
         peer: connection.peer(),
         trusted,
@@ -359,14 +533,13 @@ fn write_head(
         port: connection.bind.bound_port,
         path,
         prefix,
-        request_id: &request_id,
+        request_id,
         overridden: edited.overridden,
         connection: &connection.lines,
     };
     rewrite::request(head, &to, edited.dropped, &forwarding, out);
     edited.write(out);
     rewrite::finish(out);
-    request_id
 }
 
 /// Whether the client's own `Host` line says what is to be sent.
@@ -377,7 +550,20 @@ fn keeps_host(head: &RequestHead<'_, '_>) -> bool {
 }
 
 /// The client's id if it is trusted and gave one, else a new one, else (switched off) none.
-fn request_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) -> SmallVec<[u8; 32]> {
+pub(super) fn request_id(
+    connection: &Connection,
+    worker: &Worker,
+    fields: &Fields<'_, '_>,
+    record: &mut RequestRecord,
+) -> SmallVec<[u8; 32]> {
+    let id = made_id(connection, worker, fields);
+    if let Some(text) = &mut record.text {
+        text.request_id = String::from_utf8_lossy(&id).into_owned();
+    }
+    id
+}
+
+fn made_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) -> SmallVec<[u8; 32]> {
     if !worker.settings.headers.request_id {
         return SmallVec::new();
     }

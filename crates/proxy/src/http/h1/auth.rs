@@ -1,0 +1,319 @@
+//! Outside authorisation (Gateway API `HTTPExternalAuthFilter`, GEP-1494) over HTTP.
+//!
+//! A [`Question`] is the client's request again: its method, its path behind the filter's prefix, `Host`, `Authorization`, the headers that the
+//! filter names, and the body if the filter wants it; nothing else. The answer 200 lets the request pass, with the headers of the answer that the
+//! filter names; any other is the client's answer. A server that cannot be asked, or says nothing in time, lets nothing pass.
+//!
+//! Of the headers of an answer those that are about the answer itself (framing, `Content-*`, `Date`, `Server`) are never put into
+//! the request, nor is `Host`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weir_codec::body::{BodyScan, Form, Framing};
+use weir_codec::field::{FieldStore, HOP_BY_HOP, Known, KnownSet, classify};
+use weir_codec::head::{Asked, RequestHead, ResponseHead};
+use weir_codec::rewrite::{field, finish, number_field};
+use weir_model::cors::CorsHeaders;
+use weir_model::filter::{AuthProtocol, ExternalAuth};
+use weir_model::path::normalised;
+use weir_model::table::BackendState;
+
+use super::call::{Call, Reply};
+use super::connection::Connection;
+use super::pipe::Pipe;
+use super::route::{self, Decision, Pending, Routed};
+use super::walk::Incoming;
+use crate::error::Failure;
+use crate::filter::Grant;
+use crate::record::RequestRecord;
+use crate::worker::Worker;
+
+/// Fields of an answer that say nothing about the request.
+const ABOUT_THE_ANSWER: KnownSet = HOP_BY_HOP
+    .with(Known::Host)
+    .with(Known::ContentLength)
+    .with(Known::Trailer)
+    .with(Known::Date)
+    .with(Known::Server)
+    .with(Known::Via);
+
+/// What an authorisation server is asked.
+pub(super) struct Question {
+    filter: Arc<ExternalAuth>,
+    backend: Arc<BackendState>,
+    /// Which list of filters, and which of them.
+    place: [usize; 2],
+    /// Without `Content-Length` and the empty line.
+    head: Vec<u8>,
+    is_head: bool,
+}
+
+impl Question {
+    /// `edited` is the request's head as the filters before this one make it.
+    pub(super) fn new(
+        filter: &Arc<ExternalAuth>,
+        incoming: Incoming<'_>,
+        edited: &[u8],
+        place: [usize; 2],
+    ) -> Result<Question, Failure> {
+        let AuthProtocol::Http { path: prefix, .. } = &filter.protocol else {
+            return Err(Failure::InvalidFilter);
+        };
+        let backend = filter.backend().ok_or(Failure::InvalidFilter)?.clone();
+        let mut store = FieldStore::new();
+        let fields = RequestHead::parse(edited, &mut store).map_err(|_| Failure::Authorisation)?.fields;
+        let Incoming { connection, head, path, query, .. } = incoming;
+        let mut question = Vec::with_capacity(512);
+        question.extend_from_slice(head.method);
+        question.push(b' ');
+        question.extend_from_slice(&prefixed(prefix, path)?);
+        if let Some(query) = query {
+            question.push(b'?');
+            question.extend_from_slice(query);
+        }
+        question.extend_from_slice(b" HTTP/1.1\r\n");
+        let host =
+            if head.authority.raw.is_empty() { connection.local_authority() } else { head.authority.raw };
+        field(b"Host", host, &mut question);
+        for (name, value) in fields.iter() {
+            let named = |allowed: &str| name.eq_ignore_ascii_case(allowed.as_bytes());
+            let known = classify(name);
+            let may =
+                !HOP_BY_HOP.with(Known::Host).with(Known::ContentLength).with(Known::Expect).contains(known);
+            if may
+                && (named("authorization") || filter.allowed_request_headers.iter().any(|name| named(name)))
+            {
+                field(name, value, &mut question);
+            }
+        }
+        Ok(Question { filter: filter.clone(), backend, place, head: question, is_head: head.is_head() })
+    }
+
+    /// Bytes of the request's body that may be sent along, 0 for none.
+    fn most_body_bytes(&self, worker: &Worker) -> usize {
+        let asked = usize::try_from(self.filter.max_body_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
+        asked.min(worker.settings.limits.auth_body_bytes)
+    }
+
+    /// Asks.
+    async fn put(&self, worker: &Rc<Worker>, body: &[u8], record: &RequestRecord) -> Result<Reply, Failure> {
+        let limits = &worker.settings.limits;
+        let mut request = self.head.clone();
+        number_field(b"Content-Length", body.len() as u64, &mut request);
+        finish(&mut request);
+        request.extend_from_slice(body);
+        let call = Call {
+            backend: self.backend.clone(),
+            request,
+            rest: None,
+            asked: self.asked(),
+            // A question asked twice has the same answer.
+            idempotent: true,
+            deadline: record.deadline.into_iter().fold(worker.clock.now() + limits.auth_timeout, Ord::min),
+            wanted_bytes: limits.auth_answer_bytes,
+        };
+        let answered = call.run(worker).await;
+        answered.map_err(|failure| {
+            tracing::debug!(?failure, "an authorisation server could not be asked");
+            let late = record.deadline.is_some_and(|deadline| deadline <= worker.clock.now());
+            if late { Failure::RequestTimeout } else { Failure::Authorisation }
+        })
+    }
+
+    fn asked(&self) -> Asked {
+        Asked { head: self.is_head, upgrade: false }
+    }
+
+    /// What the answer lets into the request; `None` when the answer is the client's.
+    fn judge(&self, reply: &Reply) -> Result<Option<Grant>, Failure> {
+        let mut store = FieldStore::new();
+        let head =
+            ResponseHead::parse(&reply.head, self.asked(), &mut store).map_err(|_| Failure::Authorisation)?;
+        if head.status != 200 {
+            return Ok(None);
+        }
+        let AuthProtocol::Http { allowed_response_headers: allowed, .. } = &self.filter.protocol else {
+            return Err(Failure::InvalidFilter);
+        };
+        let lines = head.fields.iter().filter_map(|(name, value)| {
+            let name = std::str::from_utf8(name).ok()?;
+            let listed = allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed));
+            (may_enter(name) && (allowed.is_empty() || listed)).then(|| (name.into(), value.into()))
+        });
+        Ok(Some(Grant { place: self.place, lines: lines.collect() }))
+    }
+}
+
+/// Whether a field of an answer may be put into a request at all.
+fn may_enter(name: &str) -> bool {
+    let about_content = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("content-"));
+    !about_content && !ABOUT_THE_ANSWER.contains(classify(name.as_bytes()))
+}
+
+/// The path behind the filter's prefix, both in normal form.
+fn prefixed(prefix: &str, path: &[u8]) -> Result<Vec<u8>, Failure> {
+    if prefix.is_empty() {
+        return Ok(path.to_vec());
+    }
+    let rooted = if prefix.starts_with('/') { prefix.to_owned() } else { format!("/{prefix}") };
+    let mut whole = normalised(&rooted).map_err(|_| Failure::InvalidFilter)?;
+    while whole.last() == Some(&b'/') {
+        whole.pop();
+    }
+    whole.extend_from_slice(path);
+    Ok(whole)
+}
+
+/// Lines for what is said about sharing between origins.
+pub(super) fn lines(headers: &CorsHeaders<'_>, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        field(name.as_bytes(), value.as_bytes(), out);
+    }
+}
+
+impl Connection {
+    /// Asks the authorisation server that a request waits for, and goes on with the request.
+    pub(super) async fn ask(&mut self, mut pending: Box<Pending>, record: &mut RequestRecord) -> Decision {
+        let worker = self.worker().clone();
+        let outcome = match self.word(&mut pending, &worker, record).await {
+            Ok(Ok(grant)) => {
+                pending.walk.grants.push(grant);
+                return route::resume(self, &worker, *pending, record);
+            }
+            Ok(Err(reply)) => Ok(Routed::Denied(reply)),
+            Err(failure) => Err(failure),
+        };
+        route::end(self, &worker, *pending, outcome, record)
+    }
+
+    /// The server's word: what it lets in, or the client's answer.
+    async fn word(
+        &mut self,
+        pending: &mut Pending,
+        worker: &Rc<Worker>,
+        record: &RequestRecord,
+    ) -> Result<Result<Grant, Reply>, Failure> {
+        let most = pending.question.most_body_bytes(worker);
+        let framing = pending.received.framing;
+        let body = if most == 0 || matches!(framing, Framing::None | Framing::Length(0)) {
+            Vec::new()
+        } else {
+            if pending.walk.body.is_none() {
+                let raw = self.read_body(pending, most, worker, record).await?;
+                pending.walk.taps.push(&raw);
+                pending.walk.taps.end();
+                pending.walk.body = Some(raw);
+            }
+            let raw = pending.walk.body.as_deref().unwrap_or_default();
+            data(raw, framing, worker).filter(|data| data.len() <= most).ok_or(Failure::BodyTooLarge)?
+        };
+        let reply = pending.question.put(worker, &body, record).await?;
+        Ok(pending.question.judge(&reply)?.ok_or(reply))
+    }
+
+    /// Reads a whole body, as it was sent.
+    async fn read_body(
+        &mut self,
+        pending: &Pending,
+        most: usize,
+        worker: &Rc<Worker>,
+        record: &RequestRecord,
+    ) -> Result<Vec<u8>, Failure> {
+        let framing = pending.received.framing;
+        // Chunks have a frame each; what is left of it all is counted later.
+        let most_raw = match framing {
+            Framing::Length(length) if length > most as u64 => return Err(Failure::BodyTooLarge),
+            Framing::Length(_) => most,
+            _ => most.saturating_mul(8).saturating_add(worker.settings.limits.trailer_bytes),
+        };
+        if pending.received.expects_continue && self.input.is_empty() {
+            let mut pipe = Pipe::empty();
+            pipe.out_mut().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.send(&mut pipe, worker).await.map_err(|()| Failure::ClientGone)?;
+        }
+        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+        let mut raw = Vec::new();
+        loop {
+            let step = scan.step(self.input.bytes()).map_err(Failure::Body)?;
+            self.input.consume(step.skip);
+            raw.extend_from_slice(&self.input.bytes()[..step.pass]);
+            self.input.consume(step.pass);
+            if raw.len() > most_raw {
+                return Err(Failure::BodyTooLarge);
+            }
+            if scan.is_done() {
+                self.input.release(&worker.buffers);
+                return Ok(raw);
+            }
+            if step.skip + step.pass == 0 {
+                self.read_more(worker, record).await?;
+            }
+        }
+    }
+
+    async fn read_more(&mut self, worker: &Rc<Worker>, record: &RequestRecord) -> Result<(), Failure> {
+        let patience = worker.clock.tick() + worker.settings.limits.body_read_timeout;
+        let until = record.deadline.map_or(patience, |deadline| deadline.min(patience));
+        poll_fn(|cx| {
+            let filled = self.input.poll_fill(&mut self.client, &worker.buffers, cx);
+            if let std::task::Poll::Ready(read) = filled {
+                return std::task::Poll::Ready(match read {
+                    Ok(0) | Err(_) => Err(Failure::ClientGone),
+                    Ok(_) => Ok(()),
+                });
+            }
+            self.deadline.set(until);
+            self.deadline
+                .poll(cx, &worker.clock)
+                .map(|()| Err(if until < patience { Failure::RequestTimeout } else { Failure::BodyTimeout }))
+        })
+        .await
+    }
+}
+
+/// A whole body without its chunks. `None` for what is no body.
+fn data(raw: &[u8], framing: Framing, worker: &Worker) -> Option<Vec<u8>> {
+    let mut scan = BodyScan::new(framing, Form::DataOnly, worker.settings.body_limits);
+    let mut data = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while !scan.is_done() {
+        let step = scan.step(rest).ok().filter(|step| step.skip + step.pass > 0)?;
+        data.extend_from_slice(&rest[step.skip..step.skip + step.pass]);
+        rest = &rest[step.skip + step.pass..];
+    }
+    Some(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_put_before_the_path_and_cannot_climb_out_of_itself() {
+        for (prefix, path, expected) in [
+            ("", "/a/b", "/a/b"),
+            ("/auth", "/a/b", "/auth/a/b"),
+            ("/auth/", "/a/b", "/auth/a/b"),
+            ("auth", "/", "/auth/"),
+            ("/x/../auth", "/a", "/auth/a"),
+            ("/", "/a", "/a"),
+        ] {
+            let whole = prefixed(prefix, path.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(whole).unwrap(), expected, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_answer_never_enters_the_request() {
+        for name in
+            ["Content-Length", "content-type", "Transfer-Encoding", "Host", "Date", "Server", "Connection"]
+        {
+            assert!(!may_enter(name), "{name}");
+        }
+        for name in ["X-User", "Authorization", "Set-Cookie", "Cont"] {
+            assert!(may_enter(name), "{name}");
+        }
+    }
+}
