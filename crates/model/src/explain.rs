@@ -1,4 +1,4 @@
-//! Why a request goes where it goes: the very selection that requests take ([`crate::select::select`]), watched.
+//! Why a request or connection goes where it goes: the very selection that they take ([`crate::select`]), watched.
 //!
 //! Entries under other hostnames or paths are not told: the tables never lead to them. Told are the listener group, each entry that the
 //! request's host and path led to and why it was passed over, and the one that was chosen.
@@ -7,8 +7,11 @@
 
 use std::fmt;
 
-use crate::select::{PassedOver, Probe, RequestView, Selected, select};
-use crate::table::{BindTable, ListenerGroup, MatchEntry};
+use crate::select::{
+    PassedOver, Probe, RequestView, Selected, SelectedHttps, SelectedL4, l4_group, select, select_https,
+    select_l4,
+};
+use crate::table::{BindTable, ListenerGroup, MatchEntry, RouteKind, TlsMode};
 
 /// Entries that are told; more are counted. Source: ours; nobody reads more.
 pub const MAX_STEPS: usize = 256;
@@ -20,6 +23,10 @@ pub struct Explanation {
     pub hostname: Option<String>,
     /// Keys of the group's listeners.
     pub listeners: Vec<String>,
+    /// What these listeners do with TLS.
+    pub tls: Option<TlsMode>,
+    /// The host belongs to other listeners than the connection, which has to be made anew: 421.
+    pub misdirected: bool,
     /// Entries that were looked at and not taken, in the order in which they were.
     pub passed_over: Vec<Step>,
     /// Entries passed over beyond [`MAX_STEPS`].
@@ -30,13 +37,14 @@ pub struct Explanation {
 /// An entry of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
+    pub kind: RouteKind,
     /// `<namespace>/<name>`
     pub route: String,
     /// The rule's name, or empty.
     pub rule: String,
     pub rule_index: usize,
     pub match_index: usize,
-    /// Kind and pattern: `PathPrefix /foo`.
+    /// Kind and pattern: `PathPrefix /foo`. Empty for a TLS, TCP or UDP route.
     pub path: String,
     /// Key.
     pub listener: String,
@@ -55,9 +63,45 @@ pub fn explain<'t>(bind: &'t BindTable, request: &RequestView<'_>) -> (Option<Se
     (selected, explanation)
 }
 
+/// As [`explain`], for a request on a TLS connection that was made for `server_name`.
+pub fn explain_https<'t>(
+    bind: &'t BindTable,
+    server_name: Option<&[u8]>,
+    request: &RequestView<'_>,
+) -> (SelectedHttps<'t>, Explanation) {
+    let mut explanation = Explanation::default();
+    let selected = select_https(bind, server_name, request, &mut explanation);
+    (selected, explanation)
+}
+
+/// As [`explain`], for a connection or flow. Routes of the same hostname that get nothing are told as passed over.
+pub fn explain_connection<'t>(
+    bind: &'t BindTable,
+    server_name: Option<&[u8]>,
+) -> (Option<SelectedL4<'t>>, Explanation) {
+    let mut explanation = Explanation::default();
+    let selected = select_l4(bind, server_name, &mut explanation);
+    if let (Some(chosen), Some((group, name))) = (selected, l4_group(bind, server_name)) {
+        let _all: Option<()> = group.l4.most_specific_first(&name, |candidates| {
+            candidates.find(|entry| {
+                if !std::ptr::eq(entry.rule(), chosen.rule) {
+                    explanation.passed_over(entry, PassedOver::Precedence);
+                }
+                None::<()>
+            })
+        });
+    }
+    (selected, explanation)
+}
+
 impl Probe for Explanation {
+    fn misdirected(&mut self) {
+        self.misdirected = true;
+    }
+
     fn group(&mut self, group: &ListenerGroup) {
         self.hostname = Some(group.hostname.to_string());
+        self.tls = group.tls_mode();
         self.listeners = group.listeners.keys().map(|key| key.to_string()).collect();
     }
 
@@ -78,11 +122,12 @@ impl Candidate {
     fn of(entry: &MatchEntry) -> Candidate {
         let rule = entry.rule();
         Candidate {
+            kind: rule.kind,
             route: rule.route.to_string(),
             rule: rule.name.to_string(),
             rule_index: rule.index,
             match_index: entry.alternative(),
-            path: entry.matched().path.to_string(),
+            path: if rule.kind.is_l4() { String::new() } else { entry.matched().path.to_string() },
             listener: entry.listener().key.to_string(),
         }
     }
@@ -91,6 +136,7 @@ impl Candidate {
 impl fmt::Display for PassedOver<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            PassedOver::Precedence => f.write_str("another route is older, first by name, or more specific"),
             PassedOver::Path => f.write_str("the path does not match the expression"),
             PassedOver::Method => f.write_str("another method"),
             PassedOver::Header(name) => write!(f, "header `{name}` is missing or has another value"),
@@ -101,7 +147,10 @@ impl fmt::Display for PassedOver<'_> {
 
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "route {} rule {}", self.route, self.rule_index)?;
+        if self.kind.is_l4() {
+            return write!(f, "{} {}", self.kind.api_name(), self.route);
+        }
+        write!(f, "{} {} rule {}", self.kind.api_name(), self.route, self.rule_index)?;
         if !self.rule.is_empty() {
             write!(f, " ({})", self.rule)?;
         }
@@ -113,11 +162,20 @@ impl fmt::Display for Candidate {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.hostname {
+            None if self.misdirected => {
+                return writeln!(f, "this host belongs to other listeners than the connection does (421)");
+            }
             None => return writeln!(f, "no listener serves this host"),
             Some(name) if name.is_empty() => {
                 writeln!(f, "listeners for any host: {}", self.listeners.join(", "))?
             }
             Some(name) => writeln!(f, "listeners for `{name}`: {}", self.listeners.join(", "))?,
+        }
+        match self.tls {
+            Some(TlsMode::Http) => writeln!(f, "TLS ends here, with HTTP inside")?,
+            Some(TlsMode::Bytes) => writeln!(f, "TLS ends here, the bytes inside are passed on")?,
+            Some(TlsMode::Passthrough) => writeln!(f, "TLS is passed on as it is")?,
+            None => {}
         }
         for step in &self.passed_over {
             writeln!(f, "passed over {}: {}", step.candidate, step.reason)?;

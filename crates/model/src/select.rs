@@ -109,6 +109,8 @@ pub trait Probe {
 /// Why an entry was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassedOver<'a> {
+    /// Another entry goes before it.
+    Precedence,
     /// The regular expression does not match the path.
     Path,
     Method,
@@ -200,13 +202,7 @@ pub fn select_l4<'t, P: Probe>(
     server_name: Option<&[u8]>,
     probe: &mut P,
 ) -> Option<SelectedL4<'t>> {
-    let name = RequestHost::new(server_name.unwrap_or_default());
-    let group = match bind.kind() {
-        BindKind::Tls => bind.by_sni(server_name),
-        BindKind::Tcp | BindKind::Udp => bind.raw(),
-        BindKind::Http => None,
-    };
-    let Some(group) = group else {
+    let Some((group, name)) = l4_group(bind, server_name) else {
         probe.no_group();
         return None;
     };
@@ -218,6 +214,19 @@ pub fn select_l4<'t, P: Probe>(
     };
     probe.chosen(entry);
     Some(SelectedL4 { rule: &entry.rule, listener: &entry.listener })
+}
+
+/// The listeners of a connection, and the name by which their routes are found.
+pub(crate) fn l4_group<'t>(
+    bind: &'t BindTable,
+    server_name: Option<&[u8]>,
+) -> Option<(&'t ListenerGroup, RequestHost)> {
+    let (group, name) = match bind.kind() {
+        BindKind::Tls => (bind.by_sni(server_name)?, server_name.unwrap_or_default()),
+        BindKind::Tcp | BindKind::Udp => (bind.raw()?, &b""[..]),
+        BindKind::Http => return None,
+    };
+    Some((group, RequestHost::new(name)))
 }
 
 fn in_host<'t, P: Probe>(
@@ -236,14 +245,14 @@ fn in_host<'t, P: Probe>(
     {
         return Some(selected);
     }
-    if table.methods.is_empty() {
+    let Some(methods) = &table.methods else {
         return by_prefix(table, &table.prefix_depths, request, probe);
-    }
+    };
     // The prefix `/`, which is the last, comes after the methods.
     let named = table.prefix_depths.partition_point(|depth| depth.segments > 0);
     let (named, root) = table.prefix_depths.split_at(named);
     by_prefix(table, named, request, probe)
-        .or_else(|| first_match(table.methods.get(grpc_method(request.path)?)?, request, probe))
+        .or_else(|| first_match(methods.get(grpc_method(request.path)?)?, request, probe))
         .or_else(|| by_prefix(table, root, request, probe))
 }
 

@@ -695,10 +695,17 @@ fn placements(
     hostnames: &AttachedNames,
 ) -> Box<[Placement]> {
     let mut all = Vec::new();
-    for (attachment, names) in source.attachments.iter().zip(hostnames) {
+    for (at, (attachment, names)) in source.attachments.iter().zip(hostnames).enumerate() {
         let listener = listeners.get(attachment.listener_key.as_str());
         let Some(listener) = listener.filter(|listener| listener.carries(kind)) else { continue };
-        for hostname in names {
+        // Two references of a route may lead to one listener. What stands there stands there once.
+        let earlier = || source.attachments.iter().zip(hostnames).take(at);
+        let is_new = |hostname: &&Hostname| {
+            !earlier().any(|(other, names)| {
+                other.listener_key == attachment.listener_key && names.contains(*hostname)
+            })
+        };
+        for hostname in names.iter().filter(is_new) {
             for rule::RuleEntry { rule, matches } in &route.rules {
                 for (alternative, matched) in matches.iter().enumerate() {
                     let entry = MatchEntry {

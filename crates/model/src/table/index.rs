@@ -24,8 +24,8 @@ pub(crate) struct HostTable {
     pub(crate) prefix: ByteMap<Candidates>,
     /// How many different prefixes there are of each number of segments, most segments first.
     pub(crate) prefix_depths: SmallVec<[Depth; 2]>,
-    /// gRPC methods of any service, by name.
-    pub(crate) methods: ByteMap<Candidates>,
+    /// gRPC methods of any service, by name; never empty. (In a box: nearly no hostname has any.)
+    pub(crate) methods: Option<Box<ByteMap<Candidates>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -131,7 +131,7 @@ impl MatchEntry {
 
 impl HostTable {
     pub(crate) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty() && self.methods.is_empty()
+        self.exact.is_empty() && self.regex.is_empty() && self.prefix.is_empty() && self.methods.is_none()
     }
 
     pub(crate) fn add(&mut self, entry: Arc<MatchEntry>) {
@@ -143,7 +143,7 @@ impl HostTable {
             }
             PathPattern::GrpcMethod(method) => {
                 let method = method.clone();
-                add_at(&mut self.methods, method, entry);
+                add_at(self.methods.get_or_insert_default(), method, entry);
             }
             PathPattern::Prefix(path) => {
                 let path = path.clone();
@@ -161,7 +161,11 @@ impl HostTable {
                 remove_at(&mut self.exact, path, entry);
             }
             PathPattern::GrpcMethod(method) => {
-                remove_at(&mut self.methods, method, entry);
+                let Some(methods) = &mut self.methods else { return };
+                remove_at(methods, method, entry);
+                if methods.is_empty() {
+                    self.methods = None;
+                }
             }
             PathPattern::Prefix(path) => {
                 if remove_at(&mut self.prefix, path, entry) {

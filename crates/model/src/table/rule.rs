@@ -39,6 +39,17 @@ impl RouteKind {
         }
     }
 
+    /// As in the API: `HTTPRoute`.
+    pub fn api_name(self) -> &'static str {
+        match self {
+            RouteKind::Http => "HTTPRoute",
+            RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Tls => "TLSRoute",
+            RouteKind::Tcp => "TCPRoute",
+            RouteKind::Udp => "UDPRoute",
+        }
+    }
+
     /// Whether it is about connections or flows, not requests.
     pub fn is_l4(self) -> bool {
         matches!(self, RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp)

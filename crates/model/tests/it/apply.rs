@@ -13,8 +13,8 @@ use crate::build::{
 };
 use crate::random::{Random, effort};
 use crate::world::{
-    BACKENDS, LISTENERS, Request, answer, random_backend, random_endpoints, random_listener, random_request,
-    random_route,
+    Answer, BACKENDS, LISTENERS, Request, answer, connect, random_backend, random_certificate,
+    random_endpoints, random_l4_route, random_listener, random_request, random_route,
 };
 
 /// Everything about a snapshot that a user can see and that does not depend on its history.
@@ -22,8 +22,13 @@ fn visible(snapshot: &Snapshot, requests: &[Request]) -> String {
     let mut text = String::new();
     for (address, table) in snapshot.binds() {
         let listeners: Vec<String> =
-            table.listeners().iter().map(|l| format!("{} {:?}", l.key, l.hostname)).collect();
-        text += &format!("{address} {listeners:?}\n");
+            table.listeners().iter().map(|l| format!("{} {:?} {:?}", l.key, l.hostname, l.tls())).collect();
+        text += &format!("{address} {:?} {listeners:?}\n", table.kind());
+    }
+    for name in 0..4 {
+        let certificate = snapshot.certificate(&format!("certificate/{name}")).map(|one| &one.chain);
+        let bundle = snapshot.ca_bundle(&format!("cabundle/{name}")).map(|one| &one.certificates);
+        text += &format!("{certificate:?} {bundle:?}\n");
     }
     for rule in snapshot.rules() {
         let backends: Vec<String> = rule
@@ -38,17 +43,22 @@ fn visible(snapshot: &Snapshot, requests: &[Request]) -> String {
                 format!("{} {} {} {port:?} {endpoints:?}", b.key, b.weight, b.invalid_reason())
             })
             .collect();
-        text += &format!("{} {} {} {backends:?}\n", rule.route, rule.name, rule.index);
+        text += &format!("{:?} {} {} {} {backends:?}\n", rule.kind, rule.route, rule.name, rule.index);
     }
     for request in requests {
-        text += &format!("{:?}\n", answer(snapshot, request));
+        text += &format!("{:?} {:?}\n", answer(snapshot, request), connect(snapshot, request));
     }
     text + &format!("{:?}", snapshot.counts())
 }
 
 /// A resource that may be wrong, from a small pool of keys.
 fn random_resource(random: &mut Random) -> Resource {
-    match random.below(10) {
+    match random.below(12) {
+        10 => random_certificate(random),
+        11 => {
+            let name = format!("ns{}/r{}", random.below(2), random.below(4));
+            random_l4_route(random, &name)
+        }
         0 | 1 => {
             let name = random.pick(&LISTENERS);
             if random.one_in(8) {
@@ -510,6 +520,25 @@ fn an_upsert_beats_a_removal_and_a_later_upsert_an_earlier_one() {
     };
     let (snapshot, _) = base().apply(&update);
     assert_eq!(snapshot.rules().filter(|rule| &*rule.route == "ns/r").count(), 2);
+}
+
+#[test]
+fn a_route_that_reached_a_listener_twice_stays_when_it_reaches_it_once() {
+    let attached = |attachments| two_rules(|route| route.attachments = attachments);
+    let once = || attach("l", &["a.example", "b.example"]);
+    let first = after(&base(), attached(vec![attach("l", &["a.example"]), once()]));
+    assert_eq!(first.work().entries_added, 4, "two rules under two names");
+    let later = after(&first, attached(vec![once()]));
+    let request = Request {
+        bind: BindAddress::tcp([127, 0, 0, 1].into(), 80),
+        host: "a.example",
+        server_name: None,
+        path: "/one".into(),
+        method: "GET",
+        query: None,
+        headers: vec![],
+    };
+    assert_ne!(answer(&later, &request), Answer::NotFound);
 }
 
 #[test]

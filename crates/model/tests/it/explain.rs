@@ -1,13 +1,15 @@
 //! What people are told about a request.
 
-use weir_model::explain::{MAX_STEPS, explain};
-use weir_model::resource::HttpMatch;
+use weir_model::explain::{Candidate, MAX_STEPS, explain, explain_connection, explain_https};
+use weir_model::resource::{HttpMatch, ListenerProtocol};
 use weir_model::select::RequestView;
-use weir_model::table::Snapshot;
+use weir_model::table::{BindKind, Snapshot};
 
-use crate::build::{attach, full, listener, prefix, regex, route, rule, value};
+use crate::build::{attach, full, l4_route, listener, listener_of, prefix, regex, route, rule, value};
 use crate::random::Random;
-use crate::world::{LISTENERS, answer, random_listener, random_request, random_route};
+use crate::world::{
+    Answer, LISTENERS, answer, connect, random_l4_route, random_listener, random_request, random_route,
+};
 
 const NONE: [(&str, &str); 0] = [];
 
@@ -43,11 +45,11 @@ fn every_entry_that_was_passed_over_is_named_with_its_reason() {
     assert_eq!(
         explanation.to_string(),
         "listeners for `*.example.com`: listener/ns/gw/l\n\
-         passed over route ns/r rule 0 match 0: RegularExpression /a/[0-9]: the path does not match the expression\n\
-         passed over route ns/r rule 0 match 1: PathPrefix /a: another method\n\
-         passed over route ns/r rule 1 (canary) match 0: PathPrefix /a: header `x-canary` is missing or has another value\n\
-         passed over route ns/r rule 2 (beta) match 0: PathPrefix /a: query parameter `beta` is missing or has another value\n\
-         chosen route ns/r rule 3 (all) match 0: PathPrefix /, attached to listener/ns/gw/l\n"
+         passed over HTTPRoute ns/r rule 0 match 0: RegularExpression /a/[0-9]: the path does not match the expression\n\
+         passed over HTTPRoute ns/r rule 0 match 1: PathPrefix /a: another method\n\
+         passed over HTTPRoute ns/r rule 1 (canary) match 0: PathPrefix /a: header `x-canary` is missing or has another value\n\
+         passed over HTTPRoute ns/r rule 2 (beta) match 0: PathPrefix /a: query parameter `beta` is missing or has another value\n\
+         chosen HTTPRoute ns/r rule 3 (all) match 0: PathPrefix /, attached to listener/ns/gw/l\n"
     );
     let (selected, explanation) = explain(table, &get("example.org", "/"));
     assert!(selected.is_none());
@@ -60,15 +62,73 @@ fn explaining_is_selecting() {
         let mut random = Random::new(seed);
         let mut resources: Vec<_> = LISTENERS.iter().map(|name| random_listener(&mut random, name)).collect();
         resources.extend((0..8).map(|index| random_route(&mut random, &format!("ns/r{index}"))));
+        resources.extend((0..3).map(|index| random_l4_route(&mut random, &format!("ns/r{index}"))));
         let (snapshot, _) = Snapshot::empty(1).apply(&full(resources));
         for _ in 0..40 {
             let request = random_request(&mut random);
             let Some(table) = snapshot.bind(&request.bind) else { continue };
-            let (_, explanation) = explain(table, &request.view());
-            let told = explanation.chosen.map(|c| (c.route, c.rule_index, c.match_index, c.listener));
+            let server_name = request.server_name.map(str::as_bytes);
+            let explanation = match table.kind() {
+                BindKind::Tls => explain_https(table, server_name, &request.view()).1,
+                _ => explain(table, &request.view()).1,
+            };
+            let route = |one: &Candidate| format!("{}/{}", one.kind.name(), one.route);
+            let told = match explanation.chosen {
+                Some(one) => Answer::Rule {
+                    route: route(&one),
+                    rule: one.rule_index,
+                    alternative: one.match_index,
+                    listener: one.listener,
+                },
+                None if explanation.misdirected => Answer::Misdirected,
+                None => Answer::NotFound,
+            };
             assert_eq!(told, answer(&snapshot, &request));
+            let (_, explanation) = explain_connection(table, server_name);
+            let told = explanation.chosen.map(|one| (route(&one), one.listener));
+            assert_eq!(told, connect(&snapshot, &request));
         }
     }
+}
+
+#[test]
+fn connections_are_told_of_too() {
+    let on_443 = |name, hostname| listener_of(ListenerProtocol::Tls, name, 443, hostname);
+    let (snapshot, _) = Snapshot::empty(1).apply(&full(vec![
+        on_443("l", "*.example.com"),
+        listener_of(ListenerProtocol::Https, "h", 443, "www.example.com"),
+        l4_route("tlsroute", "old", 1, vec![attach("l", &["a.example.com"])], vec![]),
+        l4_route("tlsroute", "young", 2, vec![attach("l", &["a.example.com"])], vec![]),
+        l4_route("tlsroute", "wide", 0, vec![attach("l", &["*.example.com"])], vec![]),
+    ]));
+    let (_, table) = snapshot.binds().next().unwrap();
+    let (selected, explanation) = explain_connection(table, Some(b"a.example.com"));
+    assert_eq!(&*selected.unwrap().rule.route, "ns/old");
+    let why = "another route is older, first by name, or more specific";
+    assert_eq!(
+        explanation.to_string(),
+        format!(
+            "listeners for `*.example.com`: listener/ns/gw/l\n\
+             TLS is passed on as it is\n\
+             passed over TLSRoute ns/young: {why}\n\
+             passed over TLSRoute ns/wide: {why}\n\
+             chosen TLSRoute ns/old, attached to listener/ns/gw/l\n"
+        )
+    );
+    let (_, explanation) = explain_connection(table, Some(b"example.org"));
+    assert_eq!(explanation.to_string(), "no listener serves this host\n");
+    let (_, explanation) = explain_https(table, Some(b"www.example.com"), &get("a.example.com", "/"));
+    assert_eq!(
+        explanation.to_string(),
+        "this host belongs to other listeners than the connection does (421)\n"
+    );
+    let (_, explanation) = explain_https(table, Some(b"www.example.com"), &get("www.example.com", "/"));
+    assert_eq!(
+        explanation.to_string(),
+        "listeners for `www.example.com`: listener/ns/gw/h\n\
+         TLS ends here, with HTTP inside\n\
+         no rule of these listeners takes it\n"
+    );
 }
 
 #[test]

@@ -2,20 +2,20 @@
 
 use prost::Message;
 use weir_model::cors::Preflight;
-use weir_model::explain::explain;
+use weir_model::explain::{explain, explain_connection, explain_https};
 use weir_model::filter::CompiledFilter;
 use weir_model::path::{normalise, normalised};
 use weir_model::resource::{
     Attachment, Backend, BackendTls, Body, CaBundle, Certificate, ClientValidation, Cors, Endpoint,
     Endpoints, ExternalAuth, Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, HttpRoute, HttpRule,
-    L4Route, Listener, ListenerTls, PathModifier, RequestMirror, RequestRedirect, Resource, Retry,
-    RetryBudget, SessionPersistence, SubjectAltName, Update, UrlRewrite, ValueMatch, WeightedBackend,
+    L4Route, Listener, ListenerProtocol, ListenerTls, PathModifier, RequestMirror, RequestRedirect, Resource,
+    Retry, RetryBudget, SessionPersistence, SubjectAltName, Update, UrlRewrite, ValueMatch, WeightedBackend,
 };
 use weir_model::rewrite::{PathChange, RedirectedRequest, location, replace_path, strip_path};
-use weir_model::select::RequestView;
+use weir_model::select::{NoProbe, RequestView, select_l4};
 use weir_model::table::Snapshot;
 
-use crate::build::{attach, listener, prefix, route, rule, upserts};
+use crate::build::{attach, listener, listener_of, prefix, route, rule, upserts};
 use crate::random::{Random, effort};
 
 const TEXTS: [&str; 30] = [
@@ -278,7 +278,13 @@ fn garbage_neither_panics_nor_disturbs_what_is_good() {
     for seed in 0..400 * effort() {
         let mut random = Random::new(seed);
         let mut snapshot = Snapshot::empty(seed).apply(&good).0;
-        snapshot = snapshot.apply(&upserts(vec![listener("l", "127.0.0.1", 80, "")])).0;
+        snapshot = snapshot
+            .apply(&upserts(vec![
+                listener("l", "127.0.0.1", 80, ""),
+                listener_of(ListenerProtocol::Tls, "tls", 443, ""),
+                listener_of(ListenerProtocol::Udp, "udp", 53, ""),
+            ]))
+            .0;
         for _ in 0..20 {
             let update = Update {
                 full: false,
@@ -314,6 +320,17 @@ fn ask(random: &mut Random, snapshot: &Snapshot) {
         headers: &headers,
     };
     for (_, table) in snapshot.binds() {
+        let server_name = random.one_in(2).then_some(request.host);
+        for explanation in
+            [explain_https(table, server_name, &request).1, explain_connection(table, server_name).1]
+        {
+            assert!(!explanation.to_string().is_empty());
+        }
+        if let Some(selected) = select_l4(table, server_name, &mut NoProbe)
+            && let Some(choice) = selected.rule.split.next()
+        {
+            assert!(selected.rule.backends[choice.backend].weight > 0);
+        }
         let (selected, explanation) = explain(table, &request);
         assert!(!explanation.to_string().is_empty());
         let Some(selected) = selected else { continue };

@@ -1,16 +1,20 @@
 //! Random worlds: resources and requests over so few words that they meet all the time.
 
-use weir_model::resource::{Attachment, Body, HttpMatch, HttpRule, Resource, ValueMatch};
-use weir_model::select::{NoProbe, RequestView, select};
-use weir_model::table::{BindAddress, Snapshot};
+use weir_model::resource::{
+    Attachment, Body, CaBundle, Certificate, HttpMatch, HttpRule, ListenerProtocol, PathKind, Resource,
+    ValueMatch, WeightedBackend,
+};
+use weir_model::select::{NoProbe, RequestView, Selected, SelectedHttps, select, select_https, select_l4};
+use weir_model::table::{BindAddress, BindKind, Snapshot};
 
 use crate::build::{
-    attach, backend, endpoints, exact, listener, prefix, regex, route, rule, value, weighted,
+    attach, backend, endpoints, exact, l4_route, listener_of, prefix, regex, route, rule, value, weighted,
 };
 use crate::random::Random;
 
 pub(crate) const LISTENERS: [&str; 7] = ["l0", "l1", "l2", "l3", "l4", "l5", "l6"];
-const ADDRESSES: [(&str, u32); 3] = [("127.0.0.1", 80), ("127.0.0.1", 8080), ("::1", 80)];
+const ADDRESSES: [(&str, u32); 5] =
+    [("127.0.0.1", 80), ("127.0.0.1", 443), ("127.0.0.1", 9000), ("127.0.0.1", 53), ("::1", 80)];
 const HOSTNAMES: [&str; 8] =
     ["", "*.example.com", "a.example.com", "*.a.example.com", "*.com", "b.a.example.com", "x.org", "*.org"];
 const HOSTS: [&str; 10] = [
@@ -29,14 +33,34 @@ const SEGMENTS: [&str; 5] = ["a", "b", "ab", "", "%2F"];
 const REGEXES: [&str; 8] = ["/a.*", "/[ab]+", "/a/b?", ".*", "/ab|/a", "/(a|b)/.*", "/a/b", "(?i)/A"];
 pub(crate) const BACKENDS: [&str; 5] = ["s0", "s1", "s2", "s3", "s4"];
 
-/// Mostly the first, so that listeners share it.
+/// Mostly the first two, so that listeners share them.
 fn random_address(random: &mut Random) -> (&'static str, u32) {
-    if random.one_in(4) { random.pick(&ADDRESSES) } else { ADDRESSES[0] }
+    match random.below(9) {
+        0..4 => ADDRESSES[0],
+        4..7 => ADDRESSES[1],
+        _ => random.pick(&ADDRESSES),
+    }
 }
 
 pub(crate) fn random_listener(random: &mut Random, name: &str) -> Resource {
+    use ListenerProtocol::{Http, Https, Tcp, Tls, Udp};
     let (address, port) = random_address(random);
-    listener(name, address, port, random.pick(&HOSTNAMES))
+    let protocol = match port {
+        // Conflicts that were not settled.
+        _ if random.one_in(30) => random.pick(&[Http, Https, Tls, Tcp, Udp]),
+        443 => random.pick(&[Https, Https, Tls]),
+        9000 => Tcp,
+        53 => Udp,
+        _ => Http,
+    };
+    let mut resource = listener_of(protocol, name, port, random.pick(&HOSTNAMES));
+    if let Some(Body::Listener(listener)) = &mut resource.body {
+        listener.address = address.into();
+        if let (Tls, Some(tls)) = (protocol, &mut listener.tls) {
+            tls.passthrough = random.one_in(2);
+        }
+    }
+    resource
 }
 
 fn random_path(random: &mut Random) -> String {
@@ -67,8 +91,9 @@ fn random_values(random: &mut Random, names: &[&str]) -> Vec<ValueMatch> {
 }
 
 pub(crate) fn random_match(random: &mut Random) -> HttpMatch {
-    let mut matched = match random.below(6) {
+    let mut matched = match random.below(7) {
         0 => regex(random.pick(&REGEXES)),
+        6 => HttpMatch { path_kind: PathKind::GrpcMethod as i32, ..exact(random.pick(&["a", "b", "%2F"])) },
         1 | 2 => exact(&random_path(random)),
         _ => prefix(&random_path(random)),
     };
@@ -83,15 +108,21 @@ pub(crate) fn random_match(random: &mut Random) -> HttpMatch {
 fn random_rule(random: &mut Random, name: &str) -> HttpRule {
     let matches = (0..1 + random.below(3)).map(|_| random_match(random)).collect();
     let mut rule = rule(name, matches, &[]);
+    rule.backends = random_backends(random);
+    rule.strip_path = random.one_in(4);
+    rule
+}
+
+fn random_backends(random: &mut Random) -> Vec<WeightedBackend> {
+    let mut backends = Vec::new();
     for _ in 0..random.below(4) {
         let mut backend = weighted(random.pick(&BACKENDS), random.pick(&[0, 1, 1, 2, 3, 6]));
         if random.one_in(6) {
             backend.invalid_reason = "RefNotPermitted".into();
         }
-        rule.backends.push(backend);
+        backends.push(backend);
     }
-    rule.strip_path = random.one_in(4);
-    rule
+    backends
 }
 
 fn random_attachments(random: &mut Random) -> Vec<Attachment> {
@@ -109,7 +140,29 @@ fn random_attachments(random: &mut Random) -> Vec<Attachment> {
 pub(crate) fn random_route(random: &mut Random, name: &str) -> Resource {
     let rules = (0..1 + random.below(3)).map(|index| random_rule(random, &format!("r{index}"))).collect();
     let attachments = random_attachments(random);
-    route(name, random.below(3) as i64, attachments, rules)
+    let mut resource = route(name, random.below(3) as i64, attachments, rules);
+    if let (Some(Body::HttpRoute(route)), true) = (&mut resource.body, random.one_in(3)) {
+        route.key = route.key.replace("httproute/", "grpcroute/");
+    }
+    resource
+}
+
+pub(crate) fn random_l4_route(random: &mut Random, name: &str) -> Resource {
+    let kind = random.pick(&["tlsroute", "tlsroute", "tcproute", "udproute"]);
+    let attachments = random_attachments(random);
+    let created = random.below(3) as i64;
+    l4_route(kind, name, created, attachments, random_backends(random))
+}
+
+pub(crate) fn random_certificate(random: &mut Random) -> Resource {
+    let name = random.below(4);
+    let body = if random.one_in(3) {
+        Body::CaBundle(CaBundle { key: format!("cabundle/{name}"), certificates: vec![name as u8] })
+    } else {
+        let (chain, private_key) = (vec![name as u8], vec![7]);
+        Body::Certificate(Certificate { key: format!("certificate/{name}"), chain, private_key })
+    };
+    Resource { body: Some(body) }
 }
 
 pub(crate) fn random_backend(random: &mut Random, name: &str) -> Resource {
@@ -131,6 +184,7 @@ pub(crate) fn random_endpoints(random: &mut Random, name: &str) -> Resource {
 pub(crate) struct Request {
     pub(crate) bind: BindAddress,
     pub(crate) host: &'static str,
+    pub(crate) server_name: Option<&'static str>,
     pub(crate) path: String,
     pub(crate) method: &'static str,
     pub(crate) query: Option<String>,
@@ -154,9 +208,16 @@ pub(crate) fn random_request(random: &mut Random) -> Request {
         }
         pairs.join("&")
     });
+    let host = random.pick(&HOSTS);
+    let (ip, port) = (address.parse().unwrap(), port as u16);
     Request {
-        bind: BindAddress::tcp(address.parse().unwrap(), port as u16),
-        host: random.pick(&HOSTS),
+        bind: if port == 53 { BindAddress::udp(ip, port) } else { BindAddress::tcp(ip, port) },
+        host,
+        server_name: match random.below(4) {
+            0 => None,
+            1 => Some(random.pick(&HOSTS)),
+            _ => Some(host),
+        },
         path: if random.one_in(20) { "*".into() } else { random_path(random) },
         method: random.pick(&["GET", "POST", "get"]),
         query,
@@ -176,16 +237,48 @@ impl Request {
     }
 }
 
-/// Who answers: route, rule, alternative, listener.
-pub(crate) type Answer = Option<(String, usize, usize, String)>;
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Rule {
+        /// `<kind>/<namespace>/<name>`
+        route: String,
+        rule: usize,
+        alternative: usize,
+        listener: String,
+    },
+    Misdirected,
+    NotFound,
+}
+
+impl Answer {
+    fn of(selected: Option<Selected<'_>>) -> Answer {
+        let Some(selected) = selected else { return Answer::NotFound };
+        Answer::Rule {
+            route: format!("{}/{}", selected.rule.kind.name(), selected.rule.route),
+            rule: selected.rule.index,
+            alternative: selected.alternative,
+            listener: selected.listener.key.to_string(),
+        }
+    }
+}
 
 pub(crate) fn answer(snapshot: &Snapshot, request: &Request) -> Answer {
+    let Some(bind) = snapshot.bind(&request.bind) else { return Answer::NotFound };
+    if bind.kind() != BindKind::Tls {
+        return Answer::of(select(bind, &request.view(), &mut NoProbe));
+    }
+    match select_https(bind, request.server_name.map(str::as_bytes), &request.view(), &mut NoProbe) {
+        SelectedHttps::Rule(selected) => Answer::of(Some(selected)),
+        SelectedHttps::Misdirected => Answer::Misdirected,
+        SelectedHttps::NotFound => Answer::NotFound,
+    }
+}
+
+/// Kind and name of the route that gets a connection, and the listener.
+pub(crate) fn connect(snapshot: &Snapshot, request: &Request) -> Option<(String, String)> {
     let bind = snapshot.bind(&request.bind)?;
-    let selected = select(bind, &request.view(), &mut NoProbe)?;
-    Some((
-        selected.rule.route.to_string(),
-        selected.rule.index,
-        selected.alternative,
-        selected.listener.key.to_string(),
-    ))
+    let selected = select_l4(bind, request.server_name.map(str::as_bytes), &mut NoProbe)?;
+    let route = format!("{}/{}", selected.rule.kind.name(), selected.rule.route);
+    Some((route, selected.listener.key.to_string()))
 }
