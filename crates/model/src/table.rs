@@ -496,7 +496,8 @@ impl Edit<'_> {
             }
             let key: Arc<str> = Arc::from(key);
             let slot = self.slot(&key);
-            match BackendState::compile(source, slot) {
+            let before = self.before.backends.get(&key).map(|before| &**before);
+            match BackendState::compile(source, slot, before) {
                 Ok(state) => {
                     self.next.backends.insert(key.clone(), Arc::new(state));
                 }

@@ -249,11 +249,12 @@ impl Text {
         );
         for split in eligible().take(SERIES_RULES) {
             let place = split.rule_index.to_string();
+            let route = split.route_label();
             let rule = if split.rule.is_empty() { place.as_str() } else { &split.rule };
             for (index, share) in split.backends.iter().enumerate() {
                 // The total of a backend that occurs twice is one total.
                 if split.backends[..index].iter().all(|before| before.backend != share.backend) {
-                    let labels = [("route", &*split.route), ("rule", rule), ("backend", &share.backend)];
+                    let labels = [("route", &*route), ("rule", rule), ("backend", &share.backend)];
                     self.line("backend_requests_total", &labels, share.served_total);
                 }
             }

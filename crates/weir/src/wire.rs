@@ -170,7 +170,7 @@ fn split_json(report: &weir_model::split::SplitReport) -> Value {
     };
     let rule = if report.rule.is_empty() { report.rule_index.to_string() } else { report.rule.to_string() };
     json!({
-        "route": &*report.route,
+        "route": report.route_label(),
         "rule": rule,
         "epoch": report.epoch,
         "tickets": report.tickets,

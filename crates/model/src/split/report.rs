@@ -4,6 +4,7 @@
 //! periods are looked at in one step where the law allows it; a report does a bounded number of steps
 //! ([`ReplayBudget`]) and says how far it came.
 
+use std::borrow::Cow;
 use std::sync::{Arc, PoisonError};
 
 use super::layout::{Layout, TwoWay};
@@ -67,6 +68,16 @@ pub struct BackendShare {
     pub served_total: u64,
     /// Not empty: the reference is invalid, and why.
     pub invalid_reason: Arc<str>,
+}
+
+impl SplitReport {
+    /// Names the route among all kinds: as it is for an HTTPRoute, else with its kind, `tcproute/<namespace>/<name>`.
+    pub fn route_label(&self) -> Cow<'_, str> {
+        match self.kind {
+            RouteKind::Http => Cow::Borrowed(&self.route),
+            kind => Cow::Owned(format!("{}/{}", kind.name(), self.route)),
+        }
+    }
 }
 
 /// How far the replay came.

@@ -14,7 +14,7 @@ use crate::session::Session;
 /// A backend as rules refer to it. The same for as long as its resource does not change.
 #[derive(Debug)]
 pub struct BackendState {
-    /// `backend/<namespace>/<service>/<port>`
+    /// `backend/<namespace>/<service>/<port>`, of a UDP port with `/udp` behind it.
     pub key: Arc<str>,
     pub namespace: Box<str>,
     pub service: Box<str>,
@@ -25,18 +25,27 @@ pub struct BackendState {
     pub tls: Option<Arc<BackendTls>>,
     /// Holds where a rule says nothing of its own ([`super::CompiledRule::session`]).
     pub session: Option<Arc<Session>>,
-    /// How much of its traffic may be retries, and how much of it was.
-    pub budget: Option<Budget>,
+    /// How much of its traffic may be retries, and how much of it was. Goes on for as long as its own settings stay.
+    pub budget: Option<Arc<Budget>>,
     slot: Arc<EndpointSlot>,
     pub(crate) source: Backend,
 }
 
 impl BackendState {
-    pub(crate) fn compile(source: &Backend, slot: Arc<EndpointSlot>) -> Result<BackendState, String> {
+    /// `before` is the backend as it was.
+    pub(crate) fn compile(
+        source: &Backend,
+        slot: Arc<EndpointSlot>,
+        before: Option<&BackendState>,
+    ) -> Result<BackendState, String> {
         let port = port(source.port)?;
         let protocol = BackendProtocol::try_from(source.protocol)
             .map_err(|_| format!("backend protocol {} is not known to this release", source.protocol))?;
         let session = source.session_persistence.as_ref().map(Session::compile).transpose()?;
+        let budget = match before {
+            Some(before) if before.source.retry_budget == source.retry_budget => before.budget.clone(),
+            _ => source.retry_budget.as_ref().map(|settings| Arc::new(Budget::new(settings))),
+        };
         Ok(BackendState {
             key: Arc::from(source.key.as_str()),
             namespace: source.namespace.as_str().into(),
@@ -45,7 +54,7 @@ impl BackendState {
             protocol,
             tls: source.tls.clone().map(Arc::new),
             session: session.map(Arc::new),
-            budget: source.retry_budget.as_ref().map(Budget::new),
+            budget,
             slot,
             source: source.clone(),
         })

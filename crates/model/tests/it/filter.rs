@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_model::filter::{AuthProtocol, CompiledFilter, ExternalAuth, Mirror, check_filter};
 use weir_model::resource::{
-    self, Body, Filter, FilterKind, HttpRule, RequestMirror, Resource, Retry, SessionPersistence,
+    self, Body, Filter, FilterKind, HttpRule, RequestMirror, Resource, Retry, RetryBudget, SessionPersistence,
 };
 use weir_model::session::SessionCarrier;
 use weir_model::table::{CompiledRule, Snapshot, Target};
@@ -202,6 +202,32 @@ fn a_rules_own_session_goes_before_its_backends() {
     let bad = changed(|rule| rule.session_persistence = Some(session("a b", true, false)));
     let (_, rejected) = by_backend.apply(&upserts(vec![bad]));
     assert!(rejected[0].reason.contains("`a b`"), "{rejected:?}");
+}
+
+#[test]
+fn a_retry_budget_goes_on_while_its_settings_stay() {
+    let budgeted = |percent, service: &str| {
+        let mut resource = backend("s0");
+        let Some(Body::Backend(source)) = &mut resource.body else { unreachable!() };
+        source.service = service.into();
+        source.retry_budget = Some(RetryBudget {
+            percent,
+            interval_ms: 10_000,
+            min_retry_count: 10,
+            min_retry_interval_ms: 1_000,
+        });
+        resource
+    };
+    let budget = |snapshot: &Snapshot| snapshot.backend("backend/ns/s0/80").unwrap().budget.clone();
+    let plain = base(with(vec![]));
+    assert!(budget(&plain).is_none());
+    let first = after(&plain, budgeted(20, "s0"));
+    let held = budget(&first).unwrap();
+    assert_eq!((0..20).filter(|_| held.retry(5)).count(), 10);
+    let renamed = after(&first, budgeted(20, "s1"));
+    assert!(Arc::ptr_eq(&held, &budget(&renamed).unwrap()));
+    let other = after(&renamed, budgeted(30, "s1"));
+    assert!(!Arc::ptr_eq(&held, &budget(&other).unwrap()));
 }
 
 #[test]

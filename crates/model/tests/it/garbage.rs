@@ -309,6 +309,11 @@ fn garbage_neither_panics_nor_disturbs_what_is_good() {
 }
 
 fn ask(random: &mut Random, snapshot: &Snapshot) {
+    for budget in snapshot.backends().filter_map(|backend| backend.budget.as_ref()) {
+        let now_millis = random.next() >> random.below(64);
+        budget.request(now_millis);
+        budget.retry(now_millis);
+    }
     let (host, path, method, query) = (text(random), text(random), text(random), text(random));
     let (name, value) = (text(random), text(random));
     let headers = [(name.as_str(), value.as_str())];

@@ -1,10 +1,10 @@
 //! Connections and flows: which rule they belong to, and that they are split as requests are.
 
-use weir_model::resource::{ListenerProtocol, Resource};
+use weir_model::resource::{Body, ListenerProtocol, Resource};
 use weir_model::select::{NoProbe, select_l4};
 use weir_model::table::{BindAddress, BindKind, RouteKind, Snapshot, Target};
 
-use crate::build::{attach, backend, full, l4_route, listener_of, removals, upserts, weighted};
+use crate::build::{attach, backend, endpoints, full, l4_route, listener_of, removals, upserts, weighted};
 
 fn snapshot(resources: Vec<Resource>) -> Snapshot {
     let (snapshot, rejected) = Snapshot::empty(1).apply(&full(resources));
@@ -116,6 +116,7 @@ fn connections_are_split_exactly_and_an_invalid_backend_keeps_its_share() {
     assert_eq!(reports.len(), 1);
     assert_eq!((&*reports[0].route, reports[0].kind, reports[0].tickets), ("ns/r", RouteKind::Udp, 2_000));
     assert_eq!(&*reports[0].backends[2].invalid_reason, "RefNotPermitted");
+    assert_eq!(reports[0].route_label(), "udproute/ns/r", "an HTTPRoute may have the same name");
 }
 
 #[test]
@@ -140,6 +141,37 @@ fn an_l4_split_goes_on_over_edits_that_leave_it_alone() {
     let (moved, _) = first.apply(&upserts(vec![one(3, 0, &["c.d"])]));
     assert_eq!(ask(&moved, tcp(443), Some("a.b")), None);
     assert_eq!(ask(&moved, tcp(443), Some("c.d")).as_deref(), Some("tlsroute/ns/r"));
+}
+
+#[test]
+fn a_udp_port_of_a_service_is_a_backend_of_its_own() {
+    let mut udp_backend = backend("s0");
+    let mut udp_endpoints = endpoints("s0", &["10.0.0.2"]);
+    if let (Some(Body::Backend(backend)), Some(Body::Endpoints(endpoints))) =
+        (&mut udp_backend.body, &mut udp_endpoints.body)
+    {
+        backend.key += "/udp";
+        endpoints.key += "/udp";
+        endpoints.backend_key += "/udp";
+    }
+    let snapshot = snapshot(vec![backend("s0"), endpoints("s0", &["10.0.0.1"]), udp_backend, udp_endpoints]);
+    for (key, address) in [("backend/ns/s0/80", "10.0.0.1:8080"), ("backend/ns/s0/80/udp", "10.0.0.2:8080")] {
+        let set = snapshot.backend(key).unwrap().endpoints_owned();
+        assert_eq!(set.endpoints[0].address.to_string(), address, "{key}");
+    }
+}
+
+#[test]
+fn routes_of_one_name_and_different_kinds_keep_apart() {
+    let attached = || vec![attach("t", &["a.b"])];
+    let both = snapshot(vec![
+        listener_of(ListenerProtocol::Tls, "t", 443, ""),
+        l4_route("tlsroute", "r", 0, attached(), vec![weighted("s0", 1)]),
+        l4_route("tcproute", "r", 0, attached(), vec![weighted("s1", 1)]),
+    ]);
+    assert_eq!(ask(&both, tcp(443), Some("a.b")).as_deref(), Some("tlsroute/ns/r"));
+    let (one, _) = both.apply(&removals(&["tlsroute/ns/r"]));
+    assert_eq!(ask(&one, tcp(443), Some("a.b")).as_deref(), Some("tcproute/ns/r"));
 }
 
 #[test]
