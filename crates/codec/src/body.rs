@@ -145,6 +145,12 @@ impl BodyScan {
         }
     }
 
+    /// What comes next is the trailer section. With [`Form::DataOnly`] no step crosses its start, so that a caller who wants
+    /// the trailers finds their lines, and the empty one after them, in what the next step drops.
+    pub fn is_in_trailers(&self) -> bool {
+        self.state == State::Trailer
+    }
+
     /// Looks at `input`, the bytes not yet accounted for. The caller drops `skip` of them, passes `pass` on, and
     /// calls again with the rest; a zero step asks for more input, with what is left kept in place.
     pub fn step(&mut self, input: &[u8]) -> Result<Step, BodyError> {
@@ -163,7 +169,9 @@ impl BodyScan {
                 }
                 Verdict::Skip => {}
             }
-            if self.is_done() {
+            let at_trailers =
+                self.form == Form::DataOnly && self.is_in_trailers() && before.state != State::Trailer;
+            if self.is_done() || at_trailers {
                 break;
             }
         }

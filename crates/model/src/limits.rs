@@ -213,6 +213,51 @@ limits! {
     drain_timeout: Duration = 30_000, Milliseconds,
         "Kubernetes terminationGracePeriodSeconds 30",
         "How long requests under way may take after that.";
+    http2_streams: usize = 100, Count,
+        "RFC 9113 section 5.1.2 (not below 100); HAProxy 100, nginx 128, Envoy's edge guide 100",
+        "Most requests at a time on one HTTP/2 connection of a client.";
+    http2_stream_window_bytes: usize = 256 * 1024, Bytes,
+        "RFC 9113 section 6.9.2 (64 KiB to begin with); four times that lets one upload fill a longer path",
+        "Bytes of one request or response body that a peer may send before we have passed them on.";
+    http2_connection_window_bytes: usize = 1024 * 1024, Bytes,
+        "Envoy's edge guide initial_connection_window_size 1 MiB",
+        "Bytes of all bodies of one HTTP/2 connection that a peer may send before we have passed them on.";
+    http2_frame_bytes: usize = 16 * 1024, Bytes,
+        "RFC 9113 section 6.5.2 (the least that may be set)",
+        "Largest frame that we take.";
+    http2_send_buffer_bytes: usize = 128 * 1024, Bytes,
+        "ours: two read buffers; the h2 crate's own is 400 KiB",
+        "Bytes of one stream that wait to be written to its connection.";
+    http2_pending_resets: usize = 20, Count,
+        "CVE-2023-44487; the h2 crate's own",
+        "Requests that a client has reset before we looked at them. More: the connection is closed with ENHANCE_YOUR_CALM.";
+    http2_premature_resets: usize = 200, Count,
+        "CVE-2023-44487; Envoy premature_reset_total_stream_count 500",
+        "Requests that a client has reset before their answer, when they are more than half of its requests. More: ENHANCE_YOUR_CALM.";
+    http2_local_resets: usize = 1_024, Count,
+        "CVE-2025-8671; the h2 crate's own",
+        "Streams that a peer made us reset by breaking the protocol. More: the connection is closed.";
+    http2_reset_streams: usize = 50, Count,
+        "RFC 9113 section 5.4.2; the h2 crate's own",
+        "Streams reset by us whose late frames are still ignored.";
+    http2_reset_hold: Duration = 1_000, Milliseconds,
+        "RFC 9113 section 5.4.2; the h2 crate's own",
+        "How long late frames of a stream that we reset are ignored.";
+    http2_control_frames: usize = 1_000, Count,
+        "CVE-2019-9511 to 9518; nginx closes when frames without payload outweigh the rest",
+        "Frames of a client in a minute that carry no part of a message, beyond one for each that does and each KiB sent to it. More: ENHANCE_YOUR_CALM.";
+    http2_keepalive_delay: Duration = 30_000, Milliseconds,
+        "Envoy connection_keepalive.interval 30 s in its guides",
+        "How long a peer may be silent while requests are under way before it is asked for a sign of life (PING).";
+    http2_keepalive_timeout: Duration = 20_000, Milliseconds,
+        "gRPC keepalive timeout 20 s",
+        "How long a peer may take to answer that. Later: the connection is closed.";
+    upstream_http2_connections: usize = 16, Count,
+        "ours: with 100 streams each as many requests as there may be HTTP/1 connections",
+        "HTTP/2 connections of one worker to one endpoint; another is opened when all are full.";
+    upstream_http2_streams: usize = 100, Count,
+        "RFC 9113 section 5.1.2; Envoy max_concurrent_streams 100 in its guides",
+        "Most requests at a time on one HTTP/2 connection to an endpoint, or fewer if it says so.";
     accept_pause: Duration = 100, Milliseconds,
         "ours: when the process is out of files, trying again at once only burns time",
         "Pause after a failed accept.";

@@ -9,6 +9,8 @@ use weir_model::path::PathError;
 pub(crate) enum Failure {
     /// The request head was refused.
     Head(HeadError),
+    /// What came is of another protocol: an answer would not be understood.
+    NotHttp,
     /// The request path was refused.
     Path(PathError),
     /// An absolute target names a scheme that this listener does not serve.
@@ -119,6 +121,7 @@ reasons! {
     Expectation => "expectation",
     Method => "method",
     Version => "version",
+    NotHttp => "not_http",
     BadPath => "bad_path",
     Misdirected => "misdirected",
     HeadTimeout => "head_timeout",
@@ -158,6 +161,7 @@ impl Failure {
         use Blame::{Configuration, Downstream, Upstream};
         match self {
             Failure::Head(error) => head_verdict(error),
+            Failure::NotHttp => silent(Reason::NotHttp),
             Failure::Path(_) => kept(BAD_REQUEST, Downstream, Reason::BadPath),
             Failure::Misdirected => kept((421, "Misdirected request"), Downstream, Reason::Misdirected),
             Failure::HeadTimeout => closing((408, "Request timeout"), Downstream, Reason::HeadTimeout),
@@ -189,6 +193,28 @@ impl Failure {
             Failure::UpstreamTimeout => kept(TIMING_OUT, Upstream, Reason::UpstreamTimeout),
             Failure::BackendRequestTimeout => kept(TIMING_OUT, Upstream, Reason::BackendRequestTimeout),
             Failure::RequestTimeout => kept(TIMING_OUT, Upstream, Reason::RequestTimeout),
+        }
+    }
+}
+
+impl Failure {
+    /// The status of gRPC that says the same (its codes, and what its clients make of HTTP's).
+    pub(crate) fn grpc_status(self) -> u8 {
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        const UNAUTHENTICATED: u8 = 16;
+        match self.verdict().answer.map_or(0, |(status, _)| status) {
+            400 | 405 | 417 | 505 => INTERNAL,
+            401 => UNAUTHENTICATED,
+            403 => PERMISSION_DENIED,
+            404 => UNIMPLEMENTED,
+            408 | 504 => DEADLINE_EXCEEDED,
+            413 | 414 | 429 | 431 => RESOURCE_EXHAUSTED,
+            _ => UNAVAILABLE,
         }
     }
 }

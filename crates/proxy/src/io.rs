@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 
+use crate::http::h2::Stream;
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::tls::session::Session;
 
@@ -35,6 +36,8 @@ pub(crate) enum Socket {
     Plain(Counted),
     /// One with TLS on it.
     Tls(Box<Secure>),
+    /// A stream of an HTTP/2 connection: carries one exchange, written as HTTP/1.1 on our side.
+    Stream(Box<Stream>),
 }
 
 /// A TCP connection whose kernel entries are counted.
@@ -52,12 +55,27 @@ pub(crate) struct Secure {
 }
 
 impl Socket {
+    pub(crate) fn of_stream(stream: Stream) -> Socket {
+        Socket::Stream(Box::new(stream))
+    }
+
+    /// Whether this is one of several streams of a connection.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Socket::Stream(_))
+    }
+
+    /// Whether the peer has said that it did nothing with what was sent.
+    pub(crate) fn was_refused(&self) -> bool {
+        matches!(self, Socket::Stream(stream) if stream.was_refused())
+    }
+
     /// Whether there may be something to read. No kernel entry.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Plain(wire) => wire.poll_readable(cx),
             Socket::Tls(tls) if tls.session.has_input() => Poll::Ready(Ok(())),
             Socket::Tls(tls) => tls.wire.poll_readable(cx),
+            Socket::Stream(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -67,6 +85,7 @@ impl Socket {
         match self {
             Socket::Plain(wire) => wire.poll_read(cx, buffer),
             Socket::Tls(tls) => tls.session.poll_read(&mut tls.wire, cx, buffer),
+            Socket::Stream(stream) => stream.poll_read(cx, buffer),
         }
     }
 
@@ -75,6 +94,7 @@ impl Socket {
         match self {
             Socket::Plain(wire) => wire.try_write(bytes),
             Socket::Tls(tls) => tls.session.try_write(&tls.wire, bytes),
+            Socket::Stream(stream) => stream.try_write(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -83,21 +103,23 @@ impl Socket {
         match self {
             Socket::Plain(wire) => wire.try_write_vectored(slices),
             Socket::Tls(tls) => tls.session.try_write_vectored(&tls.wire, slices),
+            Socket::Stream(stream) => stream.try_write(slices),
         }
     }
 
     /// Waits until a write that came up short may go on.
-    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Socket::Plain(wire) => wire.poll_writable(cx),
             Socket::Tls(tls) => tls.wire.poll_writable(cx),
+            Socket::Stream(stream) => stream.poll_writable(cx),
         }
     }
 
     /// Whether bytes that were taken have not left yet.
     pub(crate) fn has_unsent(&self) -> bool {
         match self {
-            Socket::Plain(_) => false,
+            Socket::Plain(_) | Socket::Stream(_) => false,
             Socket::Tls(tls) => tls.session.has_unsent(),
         }
     }
@@ -105,7 +127,7 @@ impl Socket {
     /// Waits until everything that was taken has left.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Socket::Plain(_) => Poll::Ready(Ok(())),
+            Socket::Plain(_) | Socket::Stream(_) => Poll::Ready(Ok(())),
             Socket::Tls(tls) => tls.session.poll_flush(&tls.wire, cx),
         }
     }
@@ -120,7 +142,7 @@ impl Socket {
             return true;
         }
         match self {
-            Socket::Plain(_) => false,
+            Socket::Plain(_) | Socket::Stream(_) => false,
             // A server may send tickets at any time; only more than that is noise.
             Socket::Tls(tls) => {
                 let mut byte = [0];
@@ -136,6 +158,7 @@ impl Socket {
         match self {
             Socket::Plain(wire) => wire.shut_down_writes(),
             Socket::Tls(tls) => tls.wire.shut_down_writes(),
+            Socket::Stream(stream) => stream.finish(),
         }
     }
 
@@ -154,6 +177,8 @@ impl Socket {
                 tls.session.break_off();
                 tls.wire.reset_on_close();
             }
+            // Dropped before its end it is reset anyway.
+            Socket::Stream(_) => {}
         }
     }
 }

@@ -51,6 +51,22 @@ impl Histogram {
     }
 }
 
+/// A counter for each reason of failure.
+#[derive(Debug)]
+pub(crate) struct ByReason([Counter; Reason::ALL.len()]);
+
+impl Default for ByReason {
+    fn default() -> Self {
+        ByReason(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ByReason {
+    pub(crate) fn of(&self, reason: Reason) -> &Counter {
+        &self.0[reason as usize]
+    }
+}
+
 /// What one worker counts.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerMetrics {
@@ -58,7 +74,7 @@ pub(crate) struct WorkerMetrics {
     pub(crate) connections: Counter,
     /// By the first digit of the status; 0 for requests that ended without a response.
     pub(crate) requests: [Counter; 6],
-    pub(crate) failures: [Counter; Reason::ALL.len()],
+    pub(crate) failures: ByReason,
     pub(crate) durations: Histogram,
     pub(crate) upstream_connects: Counter,
     pub(crate) upstream_connect_failures: Counter,
@@ -71,6 +87,11 @@ pub(crate) struct WorkerMetrics {
     pub(crate) mirror_drops: Counter,
     pub(crate) retries_refused: Counter,
     pub(crate) idle_closed: Counter,
+    /// Connections of clients that speak HTTP/2, and requests on them.
+    pub(crate) http2_connections: Counter,
+    pub(crate) http2_streams: Counter,
+    /// Those that were closed because of resets or of frames that carry nothing.
+    pub(crate) http2_floods: Counter,
     pub(crate) panics: Counter,
 }
 
@@ -122,8 +143,8 @@ pub(crate) fn render(
         text.line("requests_total", &[("code", class)], sum(&|w| w.requests[index].get()));
     }
     text.head("failures_total", "counter", "Requests that the proxy answered or ended itself, by reason.");
-    for (index, reason) in Reason::ALL.iter().enumerate() {
-        text.line("failures_total", &[("reason", reason.as_str())], sum(&|w| w.failures[index].get()));
+    for reason in Reason::ALL {
+        text.line("failures_total", &[("reason", reason.as_str())], sum(&|w| w.failures.of(*reason).get()));
     }
     text.histogram(workers);
     text.totals(workers, front, gauges);
@@ -222,6 +243,17 @@ impl Text {
                 sum(&|w| w.retries_refused.get()),
             ),
             ("idle_closed_total", "Idle connections closed to make room.", sum(&|w| w.idle_closed.get())),
+            (
+                "http2_connections_total",
+                "Connections of clients that speak HTTP/2.",
+                sum(&|w| w.http2_connections.get()),
+            ),
+            ("http2_streams_total", "Requests on them.", sum(&|w| w.http2_streams.get())),
+            (
+                "http2_floods_total",
+                "Those that were closed because of resets or of frames that carry nothing.",
+                sum(&|w| w.http2_floods.get()),
+            ),
             ("panics_total", "Connections lost to a panic.", sum(&|w| w.panics.get())),
             ("updates_total", "Updates applied.", front.updates.load(Relaxed)),
             (

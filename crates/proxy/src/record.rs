@@ -89,7 +89,7 @@ impl RequestRecord {
             metrics.retries.add(u64::from(self.retries));
         }
         if let Some(failure) = self.failure {
-            metrics.failures[failure.verdict().reason as usize].add(1);
+            metrics.failures.of(failure.verdict().reason).add(1);
         }
         if let Some(log) = &worker.settings.access_log {
             log.write(self, Duration::from_micros(micros));

@@ -1,8 +1,9 @@
 //! When a request may be sent once more.
 //!
-//! Two cases for every request. An endpoint that took no connection: the next one of the same backend, a bounded number of
+//! Three cases for every request. An endpoint that took no connection: the next one of the same backend, a bounded number of
 //! times. A kept connection that turned out to be closed: a fresh one, if nothing came back and the request can do no
-//! harm twice or has not left yet.
+//! harm twice or has not left yet. A stream that the endpoint refused, or did not come to before it went away (RFC 9113
+//! section 8.7): whatever the request does.
 //!
 //! A rule may ask for more tries (`rules[].retry`), and then says for which statuses; connection errors and time-outs count among
 //! them. It does so for its own requests, whatever their method. The tries end when the client has seen anything, when the body was too
@@ -24,6 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) reused: bool,
     /// Anything came back.
     pub(crate) answered: bool,
+    /// The endpoint has said that it did nothing with the request.
+    pub(crate) refused: bool,
     /// Doing the request twice means the same as doing it once.
     pub(crate) idempotent: bool,
     /// Bytes of the request that left.
@@ -34,9 +37,8 @@ impl Outcome {
     /// Whether the same request may go out on a fresh connection.
     pub(crate) fn may_be_repeated(self) -> bool {
         self.failure == Failure::UpstreamClosed
-            && self.reused
             && !self.answered
-            && (self.idempotent || self.written == 0)
+            && (self.refused || (self.reused && (self.idempotent || self.written == 0)))
     }
 }
 
@@ -72,6 +74,7 @@ mod tests {
         failure: Failure::UpstreamClosed,
         reused: true,
         answered: false,
+        refused: false,
         idempotent: true,
         written: 100,
     };
@@ -88,6 +91,13 @@ mod tests {
         ] {
             assert!(!never.may_be_repeated(), "{never:?}");
         }
+    }
+
+    #[test]
+    fn what_an_endpoint_refused_is_tried_again_whatever_it_does() {
+        let refused = Outcome { refused: true, reused: false, idempotent: false, ..STALE };
+        assert!(refused.may_be_repeated());
+        assert!(!Outcome { answered: true, ..refused }.may_be_repeated());
     }
 
     #[test]

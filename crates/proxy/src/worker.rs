@@ -28,7 +28,7 @@ use crate::bind::Bind;
 use crate::buffer::{Buffers, LARGEST_HEAD_BYTES};
 use crate::clock::{Clock, Epoch, Moment};
 use crate::config::{HeaderTokens, Network};
-use crate::http::h1;
+use crate::http::{h1, h2};
 use crate::metrics::WorkerMetrics;
 use crate::session::Sealer;
 use crate::upstream::pool::{Pool, PoolLimits};
@@ -127,6 +127,7 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
+    pub(crate) links: h2::Links,
     pub(crate) metrics: Arc<WorkerMetrics>,
     /// Told when endpoints may have changed.
     pub(crate) endpoints_changed: Notify,
@@ -205,6 +206,7 @@ impl Worker {
             settings,
             buffers: Buffers::default(),
             pool: Pool::default(),
+            links: h2::Links::default(),
             metrics,
             endpoints_changed: Notify::new(),
             held: RefCell::default(),
@@ -246,7 +248,11 @@ impl Worker {
                 let _ = done.send(());
             }
             Order::Shed(count) => self.shed(count),
-            Order::Retire => self.retiring.set(true),
+            Order::Retire => {
+                self.retiring.set(true);
+                // Those that carry many requests say so now.
+                self.wake_connections();
+            }
             Order::Drain(done) => {
                 self.retiring.set(true);
                 self.draining.set(true);
@@ -256,6 +262,7 @@ impl Worker {
                         self.empty.notified().await;
                     }
                     self.pool.clear();
+                    self.links.clear();
                     let _ = done.send(());
                 });
             }
@@ -315,7 +322,9 @@ impl Worker {
         let mut ticks = tokio::time::interval((idle / 2).clamp(Duration::from_millis(10), SWEEP));
         loop {
             ticks.tick().await;
-            self.pool.sweep(self.clock.tick(), self.settings.pool_limits);
+            let now = self.clock.tick();
+            self.pool.sweep(now, self.settings.pool_limits);
+            self.links.sweep(&self, now);
         }
     }
 

@@ -4,9 +4,11 @@
 //! backend that lost its last one a moment ago is waited for.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use weir_model::resource::BackendProtocol;
 use weir_model::table::BackendState;
 
 use super::balance::{InFlight, Tried, choose, failed};
@@ -14,6 +16,7 @@ use super::connect::connect;
 use super::pool::{Busy, Taken};
 use crate::clock::Moment;
 use crate::error::Failure;
+use crate::http::h2::Given;
 use crate::io::Socket;
 use crate::retry::may_try_another;
 use crate::worker::Worker;
@@ -22,7 +25,8 @@ use crate::worker::Worker;
 pub(crate) struct Acquired {
     pub(crate) socket: Socket,
     pub(crate) in_flight: InFlight,
-    pub(crate) busy: Busy,
+    /// The connection's place in the pool; none for a stream, whose connection has others.
+    pub(crate) busy: Option<Busy>,
     /// It has carried a request before.
     pub(crate) reused: bool,
     /// Endpoints that were tried in vain.
@@ -45,7 +49,7 @@ pub(crate) struct Want<'a> {
 
 /// Finds a connection. `tried` are endpoints to pass over, and grows.
 pub(crate) async fn acquire(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
@@ -63,19 +67,33 @@ pub(crate) async fn acquire(
             continue;
         };
         let address = in_flight.endpoint().address;
-        let busy = match worker.pool.take(address, fresh, worker.settings.pool_limits) {
-            Taken::Kept(socket, busy) => {
-                worker.metrics.upstream_reuses.add(1);
-                return Ok(Acquired { socket, in_flight, busy, reused: true, failed_tries });
+        let opened = if backend.protocol == BackendProtocol::Http2 {
+            match stream(worker, backend, address, deadline).await? {
+                Ok((socket, reused)) => {
+                    worker.metrics.upstream_reuses.add(u64::from(reused));
+                    return Ok(Acquired { socket, in_flight, busy: None, reused, failed_tries });
+                }
+                Err(failure) => Err(failure),
             }
-            Taken::Room(busy) => busy,
-            Taken::Full(freed) => {
-                wait_for_room(worker, backend, &freed, deadline).await?;
-                continue;
-            }
+        } else {
+            let busy = match worker.pool.take(address, fresh, worker.settings.pool_limits) {
+                Taken::Kept(socket, busy) => {
+                    worker.metrics.upstream_reuses.add(1);
+                    let busy = Some(busy);
+                    return Ok(Acquired { socket, in_flight, busy, reused: true, failed_tries });
+                }
+                Taken::Room(busy) => Some(busy),
+                Taken::Full(freed) => {
+                    wait_for_room(worker, backend, &freed, deadline).await?;
+                    continue;
+                }
+            };
+            open(worker, address, deadline).await.map(|socket| (socket, busy))
         };
-        match open(worker, address, deadline).await {
-            Ok(socket) => return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries }),
+        match opened {
+            Ok((socket, busy)) => {
+                return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries });
+            }
             Err(failure) => {
                 let limits = &worker.settings.limits;
                 failed(in_flight.endpoint(), worker.clock.now().millis(), limits.endpoint_retry_delay);
@@ -97,6 +115,35 @@ async fn open(worker: &Worker, endpoint: SocketAddr, deadline: Option<Moment>) -
         limit = limit.min(deadline.since(worker.clock.now()));
     }
     connect(worker, endpoint, limit).await.map_err(|failure| late(worker, deadline).unwrap_or(failure))
+}
+
+/// A stream to an endpoint, and whether its connection has carried others. The inner failure is the endpoint's.
+async fn stream(
+    worker: &Rc<Worker>,
+    backend: &Arc<BackendState>,
+    endpoint: SocketAddr,
+    deadline: Option<Moment>,
+) -> Result<Result<(Socket, bool), Failure>, Failure> {
+    loop {
+        let dial = match worker.links.take(worker, endpoint) {
+            Given::Stream(socket, reused) => return Ok(Ok((socket, reused))),
+            Given::Full(freed) => {
+                wait_for_room(worker, backend, &freed, deadline).await?;
+                continue;
+            }
+            Given::Dialing(dial) => dial,
+        };
+        let opened = match deadline {
+            None => dial.wait().await,
+            Some(deadline) => tokio::time::timeout_at(worker.clock.instant(deadline), dial.wait())
+                .await
+                .map_err(|_| Failure::RequestTimeout)?,
+        };
+        worker.clock.tick();
+        if let Err(failure) = opened {
+            return Ok(Err(failure));
+        }
+    }
 }
 
 /// The failure of a request whose time is up.

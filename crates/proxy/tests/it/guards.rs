@@ -125,3 +125,29 @@ fn proxy_process() {
     let mut line = String::new();
     let _ = std::io::stdin().read_line(&mut line);
 }
+
+/// The official checks of HTTP/2 (`h2spec`), where the program is there: `H2SPEC` is its path.
+#[test]
+fn http2_is_spoken_as_its_specification_says() {
+    let Some(program) = std::env::var_os("H2SPEC") else {
+        eprintln!("H2SPEC does not name the program: nothing was checked");
+        return;
+    };
+    // A body that is there for those cases that hold its window shut; bodies of requests may be broken off.
+    let answer = ok(&"x".repeat(100)).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let origin = Origin::start(move |peer| {
+        if peer.request_head().is_some() {
+            peer.send(&answer);
+            peer.rest();
+        }
+    });
+    let world = World::to(&origin);
+    let output = Command::new(program)
+        .args(["-h", &world.address.ip().to_string(), "-p", &world.address.port().to_string(), "-o", "5"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(" 0 failed"), "{text}");
+    let passed = text.lines().find(|line| line.contains(" passed,")).unwrap_or_default();
+    println!("{passed}");
+}

@@ -5,6 +5,8 @@
 mod changes;
 mod guards;
 mod harness;
+mod http2;
+mod http2_harness;
 mod messages;
 mod refusals;
 mod rewriting;

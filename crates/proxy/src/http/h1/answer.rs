@@ -22,6 +22,14 @@ pub(super) struct Context {
     pub(super) keep_alive: bool,
     /// Since the request's head arrived.
     pub(super) latency: Duration,
+    /// The client speaks gRPC, and so does the answer.
+    pub(super) grpc: bool,
+}
+
+impl Context {
+    pub(super) fn for_grpc(self, grpc: bool) -> Context {
+        Context { grpc, ..self }
+    }
 }
 
 /// Writes the response that a failure calls for, with these lines in its head. False when it calls for none.
@@ -33,6 +41,10 @@ pub(super) fn failure(
     out: &mut Vec<u8>,
 ) -> bool {
     let Some((status, message)) = failure.verdict().answer else { return false };
+    if context.grpc {
+        grpc_failure(worker, failure, message, context, out);
+        return true;
+    }
     // Messages are constants without characters that JSON escapes.
     const BEFORE: &[u8] = b"{\"message\":\"";
     const AFTER: &[u8] = b"\"}";
@@ -52,6 +64,18 @@ pub(super) fn failure(
         out.extend_from_slice(AFTER);
     }
     true
+}
+
+/// An answer of gRPC that is trailers alone: in HTTP/2 one HEADERS frame.
+fn grpc_failure(worker: &Worker, failure: Failure, message: &str, context: Context, out: &mut Vec<u8>) {
+    start(worker, 200, out);
+    field(b"Content-Type", b"application/grpc", out);
+    number_field(b"grpc-status", u64::from(failure.grpc_status()), out);
+    // Messages are constants without characters that have to be percent-encoded.
+    field(b"grpc-message", message.as_bytes(), out);
+    connection(context.keep_alive, out);
+    number_field(b"Content-Length", 0, out);
+    end(worker, context, out);
 }
 
 /// Writes a redirect's head up to where more fields may follow; [`end`] ends it.
@@ -138,6 +162,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         204 => "No Content",
+        200 => "OK",
         300 => "Multiple Choices",
         301 => "Moved Permanently",
         302 => "Found",

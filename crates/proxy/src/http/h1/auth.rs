@@ -74,8 +74,11 @@ impl Question {
             question.extend_from_slice(query);
         }
         question.extend_from_slice(b" HTTP/1.1\r\n");
-        let host =
-            if head.authority.raw.is_empty() { connection.local_authority() } else { head.authority.raw };
+        let host = if head.authority.raw.is_empty() {
+            connection.down.local_authority()
+        } else {
+            head.authority.raw
+        };
         field(b"Host", host, &mut question);
         for (name, value) in fields.iter() {
             let named = |allowed: &str| name.eq_ignore_ascii_case(allowed.as_bytes());

@@ -61,7 +61,7 @@ impl Call {
 
     async fn converse(&mut self, worker: &Rc<Worker>) -> Result<Reply, Failure> {
         let mut tried = Tried::new();
-        let mut fresh = false;
+        let (mut fresh, mut repeats) = (false, 0);
         loop {
             let want = Want {
                 backend: &self.backend,
@@ -75,7 +75,13 @@ impl Call {
             let outcome = poll_fn(|cx| conversation.poll(cx, self, worker)).await;
             match outcome {
                 Ok(()) => return Ok(conversation.conclude(worker)),
-                Err(failure) if conversation.may_be_repeated(failure, self) => fresh = true,
+                Err(failure)
+                    if repeats <= worker.settings.limits.retry_attempts
+                        && conversation.may_be_repeated(failure, self) =>
+                {
+                    repeats += 1;
+                    fresh = true;
+                }
                 Err(failure) => {
                     conversation.note(failure, worker);
                     return Err(failure);
@@ -245,7 +251,9 @@ impl Conversation {
         self.input.consume(usize::MAX);
         self.input.release(&worker.buffers);
         if self.reusable && clean {
-            self.acquired.busy.keep(self.acquired.socket, worker.clock.now(), worker.settings.pool_limits);
+            if let Some(busy) = self.acquired.busy {
+                busy.keep(self.acquired.socket, worker.clock.now(), worker.settings.pool_limits);
+            }
         }
         self.reply
     }
@@ -255,6 +263,7 @@ impl Conversation {
             failure,
             reused: self.acquired.reused,
             answered: self.interim > 0,
+            refused: self.acquired.socket.was_refused(),
             idempotent: call.idempotent,
             written: self.up.written(),
         };
@@ -263,7 +272,7 @@ impl Conversation {
 
     /// Counts a failure against the endpoint if it is its fault.
     fn note(&self, failure: Failure, worker: &Worker) {
-        if failure == Failure::UpstreamClosed && !self.acquired.reused {
+        if failure == Failure::UpstreamClosed && !self.acquired.reused && !self.acquired.socket.is_stream() {
             let avoid = worker.settings.limits.endpoint_retry_delay;
             balance::failed(self.acquired.in_flight.endpoint(), worker.clock.now().millis(), avoid);
         }

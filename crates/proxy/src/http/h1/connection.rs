@@ -17,12 +17,16 @@ use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::Failure;
+use crate::http::h2;
 use crate::io::{Counted, Socket};
 use crate::record::RequestRecord;
 use crate::worker::{Registered, Worker};
 
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
 const FIRST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a client that speaks HTTP/2 without having asked begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection until it ends.
 pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) {
@@ -32,8 +36,19 @@ pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: Socke
             Next::Request => {}
             Next::Close => return connection.client.say_goodbye(),
             Next::Linger => return connection.linger().await,
+            // Apart, so that the others are no larger for it.
+            Next::Http2 => {
+                let Connection { down, client, input, .. } = connection;
+                return Box::pin(h2::serve(down, client, input)).await;
+            }
         }
     }
+}
+
+/// Serves the one request of a stream.
+pub(crate) async fn serve_stream(down: Rc<Downstream>, stream: Socket) {
+    // Whatever follows, there is no other request.
+    Connection::over(down, stream).turn().await;
 }
 
 /// What follows a request.
@@ -44,6 +59,8 @@ pub(super) enum Next {
     Close,
     /// The client may be sending still: a close at once would reset what it has not read yet.
     Linger,
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 /// What came from the client.
@@ -56,26 +73,20 @@ enum Arrival {
     TooSlow,
 }
 
-pub(super) struct Connection {
-    pub(super) registered: Registered,
-    pub(super) client: Socket,
-    pub(super) input: ReadBuffer,
-    pub(super) deadline: Deadline,
+/// What is known about a client's connection, and the same for every stream on it.
+pub(crate) struct Downstream {
+    pub(crate) registered: Registered,
     pub(super) bind: Arc<Bind>,
     /// The peer may say on whose behalf it speaks.
     pub(super) trusted: bool,
-    /// Requests so far, the current one included.
-    pub(super) served: usize,
-    pub(super) scan: HeadScan,
     /// The lines that every ordinary request of this connection is forwarded with.
     pub(super) lines: Box<[u8]>,
     peer: Box<str>,
     local: Box<str>,
 }
 
-impl Connection {
-    fn new(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Connection {
-        let worker = &registered.worker;
+impl Downstream {
+    fn new(registered: Registered, stream: &TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Downstream {
         let ip = peer.ip().to_canonical();
         let local = if bind.address.ip.is_unspecified() {
             stream.local_addr().map(|address| address.to_string()).unwrap_or_default()
@@ -85,17 +96,9 @@ impl Connection {
         let peer = ip.to_string();
         let mut lines = Vec::new();
         connection_lines(peer.as_bytes(), SCHEME.as_bytes(), bind.bound_port, &mut lines);
-        Connection {
-            client: Socket::Plain(Counted::new(stream, worker.metrics.clone())),
-            input: ReadBuffer::default(),
-            deadline: Deadline::new(
-                worker.clock.now() + worker.settings.limits.first_byte_timeout,
-                &worker.clock,
-            ),
+        Downstream {
             bind,
-            trusted: worker.settings.trusted.iter().any(|network| network.contains(ip)),
-            served: 0,
-            scan: HeadScan::default(),
+            trusted: registered.worker.settings.trusted.iter().any(|network| network.contains(ip)),
             lines: lines.into(),
             peer: peer.into(),
             local: local.into(),
@@ -103,7 +106,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn worker(&self) -> &Rc<Worker> {
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.registered.worker
     }
 
@@ -126,13 +129,52 @@ impl Connection {
         let port = self.local.rfind(':').unwrap_or(self.local.len());
         &self.local.as_bytes()[..port]
     }
+}
+
+pub(super) struct Connection {
+    pub(super) down: Rc<Downstream>,
+    pub(super) client: Socket,
+    pub(super) input: ReadBuffer,
+    pub(super) deadline: Deadline,
+    /// Requests so far, the current one included.
+    pub(super) served: usize,
+    pub(super) scan: HeadScan,
+}
+
+impl Connection {
+    fn new(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Connection {
+        let down = Downstream::new(registered, &stream, peer, bind);
+        let client = Socket::Plain(Counted::new(stream, down.worker().metrics.clone()));
+        Connection::over(Rc::new(down), client)
+    }
+
+    fn over(down: Rc<Downstream>, client: Socket) -> Connection {
+        let worker = down.worker();
+        let patience = worker.settings.limits.first_byte_timeout;
+        Connection {
+            client,
+            input: ReadBuffer::default(),
+            deadline: Deadline::new(worker.clock.now() + patience, &worker.clock),
+            served: 0,
+            scan: HeadScan::default(),
+            down,
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        self.down.worker()
+    }
 
     async fn turn(&mut self) -> Next {
         let worker = self.worker().clone();
         let began = worker.clock.now();
         let mut first_byte = (!self.input.is_empty()).then_some(began);
         loop {
-            if first_byte.is_some() {
+            if self.served == 0 && self.may_be_http2() {
+                if self.input.bytes().len() >= PREFACE.len() {
+                    return Next::Http2;
+                }
+            } else if first_byte.is_some() {
                 let mut record = RequestRecord::new(worker.clock.now());
                 let mut decision = route::decide(self, &worker, &mut record);
                 while let Decision::Ask(pending) = decision {
@@ -149,13 +191,19 @@ impl Connection {
             }
             match poll_fn(|cx| self.poll_bytes(cx, &worker, began, first_byte)).await {
                 Arrival::Bytes => {
-                    self.registered.presence.idle_since.set(None);
+                    self.down.registered.presence.idle_since.set(None);
                     first_byte.get_or_insert(worker.clock.now());
                 }
                 Arrival::End => return Next::Close,
                 Arrival::TooSlow => return self.refuse(Failure::HeadTimeout, &worker).await,
             }
         }
+    }
+
+    /// Whether what has come so far is the preface of HTTP/2, or its beginning.
+    fn may_be_http2(&self) -> bool {
+        let bytes = self.input.bytes();
+        PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())])
     }
 
     /// Waits for more of a head.
@@ -176,7 +224,7 @@ impl Connection {
             Poll::Pending => {}
         }
         self.input.park(&worker.buffers);
-        let presence = &self.registered.presence;
+        let presence = &self.down.registered.presence;
         if presence.waker.borrow().is_none() {
             *presence.waker.borrow_mut() = Some(cx.waker().clone());
         }

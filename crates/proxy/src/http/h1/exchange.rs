@@ -50,7 +50,7 @@ enum Phase {
 struct Exchange {
     upstream: Socket,
     in_flight: InFlight,
-    busy: Busy,
+    busy: Option<Busy>,
     /// The connection has carried a request before.
     reused: bool,
     input: ReadBuffer,
@@ -84,7 +84,12 @@ struct Exchange {
 
 impl Forward {
     /// A connection for the request.
-    async fn acquire(&self, worker: &Worker, tried: &mut Tried, fresh: bool) -> Result<Acquired, Failure> {
+    async fn acquire(
+        &self,
+        worker: &Rc<Worker>,
+        tried: &mut Tried,
+        fresh: bool,
+    ) -> Result<Acquired, Failure> {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let want = Want {
             backend: self.state().ok_or(Failure::InvalidBackend)?,
@@ -138,7 +143,7 @@ impl Connection {
     pub(super) async fn forward(&mut self, mut forward: Forward, mut record: RequestRecord) -> Next {
         let worker = self.worker().clone();
         let mut tried = Tried::new();
-        let mut fresh = false;
+        let (mut fresh, mut repeats) = (false, 0);
         if forward.extras.is_some()
             && let Some(budget) = forward.state().and_then(|state| state.budget.as_ref())
         {
@@ -171,8 +176,11 @@ impl Connection {
                 Ok(()) => return self.conclude(exchange, forward, record),
                 Err(failure) => failure,
             };
-            if exchange.may_be_repeated(failure, &mut forward) {
+            if repeats <= worker.settings.limits.retry_attempts
+                && exchange.may_be_repeated(failure, &mut forward)
+            {
                 record.retries += 1;
+                repeats += 1;
                 fresh = true;
                 exchange.abandon(&worker);
             } else if exchange.is_unanswered() && forward.wants_another_try(failure) {
@@ -233,7 +241,7 @@ impl Connection {
         let keep_alive =
             forward.keep_alive && body_read && !forward.asked.upgrade && !failure.verdict().close;
         worker.buffers.give_back_out(up.into_out());
-        let context = route::context(&worker, forward.asked.head, keep_alive, &record);
+        let context = route::context(&worker, forward.asked.head, keep_alive, &record).for_grpc(forward.grpc);
         if failure.verdict().answer.is_none() {
             record.failure = Some(failure);
             record.finish(&worker);
@@ -257,9 +265,12 @@ impl Connection {
         exchange.input.release(&worker.buffers);
         worker.buffers.give_back_out(forward.up.into_out());
         worker.buffers.give_back_out(exchange.down.into_out());
-        if exchange.reusable && clean {
+        if exchange.reusable
+            && clean
+            && let Some(busy) = exchange.busy
+        {
             let limits = worker.settings.pool_limits;
-            exchange.busy.keep(exchange.upstream, worker.clock.now(), limits);
+            busy.keep(exchange.upstream, worker.clock.now(), limits);
         }
         let nothing_follows = request_done && self.input.is_empty();
         if keep_alive {
@@ -297,7 +308,8 @@ impl Connection {
 impl Exchange {
     fn new(acquired: Acquired, forward: &mut Forward, worker: &Worker) -> Exchange {
         let now = worker.clock.now();
-        if acquired.reused && forward.idempotent || forward.has_tries_left() {
+        // A stream may be refused without a harm, whatever the request does.
+        if acquired.reused && forward.idempotent || forward.has_tries_left() || acquired.socket.is_stream() {
             forward.up.keep_for_replay(worker.settings.limits.retry_body_bytes);
         } else {
             forward.up.stop_keeping();
@@ -677,6 +689,7 @@ impl Exchange {
             failure,
             reused: self.reused,
             answered: self.interim > 0,
+            refused: self.upstream.was_refused(),
             idempotent: forward.idempotent,
             written: forward.up.written(),
         };
@@ -695,7 +708,9 @@ impl Exchange {
         self.input.release(&worker.buffers);
         worker.buffers.give_back_out(self.down.into_out());
         if whole {
-            self.busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
+            if let Some(busy) = self.busy {
+                busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
+            }
         }
     }
 
@@ -710,7 +725,8 @@ impl Exchange {
 
     /// Counts a failure against the endpoint if it is its fault.
     fn note(&self, failure: Failure, worker: &Worker) {
-        if failure == Failure::UpstreamClosed && !self.reused {
+        // A stream that was reset says nothing about its connection.
+        if failure == Failure::UpstreamClosed && !self.reused && !self.upstream.is_stream() {
             let avoid = worker.settings.limits.endpoint_retry_delay;
             balance::failed(self.in_flight.endpoint(), worker.clock.now().millis(), avoid);
         }

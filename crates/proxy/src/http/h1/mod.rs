@@ -21,4 +21,4 @@ mod route;
 mod walk;
 
 pub(crate) use self::call::Call;
-pub(crate) use self::connection::serve;
+pub(crate) use self::connection::{Downstream, serve, serve_stream};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use weir_codec::body::{BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Fields, Known};
-use weir_codec::head::{Asked, HeadScan, RequestHead, Version};
+use weir_codec::head::{Asked, HeadError, HeadScan, RequestHead, Version};
 use weir_codec::rewrite::{self, Forwarding, RequestTarget};
 use weir_codec::target::Target;
 use weir_model::filter::CompiledFilter;
@@ -27,6 +27,7 @@ use super::walk::{Extras, Incoming, Walk};
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::filter::{Edited, Passed};
+use crate::http::h2;
 use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
 
@@ -66,6 +67,7 @@ pub(super) struct Received {
     /// The connection may carry another request after this one.
     stays: bool,
     pub(super) expects_continue: bool,
+    grpc: bool,
 }
 
 /// A request on its way to a backend.
@@ -79,6 +81,7 @@ pub(crate) struct Forward {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) idempotent: bool,
+    pub(super) grpc: bool,
     pub(super) request_id: SmallVec<[u8; 32]>,
     /// The rule's time for the whole request.
     pub(crate) deadline: Option<Moment>,
@@ -113,7 +116,11 @@ pub(super) fn decide(
     let (head, length) = match connection.scan.request(connection.input.bytes(), limits, &mut store) {
         Ok(Some(read)) => read,
         Ok(None) => return Decision::Wait,
-        Err(error) => return refuse(connection, worker, Failure::Head(error), record),
+        Err(error) => {
+            let foreign = error == HeadError::Version && !speaks_http(connection.input.bytes());
+            let failure = if foreign { Failure::NotHttp } else { Failure::Head(error) };
+            return refuse(connection, worker, failure, record);
+        }
     };
     let served = connection.served + 1;
     let received = Received {
@@ -123,6 +130,7 @@ pub(super) fn decide(
             && !worker.is_retiring()
             && served < worker.settings.limits.requests_per_connection,
         expects_continue: head.expect_continue,
+        grpc: is_grpc(&head),
     };
     let mut paths = worker.paths.borrow_mut();
     let mut out = worker.buffers.out();
@@ -210,7 +218,7 @@ fn settle(
     let keep_alive = match &outcome {
         Ok((_, keep_alive)) | Err((_, keep_alive)) => *keep_alive,
     };
-    let context = context(worker, received.is_head, keep_alive, record);
+    let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
     match outcome {
         Ok((Routed::Redirect { rule, backend, redirect, location }, _)) => {
             record.status = redirect;
@@ -253,6 +261,7 @@ fn send_on(
     mut out: Vec<u8>,
 ) -> Decision {
     forward.keep_alive = received.stays;
+    forward.grpc = received.grpc;
     let (body, taps) = walk.map_or((None, None), |walk| (walk.body, Some(walk.taps)));
     let framing = match &body {
         Some(body) => {
@@ -301,6 +310,17 @@ impl Remaining {
     }
 }
 
+/// Whether the client speaks gRPC: always POST, and of its own type.
+fn is_grpc(head: &RequestHead<'_, '_>) -> bool {
+    head.method == b"POST" && head.fields.named(b"content-type").any(h2::is_grpc)
+}
+
+/// Whether the first line names a version of HTTP.
+fn speaks_http(head: &[u8]) -> bool {
+    let end = memchr::memchr(b'\n', head).unwrap_or(head.len());
+    memchr::memmem::find(&head[..end], b" HTTP/").is_some()
+}
+
 /// The answer to a head that could not be read: nothing of what follows it can be, either.
 pub(super) fn refuse(
     connection: &mut Connection,
@@ -310,7 +330,7 @@ pub(super) fn refuse(
 ) -> Decision {
     if record.text.is_some() || worker.settings.access_log.is_some() {
         record.text =
-            Some(Box::new(RequestText { client: connection.peer_text(), ..RequestText::default() }));
+            Some(Box::new(RequestText { client: connection.down.peer_text(), ..RequestText::default() }));
     }
     // HEAD is told from the first bytes: a body after its answer would be read as the next answer.
     let is_head = connection.input.bytes().starts_with(b"HEAD ");
@@ -318,7 +338,7 @@ pub(super) fn refuse(
 }
 
 pub(super) fn context(worker: &Worker, head: bool, keep_alive: bool, record: &RequestRecord) -> Context {
-    Context { head, keep_alive, latency: worker.clock.now().since(record.started) }
+    Context { head, keep_alive, latency: worker.clock.now().since(record.started), grpc: false }
 }
 
 pub(super) fn fail(
@@ -378,7 +398,7 @@ fn route(
     let headers = HeadHeaders(&head.fields);
     let view = RequestView { method: head.method, host: head.authority.host, path, query, headers: &headers };
     let snapshot = worker.snapshot();
-    let table = snapshot.bind(&connection.bind.address).ok_or(Failure::NoRoute)?;
+    let table = snapshot.bind(&connection.down.bind.address).ok_or(Failure::NoRoute)?;
     let selected = select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?;
     let rule = selected.rule;
     record.selected(selected.listener, rule);
@@ -420,6 +440,7 @@ pub(super) fn forward(
         version: head.version,
         keep_alive: false,
         idempotent: head.is_idempotent(),
+        grpc: false,
         request_id,
         deadline: rule.request_timeout.map(|timeout| record.started + timeout),
         extras: None,
@@ -446,8 +467,8 @@ pub(super) fn redirected(redirect: &Redirect, incoming: Incoming<'_>, backend: u
     let Incoming { connection, head, rule, .. } = incoming;
     let request = RedirectedRequest {
         scheme: SCHEME,
-        host: if head.authority.host.is_empty() { connection.local_host() } else { head.authority.host },
-        listener_port: connection.bind.bound_port,
+        host: if head.authority.host.is_empty() { connection.down.local_host() } else { head.authority.host },
+        listener_port: connection.down.bind.bound_port,
         path: incoming.path,
         query: incoming.query,
         matched: incoming.matched,
@@ -510,14 +531,14 @@ pub(super) fn write_head(
 ) {
     let Incoming { connection, head, path, query, .. } = incoming;
     let Rewritten { path: new_path, host, prefix } = rewrite_target(incoming, passed, rewritten);
-    let trusted = connection.trusted;
+    let trusted = connection.down.trusted;
     let mut to = RequestTarget { path: new_path, query, host: None };
     let mut edited = Edited::new(rewrite::request_dropped(head, trusted));
     edited.request(passed, &head.fields);
     to.host = edited.host.or(host.map(str::as_bytes));
     if to.host.is_none() && !keeps_host(head) {
         to.host = Some(if head.authority.raw.is_empty() {
-            connection.local_authority()
+            connection.down.local_authority()
         } else {
             head.authority.raw
         });
@@ -526,16 +547,16 @@ pub(super) fn write_head(
         head.fields.drop_name(&mut edited.dropped, b"host");
     }
     let forwarding = Forwarding {
-        peer: connection.peer(),
+        peer: connection.down.peer(),
         trusted,
         scheme: SCHEME.as_bytes(),
         authority: head.authority.raw,
-        port: connection.bind.bound_port,
+        port: connection.down.bind.bound_port,
         path,
         prefix,
         request_id,
         overridden: edited.overridden,
-        connection: &connection.lines,
+        connection: &connection.down.lines,
     };
     rewrite::request(head, &to, edited.dropped, &forwarding, out);
     edited.write(out);
@@ -567,7 +588,7 @@ fn made_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) ->
     if !worker.settings.headers.request_id {
         return SmallVec::new();
     }
-    if connection.trusted
+    if connection.down.trusted
         && let Some(given) = fields.values(Known::RequestId).next()
     {
         return SmallVec::from_slice(given);
@@ -588,7 +609,7 @@ fn text(connection: &Connection, head: &RequestHead<'_, '_>) -> RequestText {
         Target::Asterisk => b"*",
     };
     RequestText {
-        client: connection.peer_text(),
+        client: connection.down.peer_text(),
         method: lossy(head.method),
         host: lossy(head.authority.host),
         path: lossy(path),

@@ -1,0 +1,294 @@
+//! Heads and trailers, from HTTP/2 to the HTTP/1.1 text that the rest of the data plane reads and writes, and back.
+//!
+//! Text that is written here is read by the codec with all of its checks, so what cannot be said in HTTP/1.1 without
+//! ambiguity is refused there, once for both versions. Text that is read here was written by the codec.
+//!
+//! Invariants: no field that belongs to one connection crosses (RFC 9113 section 8.2.2); the length of a body is announced in one
+//! way only; names and values come from types that cannot hold a line end.
+
+use std::io;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use weir_codec::body::Framing;
+use weir_codec::field::{HOP_BY_HOP, Known, classify};
+use weir_codec::rewrite::{field, finish, number_field};
+
+/// How a body that comes as DATA frames is written as HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// There is none.
+    Nothing,
+    /// As it is: its length has been announced.
+    Plain,
+    /// In chunks, with trailers.
+    Chunks,
+    /// As it is, in both directions, without an announced end.
+    Tunnel,
+}
+
+/// Whether messages of this type end with trailers that matter and announce no length that does.
+pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+}
+
+/// Fields that mean something to one connection of HTTP/1.1 only.
+fn is_connection_field(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade
+            | Known::Http2Settings
+    )
+}
+
+/// How the body after this head is to be written, given that it is not over already.
+fn written(fields: &HeaderMap) -> Written {
+    let grpc = fields.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()));
+    if fields.contains_key(http::header::CONTENT_LENGTH) && !grpc { Written::Plain } else { Written::Chunks }
+}
+
+/// A client's request as text. `key` is what a WebSocket handshake in HTTP/1.1 needs; `most_fields` is where cookie crumbs
+/// are no longer put together, so that a flood of them is counted.
+pub(super) fn request_text(
+    request: &Request<h2::RecvStream>,
+    key: &[u8],
+    most_fields: usize,
+    out: &mut Vec<u8>,
+) -> Written {
+    let protocol = request.extensions().get::<h2::ext::Protocol>();
+    let websocket =
+        *request.method() == Method::CONNECT && protocol.is_some_and(|it| it.as_str() == "websocket");
+    let (uri, fields) = (request.uri(), request.headers());
+    let target = match uri.path_and_query() {
+        Some(target) if websocket || *request.method() != Method::CONNECT => target.as_str(),
+        // Refused by its method.
+        _ => "/",
+    };
+    out.extend_from_slice(if websocket { b"GET" } else { request.method().as_str().as_bytes() });
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    if let Some(authority) = authority {
+        field(b"host", authority, out);
+    }
+    let body = match request.body().is_end_stream() {
+        true => Written::Nothing,
+        false if websocket => Written::Tunnel,
+        false => written(fields),
+    };
+    let crumbs = fields.len() <= most_fields;
+    for (name, value) in fields {
+        let keep = match classify(name.as_str().as_bytes()) {
+            // One that names another place is left in, as a second one, and refused.
+            Known::Host => {
+                authority.is_none_or(|authority| !authority.eq_ignore_ascii_case(value.as_bytes()))
+            }
+            Known::ContentLength => matches!(body, Written::Plain | Written::Nothing),
+            known if is_connection_field(known) => false,
+            _ if websocket && *name == http::header::SEC_WEBSOCKET_KEY => false,
+            _ => !(crumbs && *name == http::header::COOKIE),
+        };
+        if keep {
+            field(name.as_str().as_bytes(), value.as_bytes(), out);
+        }
+    }
+    if crumbs {
+        cookie(fields, out);
+    }
+    if websocket {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        field(b"sec-websocket-key", key, out);
+    } else if body == Written::Chunks {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    finish(out);
+    body
+}
+
+/// Puts a cookie's crumbs together (RFC 9113 section 8.2.3).
+fn cookie(fields: &HeaderMap, out: &mut Vec<u8>) {
+    let mut crumbs = fields.get_all(http::header::COOKIE).iter();
+    let Some(first) = crumbs.next() else { return };
+    out.extend_from_slice(b"cookie: ");
+    out.extend_from_slice(first.as_bytes());
+    for crumb in crumbs {
+        out.extend_from_slice(b"; ");
+        out.extend_from_slice(crumb.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An endpoint's final response as text.
+pub(super) fn response_text(
+    response: &Response<h2::RecvStream>,
+    to_head: bool,
+    out: &mut Vec<u8>,
+) -> Written {
+    let (status, fields) = (response.status(), response.headers());
+    let bodiless = to_head || matches!(status.as_u16(), 204 | 304);
+    let body = match response.body().is_end_stream() {
+        true => Written::Nothing,
+        false if bodiless => Written::Nothing,
+        false => written(fields),
+    };
+    status_text(status, out);
+    for (name, value) in fields {
+        let known = classify(name.as_str().as_bytes());
+        if is_connection_field(known) || (known == Known::ContentLength && body == Written::Chunks) {
+            continue;
+        }
+        field(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
+    match body {
+        Written::Chunks => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Written::Nothing if !bodiless && !fields.contains_key(http::header::CONTENT_LENGTH) => {
+            number_field(b"content-length", 0, out);
+        }
+        _ => {}
+    }
+    finish(out);
+    body
+}
+
+/// An endpoint's interim response as text. One that cannot be said in HTTP/2 (101) is left out.
+pub(super) fn interim_text(response: &Response<()>, out: &mut Vec<u8>) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    status_text(response.status(), out);
+    for (name, value) in response.headers() {
+        if !is_connection_field(classify(name.as_str().as_bytes())) {
+            field(name.as_str().as_bytes(), value.as_bytes(), out);
+        }
+    }
+    finish(out);
+}
+
+fn status_text(status: StatusCode, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The end of a chunked body, with these trailers.
+pub(super) fn trailers_text(trailers: Option<&HeaderMap>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers.into_iter().flatten() {
+        field(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
+    finish(out);
+}
+
+/// The length of the head at the start of `bytes`, its empty line included.
+fn head_length(bytes: &[u8]) -> io::Result<usize> {
+    memchr::memmem::find(bytes, b"\r\n\r\n").map(|end| end + 4).ok_or_else(malformed)
+}
+
+fn malformed() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// The fields of a head, or trailers, as they go into HTTP/2, and how long the head says that its body is.
+fn fields_of(text: &Bytes, from: usize) -> io::Result<(HeaderMap, Framing)> {
+    let (mut fields, mut framing, mut at) = (HeaderMap::new(), Framing::None, from);
+    while let Some(length) = memchr::memmem::find(&text[at..], b"\r\n").filter(|length| *length > 0) {
+        let line = text.slice(at..at + length);
+        at += length + 2;
+        let colon = memchr::memchr(b':', &line).ok_or_else(malformed)?;
+        let value = line[colon + 1..].trim_ascii();
+        let known = classify(&line[..colon]);
+        match known {
+            Known::TransferEncoding => framing = Framing::Chunked,
+            Known::ContentLength => {
+                let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+                framing = Framing::Length(length.ok_or_else(malformed)?);
+            }
+            _ => {}
+        }
+        if is_connection_field(known) || (known == Known::Te && value != b"trailers") {
+            continue;
+        }
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| malformed())?;
+        let value = HeaderValue::from_maybe_shared(line.slice_ref(value)).map_err(|_| malformed())?;
+        fields.append(name, value);
+    }
+    Ok((fields, framing))
+}
+
+/// A request for an endpoint from the text at the start of `bytes`: with the length of that text, and of its body.
+pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>, Framing, usize)> {
+    let length = head_length(bytes)?;
+    let text = Bytes::copy_from_slice(&bytes[..length]);
+    let line_end = memchr::memchr(b'\r', &text).ok_or_else(malformed)?;
+    let mut words = text[..line_end].split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(_), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(malformed());
+    };
+    let (mut fields, framing) = fields_of(&text, line_end + 2)?;
+    let host = fields.remove(http::header::HOST).ok_or_else(malformed)?;
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| malformed())?);
+    let target = PathAndQuery::from_maybe_shared(text.slice_ref(target)).map_err(|_| malformed())?;
+    uri.path_and_query = Some(target);
+    let mut request = Request::new(());
+    *request.version_mut() = Version::HTTP_2;
+    *request.method_mut() = Method::from_bytes(method).map_err(|_| malformed())?;
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|_| malformed())?;
+    *request.headers_mut() = fields;
+    Ok((request, framing, length))
+}
+
+/// A response for a client, final or not, from the text at the start of `bytes`: with the length of that text, and of its body.
+pub(super) fn response_of(bytes: &[u8], to_head: bool) -> io::Result<(Response<()>, Framing, usize)> {
+    let length = head_length(bytes)?;
+    let text = Bytes::copy_from_slice(&bytes[..length]);
+    let line_end = memchr::memchr(b'\r', &text).ok_or_else(malformed)?;
+    let code = text.get(9..12).ok_or_else(malformed)?;
+    let status = StatusCode::from_bytes(code).map_err(|_| malformed())?;
+    let (mut fields, announced) = fields_of(&text, line_end + 2)?;
+    let framing = match status.as_u16() {
+        101 => Framing::Tunnel,
+        100..=199 | 204 | 304 => Framing::None,
+        _ if to_head => Framing::None,
+        _ => announced,
+    };
+    let grpc = fields.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()));
+    if framing == Framing::Tunnel || (grpc && framing == Framing::Length(0)) {
+        // Trailers alone are a whole answer of gRPC, and have no length.
+        fields.remove(http::header::CONTENT_LENGTH);
+    }
+    let mut response = Response::new(());
+    *response.version_mut() = Version::HTTP_2;
+    *response.status_mut() = status;
+    if framing == Framing::Tunnel {
+        *response.status_mut() = StatusCode::OK;
+        fields.remove(http::header::SEC_WEBSOCKET_ACCEPT);
+    }
+    *response.headers_mut() = fields;
+    Ok((response, framing, length))
+}
+
+/// Trailers from the lines that end a chunked body.
+pub(super) fn trailers_of(lines: &[u8], into: &mut HeaderMap) -> io::Result<()> {
+    let (fields, _) = fields_of(&Bytes::copy_from_slice(lines), 0)?;
+    for (name, value) in &fields {
+        if !HOP_BY_HOP.contains(classify(name.as_str().as_bytes())) {
+            into.append(name, value.clone());
+        }
+    }
+    Ok(())
+}
