@@ -122,6 +122,13 @@ impl Passing {
         }
     }
 
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &self.reader {
+            Some(reader) if reader.will_wake(cx.waker()) => {}
+            _ => self.reader = Some(cx.waker().clone()),
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -161,11 +168,15 @@ impl Tapped {
         if let Some(end) = passing.end {
             return Poll::Ready(end);
         }
-        match &passing.reader {
-            Some(reader) if reader.will_wake(cx.waker()) => {}
-            _ => passing.reader = Some(cx.waker().clone()),
-        }
+        passing.wait(cx);
         Poll::Pending
+    }
+
+    /// Whether the copy has been given up; tells `cx` when it is.
+    pub(crate) fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut passing = self.0.borrow_mut();
+        passing.wait(cx);
+        passing.end == Some(Err(Broken))
     }
 }
 

@@ -2,15 +2,22 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
+mod authorisation;
 mod changes;
+mod cors;
+mod filters;
 mod guards;
 mod harness;
 mod http2;
 mod http2_harness;
 mod messages;
+mod mirrors;
 mod refusals;
+mod retries;
 mod rewriting;
 mod robustness;
+mod sessions;
 mod splits;
 mod upgrades;
 mod upstreams;
+mod websockets;

@@ -194,6 +194,10 @@ impl Conversation {
         let mut nothing = ReadBuffer::default();
         loop {
             match self.up.poll_output(cx, &mut nothing, &mut self.acquired.socket) {
+                // A copy that was given up meanwhile does not wait for a mirror that takes nothing.
+                Poll::Pending if call.rest.as_mut().is_some_and(|rest| rest.is_broken(cx)) => {
+                    return Err(Failure::ClientGone);
+                }
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => {
