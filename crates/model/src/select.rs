@@ -181,10 +181,11 @@ fn in_group<'t, P: Probe>(
 ) -> Option<Selected<'t>> {
     probe.group(group);
     let selected = group.hosts.most_specific_first(host, |table| in_host(table, request, probe));
-    if selected.is_none() {
+    let Some(selected) = selected else {
         probe.no_rule();
-    }
-    selected
+        return None;
+    };
+    Some(Selected { listener: group.current(selected.listener), ..selected })
 }
 
 /// The rule that a connection or flow belongs to. Borrowed from the table: clone the `rule` to keep it.
@@ -213,7 +214,7 @@ pub fn select_l4<'t, P: Probe>(
         return None;
     };
     probe.chosen(entry);
-    Some(SelectedL4 { rule: &entry.rule, listener: &entry.listener })
+    Some(SelectedL4 { rule: &entry.rule, listener: group.current(&entry.listener) })
 }
 
 /// The listeners of a connection, and the name by which their routes are found.

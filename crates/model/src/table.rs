@@ -15,12 +15,12 @@
 
 mod backend;
 mod bind;
+mod changes;
 mod index;
 mod listener;
 mod matching;
 mod rule;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ use prost::Message;
 use self::backend::EndpointSlot;
 pub use self::backend::{BackendState, EndpointSet, EndpointState};
 pub use self::bind::{Authority, BindAddress, BindKind, BindTable, ListenerGroup, TlsMode, Transport};
+use self::changes::{Changes, body_of};
 pub use self::index::MatchEntry;
 use self::index::Placement;
 pub(crate) use self::index::{Candidates, Depth, HostTable};
@@ -43,9 +44,7 @@ pub use self::rule::{CompiledRoute, CompiledRule, RouteKind, RuleBackend, Target
 use crate::filter::backend_keys;
 use crate::hostname::{Hostname, parse_all};
 pub use crate::resource::Rejected;
-use crate::resource::{
-    Backend, Body, CaBundle, Certificate, Endpoints, HttpRoute, HttpRule, L4Route, Listener, Resource, Update,
-};
+use crate::resource::{Body, CaBundle, Certificate, Endpoints, HttpRoute, Resource, Update};
 use crate::split::LayoutCache;
 pub use crate::split::{BackendShare, ReplayBudget, SplitReport};
 
@@ -94,19 +93,6 @@ pub struct Work {
     pub rules_kept: usize,
     pub entries_added: usize,
     pub entries_removed: usize,
-}
-
-/// An update taken apart, the last word on each key only.
-#[derive(Default)]
-struct Changes<'a> {
-    removals: BTreeSet<&'a str>,
-    listeners: BTreeMap<&'a str, &'a Listener>,
-    routes: BTreeMap<&'a str, Cow<'a, HttpRoute>>,
-    certificates: BTreeMap<&'a str, &'a Certificate>,
-    ca_bundles: BTreeMap<&'a str, &'a CaBundle>,
-    backends: BTreeMap<&'a str, &'a Backend>,
-    endpoints: BTreeMap<&'a str, &'a Endpoints>,
-    rejected: Vec<Rejected>,
 }
 
 impl Snapshot {
@@ -256,90 +242,6 @@ impl CompiledRule {
         }
         report
     }
-}
-
-impl<'a> Changes<'a> {
-    fn new(update: &'a Update, before: &'a State) -> Changes<'a> {
-        let mut changes = Changes::default();
-        let mut named: BTreeMap<&str, &Resource> = BTreeMap::new();
-        for resource in &update.upserts {
-            named.insert(resource.key(), resource);
-        }
-        for (&key, resource) in &named {
-            changes.take(key, resource);
-        }
-        changes.removals = if update.full {
-            before.keys().filter(|key| !named.contains_key(key)).collect()
-        } else {
-            update.removals.iter().map(String::as_str).filter(|key| !named.contains_key(key)).collect()
-        };
-        changes
-    }
-
-    fn take(&mut self, key: &'a str, resource: &'a Resource) {
-        // One of a kind that a newer release writes is left alone: nothing here can refer to it.
-        let Some(body) = &resource.body else { return };
-        let kinds: &[&str] = match body {
-            Body::Listener(_) => &["listener"],
-            Body::HttpRoute(_) => &["httproute", "grpcroute"],
-            Body::L4Route(_) => &["tlsroute", "tcproute", "udproute"],
-            Body::Certificate(_) => &["certificate"],
-            Body::CaBundle(_) => &["cabundle"],
-            Body::Backend(_) => &["backend"],
-            Body::Endpoints(_) => &["endpoints"],
-        };
-        if !key.split_once('/').is_some_and(|(kind, _)| kinds.contains(&kind)) {
-            let reason = format!("the key does not begin with `{}/`", kinds.join("/` or `"));
-            self.rejected.push(Rejected { key: key.to_owned(), reason });
-            return;
-        }
-        match body {
-            Body::Listener(listener) => _ = self.listeners.insert(key, listener),
-            Body::HttpRoute(route) => _ = self.routes.insert(key, Cow::Borrowed(route)),
-            Body::L4Route(route) => _ = self.routes.insert(key, Cow::Owned(route_of_l4(route))),
-            Body::Certificate(certificate) => _ = self.certificates.insert(key, certificate),
-            Body::CaBundle(bundle) => _ = self.ca_bundles.insert(key, bundle),
-            Body::Backend(backend) => _ = self.backends.insert(key, backend),
-            Body::Endpoints(endpoints) => _ = self.endpoints.insert(key, endpoints),
-        }
-    }
-}
-
-/// An L4 route is kept as the route of one rule without matches that it amounts to.
-fn route_of_l4(route: &L4Route) -> HttpRoute {
-    HttpRoute {
-        key: route.key.clone(),
-        namespace: route.namespace.clone(),
-        name: route.name.clone(),
-        uid: route.uid.clone(),
-        created_seconds: route.created_seconds,
-        attachments: route.attachments.clone(),
-        rules: vec![HttpRule {
-            name: route.rule_name.clone(),
-            split_identity: route.split_identity.clone(),
-            backends: route.backends.clone(),
-            ..HttpRule::default()
-        }],
-    }
-}
-
-/// The resource that a route came as.
-fn body_of(key: &str, mut route: HttpRoute) -> Body {
-    if !RouteKind::of_key(key).is_some_and(RouteKind::is_l4) {
-        return Body::HttpRoute(route);
-    }
-    let rule = route.rules.pop().unwrap_or_default();
-    Body::L4Route(L4Route {
-        key: route.key,
-        namespace: route.namespace,
-        name: route.name,
-        uid: route.uid,
-        created_seconds: route.created_seconds,
-        attachments: route.attachments,
-        rule_name: rule.name,
-        split_identity: rule.split_identity,
-        backends: rule.backends,
-    })
 }
 
 impl State {
@@ -516,7 +418,7 @@ impl Edit<'_> {
         self.dirty.extend(related(&self.before.routes_by_backend, key));
     }
 
-    /// The listeners that change, with their new form.
+    /// The listeners whose place changes, with their new form. Others have it when this returns.
     fn listeners(&mut self, changes: &Changes<'_>) -> Vec<(Arc<str>, Option<Arc<CompiledListener>>)> {
         let mut changed = Vec::new();
         for &key in &changes.removals {
@@ -528,8 +430,11 @@ impl Edit<'_> {
             if self.next.listeners.get(key).is_some_and(|known| known.source == *source) {
                 continue;
             }
-            match CompiledListener::compile(source) {
-                Ok(listener) => changed.push((listener.key.clone(), Some(Arc::new(listener)))),
+            match CompiledListener::compile(source).map(Arc::new) {
+                Ok(listener) => match self.next.listeners.get(key) {
+                    Some(old) if old.is_at_the_place_of(&listener) => self.renew_listener(listener),
+                    _ => changed.push((listener.key.clone(), Some(listener))),
+                },
                 Err(reason) => {
                     changed.push((Arc::from(key), None));
                     self.reject(key, reason);
@@ -540,6 +445,14 @@ impl Edit<'_> {
             self.dirty.extend(related(&self.before.routes_by_listener, key));
         }
         changed
+    }
+
+    fn renew_listener(&mut self, listener: Arc<CompiledListener>) {
+        self.next.work.listeners += 1;
+        if let Some(table) = self.next.binds.get_mut(&listener.bind) {
+            Arc::make_mut(table).renew_listener(&listener);
+        }
+        self.next.listeners.insert(listener.key.clone(), listener);
     }
 
     fn put_listener(&mut self, key: &Arc<str>, listener: Option<Arc<CompiledListener>>) {

@@ -99,6 +99,8 @@ pub struct ListenerGroup {
     pub hostname: Hostname,
     /// By key. Never empty.
     pub listeners: BTreeMap<Arc<str>, Arc<CompiledListener>>,
+    /// Whether a listener has changed since entries were made that hold it.
+    renewed: bool,
     /// HTTP and gRPC rules, by the hostname of an attachment.
     pub(crate) hosts: HostMap<Arc<HostTable>>,
     /// TLS, TCP and UDP rules, by the hostname of an attachment.
@@ -213,6 +215,16 @@ impl BindTable {
         self.listeners -= usize::from(removed);
     }
 
+    /// Puts a listener in the place of what it was, whatever about it changed but its place. Entries stay, so that new settings of a
+    /// listener (another certificate) cost the same however many routes it has.
+    pub(crate) fn renew_listener(&mut self, listener: &Arc<CompiledListener>) {
+        if let Some(group) = self.family(listener.protocol).get_mut(&listener.hostname) {
+            let group = Arc::make_mut(group);
+            group.listeners.insert(listener.key.clone(), listener.clone());
+            group.renewed = true;
+        }
+    }
+
     /// In the place of the entry of the same precedence, if there is one.
     pub(crate) fn add_entry(&mut self, placement: &Placement) {
         let listener = &placement.entry.listener;
@@ -234,9 +246,19 @@ impl ListenerGroup {
         ListenerGroup {
             hostname,
             listeners: BTreeMap::new(),
+            renewed: false,
             hosts: HostMap::default(),
             l4: HostMap::default(),
         }
+    }
+
+    /// The listener of an entry as it is now.
+    #[inline]
+    pub(crate) fn current<'t>(&'t self, listener: &'t Arc<CompiledListener>) -> &'t Arc<CompiledListener> {
+        if !self.renewed {
+            return listener;
+        }
+        self.listeners.get(&listener.key).unwrap_or(listener)
     }
 
     /// What becomes of a TLS connection to these listeners; `None` for listeners without TLS. (Listeners of one hostname that say

@@ -59,6 +59,11 @@ impl CompiledListener {
         })
     }
 
+    /// Whether the other's routes stand where this one's do.
+    pub(crate) fn is_at_the_place_of(&self, other: &CompiledListener) -> bool {
+        self.bind == other.bind && self.protocol == other.protocol && self.hostname == other.hostname
+    }
+
     /// Of HTTPS and TLS listeners.
     pub fn tls(&self) -> Option<&ListenerTls> {
         match self.protocol {

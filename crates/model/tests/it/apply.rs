@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_model::resource::{Body, HttpRoute, PathModifier, Resource, Update, UrlRewrite};
+use weir_model::resource::{Body, HttpRoute, ListenerProtocol, PathModifier, Resource, Update, UrlRewrite};
 use weir_model::resource::{Filter, FilterKind};
+use weir_model::select::{NoProbe, RequestView, SelectedHttps, select_https};
 use weir_model::table::{BindAddress, CompiledRule, Snapshot, Target, Work};
 
 use crate::build::{
-    attach, backend, endpoints, exact, full, listener, prefix, regex, removals, route, rule, upserts, value,
-    weighted,
+    attach, backend, endpoints, exact, full, listener, listener_of, prefix, regex, removals, route, rule,
+    upserts, value, weighted,
 };
 use crate::random::{Random, effort};
 use crate::world::{
     Answer, BACKENDS, LISTENERS, Request, answer, connect, random_backend, random_certificate,
-    random_endpoints, random_l4_route, random_listener, random_request, random_route,
+    random_endpoints, random_l4_route, random_listener, random_request, random_route, settings,
 };
 
 /// Everything about a snapshot that a user can see and that does not depend on its history.
@@ -47,6 +48,7 @@ fn visible(snapshot: &Snapshot, requests: &[Request]) -> String {
     }
     for request in requests {
         text += &format!("{:?} {:?}\n", answer(snapshot, request), connect(snapshot, request));
+        text += &settings(snapshot, request);
     }
     text + &format!("{:?}", snapshot.counts())
 }
@@ -590,6 +592,47 @@ fn one_edited_route_is_the_same_work_among_a_hundred_and_among_forty_thousand() 
         Work { routes: 1, rules_compiled: 1, entries_added: 1, entries_removed: 1, ..Work::default() };
     assert_eq!(work(100), expected);
     assert_eq!(work(40_000), expected);
+}
+
+#[test]
+fn new_settings_of_a_listener_are_the_same_work_however_many_routes_it_has() {
+    let renewed = |certificate: &str| {
+        let mut resource = listener_of(ListenerProtocol::Https, "l", 443, "");
+        let Some(Body::Listener(listener)) = &mut resource.body else { unreachable!() };
+        listener.gateway = format!("ns/{certificate}");
+        listener.backend_client_certificate = certificate.into();
+        listener.tls.as_mut().unwrap().certificates = vec![certificate.into()];
+        resource
+    };
+    let mut resources = many(500);
+    resources[0] = renewed("certificate/old");
+    let (snapshot, rejected) = Snapshot::empty(1).apply(&full(resources));
+    assert!(rejected.is_empty());
+    let next = after(&snapshot, renewed("certificate/new"));
+    assert_eq!(next.work(), Work { listeners: 1, ..Work::default() });
+    for (snapshot, expected) in [(&snapshot, "certificate/old"), (&next, "certificate/new")] {
+        let (_, table) = snapshot.binds().next().unwrap();
+        let name = Some(&b"one.example"[..]);
+        assert_eq!(table.by_sni(name).unwrap().certificates(), [expected]);
+        let headers: [(&str, &str); 0] = [];
+        let request = RequestView {
+            method: b"GET",
+            host: b"one.example",
+            path: b"/r/7",
+            query: None,
+            headers: &headers,
+        };
+        let SelectedHttps::Rule(selected) = select_https(table, name, &request, &mut NoProbe) else {
+            panic!("there is a rule");
+        };
+        assert_eq!(selected.listener.backend_client_certificate(), Some(expected));
+        assert_eq!(*selected.listener.gateway, format!("ns/{expected}"));
+    }
+    // Another place is another thing.
+    let moved = after(&next, listener_of(ListenerProtocol::Https, "l", 8443, ""));
+    assert_eq!((moved.work().routes, moved.binds().count()), (500, 1));
+    let gone = moved.apply(&removals(&["listener/ns/gw/l"])).0;
+    assert_eq!(gone.binds().count(), 0);
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub(crate) fn random_listener(random: &mut Random, name: &str) -> Resource {
     let mut resource = listener_of(protocol, name, port, random.pick(&HOSTNAMES));
     if let Some(Body::Listener(listener)) = &mut resource.body {
         listener.address = address.into();
+        listener.backend_client_certificate = random.pick(&["", "certificate/0", "certificate/1"]).into();
         if let (Tls, Some(tls)) = (protocol, &mut listener.tls) {
             tls.passthrough = random.one_in(2);
         }
@@ -273,6 +274,21 @@ pub(crate) fn answer(snapshot: &Snapshot, request: &Request) -> Answer {
         SelectedHttps::Misdirected => Answer::Misdirected,
         SelectedHttps::NotFound => Answer::NotFound,
     }
+}
+
+/// What the listener that answers is set to, and that of a connection.
+pub(crate) fn settings(snapshot: &Snapshot, request: &Request) -> String {
+    let Some(bind) = snapshot.bind(&request.bind) else { return String::new() };
+    let server_name = request.server_name.map(str::as_bytes);
+    let answering = match select_https(bind, server_name, &request.view(), &mut NoProbe) {
+        SelectedHttps::Rule(selected) => Some(selected),
+        SelectedHttps::Misdirected | SelectedHttps::NotFound => select(bind, &request.view(), &mut NoProbe),
+    };
+    let listeners = [
+        answering.map(|selected| selected.listener),
+        select_l4(bind, server_name, &mut NoProbe).map(|selected| selected.listener),
+    ];
+    format!("{:?}", listeners.map(|one| one.map(|one| (one.tls(), one.backend_client_certificate()))))
 }
 
 /// Kind and name of the route that gets a connection, and the listener.
