@@ -248,16 +248,130 @@ pub(crate) async fn all(stream: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     Ok(body)
 }
 
-/// Sends a body, as the other side makes room for it.
-pub(crate) async fn pour(stream: &mut SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+/// Sends a body to its end, as the other side makes room for it.
+pub(crate) async fn pour(stream: &mut SendStream<Bytes>, body: Bytes) -> Result<(), h2::Error> {
+    pour_with(stream, body, true).await
+}
+
+/// Sends a part of a body, as the other side makes room for it.
+pub(crate) async fn pour_on(stream: &mut SendStream<Bytes>, body: Bytes) -> Result<(), h2::Error> {
+    pour_with(stream, body, false).await
+}
+
+async fn pour_with(stream: &mut SendStream<Bytes>, mut body: Bytes, ends: bool) -> Result<(), h2::Error> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len());
         let room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
             Some(room) => room?,
-            None => return Ok(()),
+            None => return Err(h2::Reason::CANCEL.into()),
         };
         let piece = body.split_to(room.min(body.len()));
-        stream.send_data(piece, body.is_empty())?;
+        stream.send_data(piece, ends && body.is_empty())?;
     }
     Ok(())
+}
+
+/// Waits until a count has not changed for a while, and gives it.
+pub(crate) async fn settled(count: &AtomicUsize) -> usize {
+    let (mut last, mut same) = (0, 0);
+    while last == 0 || same < 100 {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        let now = count.load(Ordering::SeqCst);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+/// Frames byte for byte, for peers that do not behave.
+pub(crate) mod frames {
+    pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const GOAWAY: u8 = 7;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
+
+    pub(crate) const END_STREAM: u8 = 1;
+    pub(crate) const END_HEADERS: u8 = 4;
+
+    /// `GET http://a/`, of the static table but for the authority.
+    pub(crate) const GET: &[u8] = b"\x82\x86\x84\x01\x01a";
+
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    /// A preface with these settings.
+    pub(crate) fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        for (name, value) in settings {
+            payload.extend(name.to_be_bytes());
+            payload.extend(value.to_be_bytes());
+        }
+        [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &payload)].concat()
+    }
+}
+
+use frames::frame;
+
+impl Peer {
+    /// The next frame: kind, flags, stream, payload. `None` at the end of the connection.
+    pub(crate) fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let whole = |buffer: &[u8]| {
+            let length = usize::from(*buffer.first()?) << 16
+                | usize::from(*buffer.get(1)?) << 8
+                | usize::from(*buffer.get(2)?);
+            (buffer.len() >= 9 + length).then_some(length)
+        };
+        let length = loop {
+            match whole(&self.buffer) {
+                Some(length) => break length,
+                None if self.fill() => {}
+                None => return None,
+            }
+        };
+        let bytes = self.exactly(9 + length);
+        let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
+        Some((bytes[3], bytes[4], stream, bytes[9..].to_vec()))
+    }
+
+    /// Reads until the connection ends, and gives the reason that a GOAWAY gave, if one came. Settings are acknowledged if
+    /// wanted.
+    pub(crate) fn reason_of_end(&mut self) -> Option<u32> {
+        let mut reason = None;
+        while let Some((kind, _, _, payload)) = self.frame() {
+            if kind == frames::GOAWAY {
+                reason = Some(u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]));
+            }
+        }
+        reason
+    }
+
+    /// Sends so many of the same bytes, or fewer if the other side closes.
+    pub(crate) fn flood(&mut self, piece: &[u8], times: usize) -> bool {
+        let many = piece.repeat(64 * 1024 / piece.len() + 1);
+        let mut left = times;
+        while left > 0 {
+            let count = left.min(many.len() / piece.len());
+            if std::io::Write::write_all(&mut self.stream, &many[..count * piece.len()]).is_err() {
+                return false;
+            }
+            left -= count;
+        }
+        true
+    }
+
+    /// A request for `/` on this stream.
+    pub(crate) fn ask(&mut self, stream: u32) {
+        self.send(frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, stream, frames::GET));
+    }
 }

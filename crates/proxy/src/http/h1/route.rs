@@ -261,7 +261,7 @@ fn send_on(
     mut out: Vec<u8>,
 ) -> Decision {
     forward.keep_alive = received.stays;
-    forward.grpc = received.grpc;
+    forward.grpc = received.grpc || forward.rule.is_grpc();
     let (body, taps) = walk.map_or((None, None), |walk| (walk.body, Some(walk.taps)));
     let framing = match &body {
         Some(body) => {
