@@ -1,7 +1,7 @@
 //! The data plane: runs a snapshot on sockets.
 //!
-//! Owns listening sockets, connections of both sides, the HTTP/1 state machine, endpoint choice and reuse, retries, drain,
-//! metrics and the access log. What a request means is decided in `weir-model` and how it is written in
+//! Owns listening sockets, connections of both sides, the HTTP/1 state machine, streams of HTTP/2 as exchanges of it,
+//! endpoint choice and reuse, retries, drain, metrics and the access log. What a request means is decided in `weir-model` and how it is written in
 //! `weir-codec`; this crate moves bytes and keeps time.
 //!
 //! Threads: one that applies updates ([`apply`]), one that accepts ([`bind`]), and the workers ([`worker`]), each with a
