@@ -104,7 +104,11 @@ impl<'e> Edited<'e> {
             self.take_out(name, fields);
         }
         for (name, value) in cors.response(origin) {
-            self.put_in(name, value.as_bytes());
+            let line = (name, value.as_bytes());
+            // Once is enough, also where two filters want it.
+            if name != "vary" || !self.added.contains(&line) {
+                self.put_in(line.0, line.1);
+            }
         }
     }
 

@@ -198,7 +198,9 @@ fn a_preflight_is_answered_before_a_redirect_that_stands_behind_it() {
     let filters = vec![filter(FilterKind::Cors(example())), filter(FilterKind::RequestRedirect(redirect))];
     world.apply(vec![world.route("r", HttpRule { filters, ..rule("/") })]);
     assert_eq!(preflight(&world, "https://www.foo.com", "GET", "").status, 204);
-    assert_eq!(actual(&world, "GET", "https://www.foo.com").status, 301);
+    let redirected = actual(&world, "GET", "https://www.foo.com");
+    assert_eq!(redirected.status, 301);
+    assert_eq!(redirected.field("access-control-allow-origin"), Some("https://www.foo.com"));
 }
 
 #[test]

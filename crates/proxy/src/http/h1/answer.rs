@@ -86,12 +86,14 @@ pub(super) fn redirect(worker: &Worker, status: u16, location: &[u8], context: C
     number_field(b"Content-Length", 0, out);
 }
 
-/// Writes the answer to a browser's question about sharing.
-pub(super) fn preflight(worker: &Worker, lines: &[u8], context: Context, out: &mut Vec<u8>) {
-    start(worker, 204, out);
+/// Writes the answer to a browser's question about sharing, and tells its status.
+pub(super) fn preflight(worker: &Worker, lines: &[u8], context: Context, out: &mut Vec<u8>) -> u16 {
+    const STATUS: u16 = 204;
+    start(worker, STATUS, out);
     out.extend_from_slice(lines);
     connection(context.keep_alive, out);
     end(worker, context, out);
+    STATUS
 }
 
 /// Writes another server's answer, which the proxy gives in its own name, and tells its status. `None` when it cannot be read.

@@ -23,7 +23,7 @@ use weir_model::table::BackendState;
 use super::call::{Call, Reply};
 use super::connection::Connection;
 use super::pipe::Pipe;
-use super::route::{self, Decision, Pending, Routed};
+use super::route::{self, Answer, Decision, Pending, Routed};
 use super::walk::Incoming;
 use crate::error::Failure;
 use crate::filter::Grant;
@@ -185,7 +185,7 @@ impl Connection {
                 pending.walk.grants.push(grant);
                 return route::resume(self, &worker, *pending, record);
             }
-            Ok(Err(reply)) => Ok(Routed::Denied(reply)),
+            Ok(Err(reply)) => Ok(Routed::Answer(Answer::Denied(reply))),
             Err(failure) => Err(failure),
         };
         route::end(self, &worker, *pending, outcome, record)

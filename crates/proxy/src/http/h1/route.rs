@@ -135,16 +135,16 @@ pub(super) fn decide(
     let mut paths = worker.paths.borrow_mut();
     let mut out = worker.buffers.out();
     let mut walk = None;
-    let outcome = route(connection, worker, &head, &mut paths, &mut out, record, &mut walk);
+    let result = route(connection, worker, &head, &mut paths, &mut out, record, &mut walk);
     drop(paths);
-    let kept = match &outcome {
+    let kept = match &result {
         Ok(Routed::Ask { .. }) => connection.input.bytes()[..length].to_vec(),
         _ => Vec::new(),
     };
     connection.scan = HeadScan::default();
     connection.served = served;
     connection.input.consume(length);
-    settle(connection, worker, received, outcome, walk, kept, out, record)
+    settle(connection, worker, received, Outcome { result, walk, head: kept, out }, record)
 }
 
 /// Goes on with a request that waited.
@@ -163,7 +163,7 @@ pub(super) fn resume(
     let mut paths = worker.paths.borrow_mut();
     let [normal, rewritten] = &mut *paths;
     let mut out = worker.buffers.out();
-    let outcome = admit(worker, &head).and_then(|(raw_path, query)| {
+    let result = admit(worker, &head).and_then(|(raw_path, query)| {
         let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
             Normalised::AsReceived => raw_path,
             Normalised::InBuffer => normal,
@@ -172,7 +172,7 @@ pub(super) fn resume(
         walk.go_on(incoming, rewritten, &mut out, record)
     });
     drop(paths);
-    settle(connection, worker, received, outcome, Some(walk), kept, out, record)
+    settle(connection, worker, received, Outcome { result, walk: Some(walk), head: kept, out }, record)
 }
 
 /// Ends a request that waited.
@@ -180,76 +180,88 @@ pub(super) fn end(
     connection: &mut Connection,
     worker: &Rc<Worker>,
     pending: Pending,
-    outcome: Result<Routed, Failure>,
+    result: Result<Routed, Failure>,
     record: &mut RequestRecord,
 ) -> Decision {
     let out = worker.buffers.out();
-    settle(connection, worker, pending.received, outcome, Some(pending.walk), Vec::new(), out, record)
+    let outcome = Outcome { result, walk: Some(pending.walk), head: Vec::new(), out };
+    settle(connection, worker, pending.received, outcome, record)
+}
+
+/// What routing came to, and what it leaves.
+struct Outcome {
+    result: Result<Routed, Failure>,
+    walk: Option<Box<Walk>>,
+    /// The client's head, for a request that has to wait.
+    head: Vec<u8>,
+    /// The head for the next hop, or an empty buffer.
+    out: Vec<u8>,
 }
 
 /// Makes a decision of what routing came to.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the two callers have all of these apart, and nobody else does"
-)]
 fn settle(
     connection: &mut Connection,
     worker: &Worker,
     received: Received,
-    outcome: Result<Routed, Failure>,
-    walk: Option<Box<Walk>>,
-    kept: Vec<u8>,
-    mut out: Vec<u8>,
+    outcome: Outcome,
     record: &mut RequestRecord,
 ) -> Decision {
-    let outcome = match (outcome, walk) {
-        (Ok(Routed::Ask { question, rule, matched }), Some(walk)) => {
+    let Outcome { result, walk, head, mut out } = outcome;
+    match result {
+        Ok(Routed::Forward(forward)) => send_on(worker, received, forward, walk, out),
+        Ok(Routed::Ask { question, rule, matched }) => {
             worker.buffers.give_back_out(out);
-            return Decision::Ask(Box::new(Pending { question, walk, received, rule, matched, head: kept }));
+            let walk = walk.unwrap_or_default();
+            Decision::Ask(Box::new(Pending { question, walk, received, rule, matched, head }))
         }
-        (Ok(Routed::Forward(forward)), walk) => return send_on(worker, received, forward, walk, out),
-        (outcome, walk) => {
+        Ok(Routed::Answer(answer)) => {
             let mut body = Remaining { framing: received.framing, walk };
-            let closes = outcome.as_ref().is_err_and(|failure| failure.verdict().close);
-            let keep_alive = received.stays && !closes && body.skip(connection, worker);
-            outcome.map(|routed| (routed, keep_alive)).map_err(|failure| (failure, keep_alive))
-        }
-    };
-    let keep_alive = match &outcome {
-        Ok((_, keep_alive)) | Err((_, keep_alive)) => *keep_alive,
-    };
-    let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
-    match outcome {
-        Ok((Routed::Redirect { rule, backend, redirect, location }, _)) => {
-            record.status = redirect;
-            answer::redirect(worker, redirect, &location, context, &mut out);
-            let none = Fields::none();
-            let mut edited = Edited::new(none.dropping(Default::default()));
-            edited.response(filters(&rule, backend), None, &none);
-            edited.write(&mut out);
-            answer::end(worker, context, &mut out);
-            Decision::Answer { out, keep_alive }
-        }
-        Ok((Routed::Preflight { lines }, _)) => {
-            record.status = 204;
-            answer::preflight(worker, &lines, context, &mut out);
-            Decision::Answer { out, keep_alive }
-        }
-        Ok((Routed::Denied(reply), _)) => {
-            match answer::passed_on(worker, &reply, context, &record.decor, &mut out) {
-                Some(status) => {
-                    record.status = status;
-                    Decision::Answer { out, keep_alive }
+            let keep_alive = received.stays && body.skip(connection, worker);
+            let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
+            match answer.write(worker, body.origin(), context, record, &mut out) {
+                Ok(()) => Decision::Answer { out, keep_alive },
+                Err(failure) => {
+                    out.clear();
+                    fail(worker, failure, context, out, record)
                 }
-                None => fail(worker, Failure::Authorisation, context, out, record),
             }
         }
-        // Both have been seen to above.
-        Ok((Routed::Forward(_) | Routed::Ask { .. }, _)) => Decision::Wait,
-        Err((failure, _)) => {
+        Err(failure) => {
             out.clear();
+            let mut body = Remaining { framing: received.framing, walk };
+            let closes = failure.verdict().close;
+            let keep_alive = received.stays && !closes && body.skip(connection, worker);
+            let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
             fail(worker, failure, context, out, record)
         }
+    }
+}
+
+impl Answer {
+    fn write(
+        &self,
+        worker: &Worker,
+        origin: Option<&[u8]>,
+        context: Context,
+        record: &mut RequestRecord,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        record.status = match self {
+            Answer::Redirect { rule, backend, status, location } => {
+                answer::redirect(worker, *status, location, context, out);
+                let none = Fields::none();
+                let mut edited = Edited::new(none.dropping(Default::default()));
+                edited.response(filters(rule, *backend), origin, &none);
+                edited.write(out);
+                answer::end(worker, context, out);
+                *status
+            }
+            Answer::Preflight { lines } => answer::preflight(worker, lines, context, out),
+            Answer::Denied(reply) => {
+                answer::passed_on(worker, reply, context, &record.decor, out).ok_or(Failure::Authorisation)?
+            }
+        };
+        Ok(())
     }
 }
 
@@ -285,6 +297,11 @@ struct Remaining {
 }
 
 impl Remaining {
+    /// What the request said of its origin, where somebody wanted to know.
+    fn origin(&self) -> Option<&[u8]> {
+        self.walk.as_ref().and_then(|walk| walk.origin())
+    }
+
     /// Uses it up, for mirrors alone, as far as it has arrived. False if there is more of it.
     fn skip(&mut self, connection: &mut Connection, worker: &Worker) -> bool {
         if self.walk.as_ref().is_some_and(|walk| walk.body.is_some()) {
@@ -358,22 +375,28 @@ pub(super) fn fail(
 pub(super) enum Routed {
     /// Complete but for what is known only when the head is used up.
     Forward(Forward),
-    Redirect {
-        rule: Arc<CompiledRule>,
-        backend: usize,
-        redirect: u16,
-        location: Vec<u8>,
-    },
-    /// A browser's question about sharing, and the lines of its answer.
-    Preflight {
-        lines: Vec<u8>,
-    },
+    /// Another server has to be asked.
     Ask {
         question: Box<Question>,
         rule: Arc<CompiledRule>,
         matched: PathMatch,
     },
-    /// The authorisation server's answer is the client's.
+    Answer(Answer),
+}
+
+/// An answer that a filter gives.
+pub(super) enum Answer {
+    Redirect {
+        rule: Arc<CompiledRule>,
+        backend: usize,
+        status: u16,
+        location: Vec<u8>,
+    },
+    /// To a browser's question about sharing: lines of its head.
+    Preflight {
+        lines: Vec<u8>,
+    },
+    /// The authorisation server's.
     Denied(Reply),
 }
 
@@ -475,7 +498,7 @@ pub(super) fn redirected(redirect: &Redirect, incoming: Incoming<'_>, backend: u
     };
     let mut to = Vec::new();
     location(redirect, &request, &mut to);
-    Routed::Redirect { rule: rule.clone(), backend, redirect: redirect.status, location: to }
+    Routed::Answer(Answer::Redirect { rule: rule.clone(), backend, status: redirect.status, location: to })
 }
 
 fn find_redirect(filters: &[CompiledFilter]) -> Option<&Redirect> {

@@ -18,7 +18,7 @@ use weir_model::table::CompiledRule;
 
 use super::auth::{self, Question};
 use super::connection::Connection;
-use super::route::{Routed, SCHEME, forward, redirected, request_id, write_head};
+use super::route::{Answer, Routed, SCHEME, forward, redirected, request_id, write_head};
 use crate::error::Failure;
 use crate::filter::{Grant, Passed};
 use crate::mirror::{self, Copied, Taps};
@@ -145,6 +145,11 @@ impl Walk {
         Ok(None)
     }
 
+    /// What the request said of its origin, where a filter wanted to know.
+    pub(super) fn origin(&self) -> Option<&[u8]> {
+        self.extras.origin.as_deref()
+    }
+
     /// The filters that are behind the request.
     fn passed<'a>(&'a self, rule: &'a CompiledRule) -> Passed<'a> {
         let of_backend = self
@@ -194,7 +199,7 @@ impl Walk {
         if let Some(asked) = asked {
             let mut lines = Vec::new();
             auth::lines(&cors.preflight(&asked), &mut lines);
-            return Some(Routed::Preflight { lines });
+            return Some(Routed::Answer(Answer::Preflight { lines }));
         }
         self.extras.origin = origin.map(Box::from);
         record.decor.clear();
