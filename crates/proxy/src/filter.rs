@@ -39,8 +39,17 @@ impl<'a> Passed<'a> {
 pub(crate) struct Grant {
     /// Which list, and which filter of it.
     pub(crate) place: [usize; 2],
-    /// Each in the place of all of its name.
-    pub(crate) lines: Vec<(Box<str>, Box<[u8]>)>,
+    pub(crate) lines: Vec<GrantLine>,
+    /// Names of fields that go, lower case.
+    pub(crate) remove: Box<[Box<str>]>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct GrantLine {
+    pub(crate) name: Box<str>,
+    pub(crate) value: Box<[u8]>,
+    /// Beside what is there of the name; else in its place.
+    pub(crate) append: bool,
 }
 
 /// The edits of one head.
@@ -66,11 +75,8 @@ impl<'e> Edited<'e> {
                     CompiledFilter::RequestHeaders(edits) => self.apply(edits, fields),
                     CompiledFilter::ExternalAuth(_) => {
                         let here = |grant: &&Grant| grant.place == [list, index];
-                        for (name, value) in passed.grants.iter().filter(here).flat_map(|grant| &grant.lines)
-                        {
-                            if self.take_out(name, fields) {
-                                self.put_in(name, value);
-                            }
+                        for grant in passed.grants.iter().filter(here) {
+                            self.grant(grant, fields);
                         }
                     }
                     _ => {}
@@ -79,6 +85,18 @@ impl<'e> Edited<'e> {
         }
         if passed.body_is_here {
             fields.drop_name(&mut self.dropped, b"expect");
+        }
+    }
+
+    fn grant(&mut self, grant: &'e Grant, fields: &Fields<'_, '_>) {
+        let ours = UNTOUCHABLE.with(Known::Host);
+        for GrantLine { name, value, append } in &grant.lines {
+            if !ours.contains(classify(name.as_bytes())) && (*append || self.take_out(name, fields)) {
+                self.put_in(name, value);
+            }
+        }
+        for name in grant.remove.iter().filter(|name| !ours.contains(classify(name.as_bytes()))) {
+            self.take_out(name, fields);
         }
     }
 

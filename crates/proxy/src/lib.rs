@@ -21,6 +21,7 @@ mod config;
 mod deadline;
 mod drain;
 mod error;
+mod ext_authz;
 mod filter;
 mod http;
 mod io;

@@ -52,6 +52,7 @@ pub(crate) fn send(worker: &Rc<Worker>, copied: Copied) -> Option<Tap> {
         rest,
         asked: copied.asked,
         idempotent: copied.idempotent,
+        http2: false,
         deadline: worker.clock.now() + limits.mirror_timeout,
         wanted_bytes: 0,
     };

@@ -45,6 +45,8 @@ pub(crate) struct Want<'a> {
     pub(crate) attempts: usize,
     /// Not a kept connection: one turned out to be closed.
     pub(crate) fresh: bool,
+    /// HTTP/2 is spoken whatever the backend says of itself.
+    pub(crate) http2: bool,
 }
 
 /// Finds a connection. `tried` are endpoints to pass over, and grows.
@@ -53,7 +55,7 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
-    let Want { backend, deadline, preferred, attempts, fresh } = *want;
+    let Want { backend, deadline, preferred, attempts, fresh, http2 } = *want;
     let mut failed_tries = 0;
     let mut last = None;
     loop {
@@ -67,7 +69,7 @@ pub(crate) async fn acquire(
             continue;
         };
         let address = in_flight.endpoint().address;
-        let opened = if backend.protocol == BackendProtocol::Http2 {
+        let opened = if http2 || backend.protocol == BackendProtocol::Http2 {
             match stream(worker, backend, address, deadline).await? {
                 Ok((socket, reused)) => {
                     worker.metrics.upstream_reuses.add(u64::from(reused));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 mod authorisation;
+mod authorisation_grpc;
 mod changes;
 mod cors;
 mod filters;

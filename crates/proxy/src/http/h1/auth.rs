@@ -1,19 +1,23 @@
-//! Outside authorisation (Gateway API `HTTPExternalAuthFilter`, GEP-1494) over HTTP.
+//! Outside authorisation (Gateway API `HTTPExternalAuthFilter`, GEP-1494).
 //!
-//! A [`Question`] is the client's request again: its method, its path behind the filter's prefix, `Host`, `Authorization`, the headers that the
+//! Over HTTP a [`Question`] is the client's request again: its method, its path behind the filter's prefix, `Host`, `Authorization`, the headers that the
 //! filter names, and the body if the filter wants it; nothing else. The answer 200 lets the request pass, with the headers of the answer that the
 //! filter names; any other is the client's answer. A server that cannot be asked, or says nothing in time, lets nothing pass.
+//!
+//! Over gRPC it is Envoy's `CheckRequest` ([`crate::ext_authz`]), with all headers of the request or those that the filter names.
 //!
 //! Of the headers of an answer those that are about the answer itself (framing, `Content-*`, `Date`, `Server`) are never put into
 //! the request, nor is `Host`.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_codec::body::{BodyScan, Form, Framing};
-use weir_codec::field::{FieldStore, HOP_BY_HOP, Known, KnownSet, classify};
-use weir_codec::head::{Asked, RequestHead, ResponseHead};
+use weir_codec::field::{FieldStore, Fields, HOP_BY_HOP, Known, KnownSet, classify};
+use weir_codec::head::{Asked, RequestHead, ResponseHead, Version};
 use weir_codec::rewrite::{field, finish, number_field};
 use weir_model::cors::CorsHeaders;
 use weir_model::filter::{AuthProtocol, ExternalAuth};
@@ -23,10 +27,13 @@ use weir_model::table::BackendState;
 use super::call::{Call, Reply};
 use super::connection::Connection;
 use super::pipe::Pipe;
-use super::route::{self, Answer, Decision, Pending, Routed};
+use super::route::{self, Answer, Decision, Pending, Routed, SCHEME};
 use super::walk::Incoming;
 use crate::error::Failure;
-use crate::filter::Grant;
+use crate::ext_authz::{
+    self, Address, AttributeContext, CheckRequest, HttpRequest, Peer, SocketAddress, Word,
+};
+use crate::filter::{Grant, GrantLine};
 use crate::record::RequestRecord;
 use crate::worker::Worker;
 
@@ -39,15 +46,28 @@ const ABOUT_THE_ANSWER: KnownSet = HOP_BY_HOP
     .with(Known::Server)
     .with(Known::Via);
 
+/// Fields of a request that are not a part of the question as they are.
+const NOT_ASKED_WITH: KnownSet =
+    HOP_BY_HOP.with(Known::Host).with(Known::ContentLength).with(Known::Expect).with(Known::Trailer);
+
 /// What an authorisation server is asked.
 pub(super) struct Question {
     filter: Arc<ExternalAuth>,
     backend: Arc<BackendState>,
     /// Which list of filters, and which of them.
     place: [usize; 2],
-    /// Without `Content-Length` and the empty line.
-    head: Vec<u8>,
-    is_head: bool,
+    form: Wording,
+}
+
+enum Wording {
+    Http {
+        /// Without `Content-Length` and the empty line.
+        head: Vec<u8>,
+        /// Headers of the answer that go into the request; empty for all that may.
+        allowed: Box<[Box<str>]>,
+        is_head: bool,
+    },
+    Grpc(Box<HttpRequest>, String),
 }
 
 impl Question {
@@ -58,40 +78,21 @@ impl Question {
         edited: &[u8],
         place: [usize; 2],
     ) -> Result<Question, Failure> {
-        let AuthProtocol::Http { path: prefix, .. } = &filter.protocol else {
-            return Err(Failure::InvalidFilter);
-        };
         let backend = filter.backend().ok_or(Failure::InvalidFilter)?.clone();
         let mut store = FieldStore::new();
         let fields = RequestHead::parse(edited, &mut store).map_err(|_| Failure::Authorisation)?.fields;
-        let Incoming { connection, head, path, query, .. } = incoming;
-        let mut question = Vec::with_capacity(512);
-        question.extend_from_slice(head.method);
-        question.push(b' ');
-        question.extend_from_slice(&prefixed(prefix, path)?);
-        if let Some(query) = query {
-            question.push(b'?');
-            question.extend_from_slice(query);
-        }
-        question.extend_from_slice(b" HTTP/1.1\r\n");
-        let host = if head.authority.raw.is_empty() {
-            connection.down.local_authority()
-        } else {
-            head.authority.raw
+        let form = match &filter.protocol {
+            AuthProtocol::Http { path, allowed_response_headers } => Wording::Http {
+                head: http_head(filter, path, incoming, &fields)?,
+                allowed: allowed_response_headers.clone(),
+                is_head: incoming.head.is_head(),
+            },
+            AuthProtocol::Grpc => Wording::Grpc(
+                Box::new(attributes(filter, incoming, &fields)),
+                text(incoming.connection.down.peer()),
+            ),
         };
-        field(b"Host", host, &mut question);
-        for (name, value) in fields.iter() {
-            let named = |allowed: &str| name.eq_ignore_ascii_case(allowed.as_bytes());
-            let known = classify(name);
-            let may =
-                !HOP_BY_HOP.with(Known::Host).with(Known::ContentLength).with(Known::Expect).contains(known);
-            if may
-                && (named("authorization") || filter.allowed_request_headers.iter().any(|name| named(name)))
-            {
-                field(name, value, &mut question);
-            }
-        }
-        Ok(Question { filter: filter.clone(), backend, place, head: question, is_head: head.is_head() })
+        Ok(Question { filter: filter.clone(), backend, place, form })
     }
 
     /// Bytes of the request's body that may be sent along, 0 for none.
@@ -101,19 +102,21 @@ impl Question {
     }
 
     /// Asks.
-    async fn put(&self, worker: &Rc<Worker>, body: &[u8], record: &RequestRecord) -> Result<Reply, Failure> {
+    async fn put(
+        &self,
+        worker: &Rc<Worker>,
+        body: Vec<u8>,
+        record: &RequestRecord,
+    ) -> Result<Reply, Failure> {
         let limits = &worker.settings.limits;
-        let mut request = self.head.clone();
-        number_field(b"Content-Length", body.len() as u64, &mut request);
-        finish(&mut request);
-        request.extend_from_slice(body);
         let call = Call {
             backend: self.backend.clone(),
-            request,
+            request: self.worded(body, limits.auth_timeout),
             rest: None,
             asked: self.asked(),
             // A question asked twice has the same answer.
             idempotent: true,
+            http2: matches!(self.form, Wording::Grpc(..)),
             deadline: record.deadline.into_iter().fold(worker.clock.now() + limits.auth_timeout, Ord::min),
             wanted_bytes: limits.auth_answer_bytes,
         };
@@ -125,28 +128,173 @@ impl Question {
         })
     }
 
-    fn asked(&self) -> Asked {
-        Asked { head: self.is_head, upgrade: false }
+    /// As it goes over the wire.
+    fn worded(&self, body: Vec<u8>, timeout: Duration) -> Vec<u8> {
+        match &self.form {
+            Wording::Http { head, .. } => {
+                let mut request = head.clone();
+                number_field(b"Content-Length", body.len() as u64, &mut request);
+                finish(&mut request);
+                request.extend_from_slice(&body);
+                request
+            }
+            Wording::Grpc(http, peer) => {
+                let mut http = HttpRequest::clone(http);
+                if !body.is_empty() {
+                    http.size = i64::try_from(body.len()).unwrap_or(i64::MAX);
+                    match String::from_utf8(body) {
+                        Ok(text) => http.body = text,
+                        Err(error) => http.raw_body = error.into_bytes(),
+                    }
+                }
+                let source = Some(SocketAddress { address: peer.clone() });
+                let message = ext_authz::framed(&CheckRequest {
+                    attributes: Some(AttributeContext {
+                        source: Some(Peer { address: Some(Address { socket_address: source }) }),
+                        request: Some(ext_authz::Request { http: Some(http) }),
+                    }),
+                });
+                let mut request = format!(
+                    "POST {} HTTP/1.1\r\nHost: {}.{}:{}\r\nContent-Type: application/grpc\r\nTE: trailers\r\nConnection: TE\r\n\
+                     grpc-timeout: {}m\r\nContent-Length: {}\r\n\r\n",
+                    ext_authz::PATH,
+                    self.backend.service,
+                    self.backend.namespace,
+                    self.backend.port,
+                    timeout.as_millis(),
+                    message.len(),
+                )
+                .into_bytes();
+                request.extend_from_slice(&message);
+                request
+            }
+        }
     }
 
-    /// What the answer lets into the request; `None` when the answer is the client's.
-    fn judge(&self, reply: &Reply) -> Result<Option<Grant>, Failure> {
+    fn asked(&self) -> Asked {
+        Asked { head: matches!(self.form, Wording::Http { is_head: true, .. }), upgrade: false }
+    }
+
+    /// What the answer lets into the request, or the answer that is the client's.
+    fn judge(&self, reply: Reply) -> Result<Result<Grant, Reply>, Failure> {
         let mut store = FieldStore::new();
         let head =
             ResponseHead::parse(&reply.head, self.asked(), &mut store).map_err(|_| Failure::Authorisation)?;
-        if head.status != 200 {
-            return Ok(None);
+        match &self.form {
+            Wording::Http { .. } if head.status != 200 => Ok(Err(reply)),
+            Wording::Http { allowed, .. } => {
+                let lines = head.fields.iter().filter_map(|(name, value)| {
+                    let name = std::str::from_utf8(name).ok()?;
+                    let listed = allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed));
+                    let enters = may_enter(name) && (allowed.is_empty() || listed);
+                    enters.then(|| GrantLine { name: name.into(), value: value.into(), append: false })
+                });
+                Ok(Ok(Grant { place: self.place, lines: once_each(lines.collect()), remove: Box::default() }))
+            }
+            Wording::Grpc(..) => {
+                let refused = head.fields.named(b"grpc-status").any(|code| code != b"0");
+                if head.status != 200 || refused || !reply.whole {
+                    return Err(Failure::Authorisation);
+                }
+                match ext_authz::word(&reply.body, self.place) {
+                    Ok(Word::Pass(grant)) => Ok(Ok(grant)),
+                    Ok(Word::Deny { head, body }) => Ok(Err(Reply { head, body, whole: true })),
+                    Err(error) => {
+                        tracing::debug!(%error, "an authorisation server's word makes no sense");
+                        Err(Failure::Authorisation)
+                    }
+                }
+            }
         }
-        let AuthProtocol::Http { allowed_response_headers: allowed, .. } = &self.filter.protocol else {
-            return Err(Failure::InvalidFilter);
-        };
-        let lines = head.fields.iter().filter_map(|(name, value)| {
-            let name = std::str::from_utf8(name).ok()?;
-            let listed = allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed));
-            (may_enter(name) && (allowed.is_empty() || listed)).then(|| (name.into(), value.into()))
-        });
-        Ok(Some(Grant { place: self.place, lines: lines.collect() }))
     }
+}
+
+/// Several fields of one name stay several: the first takes the place of the client's, the others come beside it.
+fn once_each(mut lines: Vec<GrantLine>) -> Vec<GrantLine> {
+    for at in 1..lines.len() {
+        let (before, rest) = lines.split_at_mut(at);
+        if let Some(line) = rest.first_mut() {
+            line.append = before.iter().any(|other| other.name.eq_ignore_ascii_case(&line.name));
+        }
+    }
+    lines
+}
+
+/// The head of a question over HTTP, up to where the length of the body is said.
+fn http_head(
+    filter: &ExternalAuth,
+    prefix: &str,
+    incoming: Incoming<'_>,
+    fields: &Fields<'_, '_>,
+) -> Result<Vec<u8>, Failure> {
+    let mut question = Vec::with_capacity(512);
+    question.extend_from_slice(incoming.head.method);
+    question.push(b' ');
+    question.extend_from_slice(&prefixed(prefix, incoming.path)?);
+    if let Some(query) = incoming.query {
+        question.push(b'?');
+        question.extend_from_slice(query);
+    }
+    question.extend_from_slice(b" HTTP/1.1\r\n");
+    field(b"Host", authority(incoming), &mut question);
+    for (name, value) in fields.iter() {
+        let named = |allowed: &str| name.eq_ignore_ascii_case(allowed.as_bytes());
+        let wanted = named("authorization") || filter.allowed_request_headers.iter().any(|name| named(name));
+        if wanted && !NOT_ASKED_WITH.contains(classify(name)) {
+            field(name, value, &mut question);
+        }
+    }
+    Ok(question)
+}
+
+/// What a server is told over gRPC.
+fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, fields: &Fields<'_, '_>) -> HttpRequest {
+    let head = incoming.head;
+    let mut headers = BTreeMap::<String, String>::new();
+    for (name, value) in fields.iter().filter(|(name, _)| !NOT_ASKED_WITH.contains(classify(name))) {
+        let name = text(name).to_ascii_lowercase();
+        let allowed = &filter.allowed_request_headers;
+        if allowed.is_empty() || allowed.iter().any(|allowed| **allowed == *name) {
+            let joined = headers.entry(name).or_default();
+            if !joined.is_empty() {
+                joined.push(',');
+            }
+            joined.push_str(&text(value));
+        }
+    }
+    let mut path = text(incoming.path);
+    if let Some(query) = incoming.query {
+        path.push('?');
+        path.push_str(&text(query));
+    }
+    HttpRequest {
+        id: fields.values(Known::RequestId).next().map(text).unwrap_or_default(),
+        method: text(head.method),
+        headers,
+        path,
+        host: text(authority(incoming)),
+        scheme: SCHEME.to_owned(),
+        size: match head.framing {
+            Framing::None => 0,
+            Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),
+            _ => -1,
+        },
+        protocol: if head.version == Version::Http10 { "HTTP/1.0" } else { "HTTP/1.1" }.to_owned(),
+        body: String::new(),
+        raw_body: Vec::new(),
+    }
+}
+
+/// What the client asked for.
+fn authority<'a>(incoming: Incoming<'a>) -> &'a [u8] {
+    match incoming.head.authority.raw {
+        b"" => incoming.connection.down.local_authority(),
+        raw => raw,
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Whether a field of an answer may be put into a request at all.
@@ -212,8 +360,8 @@ impl Connection {
             let raw = pending.walk.body.as_deref().unwrap_or_default();
             data(raw, framing, worker).filter(|data| data.len() <= most).ok_or(Failure::BodyTooLarge)?
         };
-        let reply = pending.question.put(worker, &body, record).await?;
-        Ok(pending.question.judge(&reply)?.ok_or(reply))
+        let reply = pending.question.put(worker, body, record).await?;
+        pending.question.judge(reply)
     }
 
     /// Reads a whole body, as it was sent.

@@ -31,6 +31,8 @@ pub(crate) struct Call {
     /// Where the rest of the body comes from.
     pub(crate) rest: Option<Tapped>,
     pub(crate) asked: Asked,
+    /// HTTP/2 is spoken whatever the backend says of itself.
+    pub(crate) http2: bool,
     /// Doing it twice means the same as doing it once.
     pub(crate) idempotent: bool,
     /// When an answer is of no use any more.
@@ -69,6 +71,7 @@ impl Call {
                 preferred: None,
                 attempts: worker.settings.limits.retry_attempts,
                 fresh,
+                http2: self.http2,
             };
             let acquired = acquire(worker, &want, &mut tried).await?;
             let mut conversation = Conversation::new(acquired, self.request.clone());

@@ -98,6 +98,7 @@ impl Forward {
             // A rule that says how often to try means these tries too.
             attempts: if self.rule.retry.is_some() { 0 } else { worker.settings.limits.retry_attempts },
             fresh,
+            http2: false,
         };
         acquire(worker, &want, tried).await
     }
