@@ -89,6 +89,21 @@ impl Socket {
         }
     }
 
+    /// As [`Self::poll_read`], into room that need not be initialised.
+    pub(crate) fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Socket::Plain(wire) = self {
+            wire.metrics.socket_calls.reads.add(1);
+            return Pin::new(&mut wire.stream).poll_read(cx, into);
+        }
+        let count = ready!(self.poll_read(cx, into.initialize_unfilled()))?;
+        into.advance(count);
+        Poll::Ready(Ok(()))
+    }
+
     /// Writes what is taken now. `WouldBlock` when nothing is.
     pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {

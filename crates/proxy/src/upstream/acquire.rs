@@ -135,6 +135,7 @@ async fn stream(
             }
             Given::Dialing(dial) => dial,
         };
+        let _held = Held::new(worker, backend)?;
         let opened = match deadline {
             None => dial.wait().await,
             Some(deadline) => tokio::time::timeout_at(worker.clock.instant(deadline), dial.wait())

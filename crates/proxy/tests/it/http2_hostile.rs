@@ -87,6 +87,29 @@ fn requests_that_are_always_given_up_end_the_connection() {
     assert!((20..=23).contains(&origin.requests()), "{}", origin.requests());
 }
 
+/// The same where nobody looks at the requests for a while, because they wait for an endpoint.
+#[test]
+fn requests_that_are_given_up_while_they_wait_are_bounded() {
+    let origin = Origin::named("ok");
+    let limits = Limits { http2_streams: 5, endpoint_hold: PATIENCE, ..Limits::default() };
+    let world = World::with(&origin, with_limits(limits));
+    assert_eq!(world.apply(vec![endpoints("b0", &[])]).rejected, []);
+    let mut peer = hello_to(&world);
+    for stream in (1..10_000).step_by(2) {
+        peer.ask(stream);
+        peer.send(frame(PING, 0, 0, &[0; 8]));
+        // The request is with its task when a later PING has been answered.
+        let mut kinds = std::iter::from_fn(|| peer.frame()).map(|(kind, flags, ..)| (kind, flags));
+        if !kinds.any(|answer| answer == (PING, 1)) {
+            break;
+        }
+        peer.send(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    }
+    eventually("the end", || world.metric("weir_proxy_http2_floods_total") == 1);
+    let waited = world.metric("weir_proxy_held_total");
+    assert!((20..=22).contains(&waited), "{waited}");
+}
+
 /// CVE-2024-27316 and its like: a head without an end.
 #[test]
 fn a_continuation_flood_ends_the_connection() {

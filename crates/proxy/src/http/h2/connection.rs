@@ -76,6 +76,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 
+/// How many times as many requests as may be open at a time may be under way. Source: ours (a request that was reset may need a
+/// moment to end).
+const CROWD: usize = 4;
+
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 6.5.2).
 const LEAST_FRAME: u32 = 1 << 14;
 const MOST_FRAME: u32 = (1 << 24) - 1;
@@ -223,7 +227,9 @@ impl Served {
         let limits = &worker.settings.limits;
         let resets = self.streams.resets.get();
         let resetting = resets > limits.http2_premature_resets && resets > self.requests / 2;
-        if resetting || self.meter.debt() > limits.http2_control_frames {
+        // Requests that were reset while they waited, and have not noticed yet.
+        let crowded = self.streams.active.get() > limits.http2_streams.max(1).saturating_mul(CROWD);
+        if resetting || crowded || self.meter.debt() > limits.http2_control_frames {
             if matches!(self.end, End::Now(_)) {
                 return false;
             }

@@ -199,9 +199,10 @@ fn malformed() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// The fields of a head, or trailers, as they go into HTTP/2, and how long the head says that its body is.
-fn fields_of(text: &Bytes, from: usize) -> io::Result<(HeaderMap, Framing)> {
-    let (mut fields, mut framing, mut at) = (HeaderMap::new(), Framing::None, from);
+/// The fields of a head, or trailers, as they go into HTTP/2; how long the head says that its body is; and `Host`, which is no
+/// field there.
+fn fields_of(text: &Bytes, from: usize) -> io::Result<(HeaderMap, Framing, Option<HeaderValue>)> {
+    let (mut fields, mut framing, mut host, mut at) = (HeaderMap::new(), Framing::None, None, from);
     while let Some(length) = memchr::memmem::find(&text[at..], b"\r\n").filter(|length| *length > 0) {
         let line = text.slice(at..at + length);
         at += length + 2;
@@ -221,9 +222,31 @@ fn fields_of(text: &Bytes, from: usize) -> io::Result<(HeaderMap, Framing)> {
         }
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| malformed())?;
         let value = HeaderValue::from_maybe_shared(line.slice_ref(value)).map_err(|_| malformed())?;
-        fields.append(name, value);
+        if known == Known::Host {
+            host = Some(value);
+        } else {
+            fields.append(name, value);
+        }
     }
-    Ok((fields, framing))
+    Ok((fields, framing, host))
+}
+
+/// A target as a URI has it: some bytes that are taken in HTTP/1.1 have to be percent-encoded.
+fn path_and_query(target: Bytes) -> io::Result<PathAndQuery> {
+    PathAndQuery::from_maybe_shared(target.clone()).or_else(|_| {
+        let mut encoded = Vec::with_capacity(target.len() + 16);
+        for byte in &target {
+            match byte {
+                b'<' | b'>' | b'\\' | b'^' | b'`' | b'|' | b'"' | b'{' | b'}' | 0..=0x20 | 0x7f.. => {
+                    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                    let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+                    encoded.extend([b'%', DIGITS[high], DIGITS[low]]);
+                }
+                other => encoded.push(*other),
+            }
+        }
+        PathAndQuery::from_maybe_shared(Bytes::from(encoded)).map_err(|_| malformed())
+    })
 }
 
 /// A request for an endpoint from the text at the start of `bytes`: with the length of that text, and of its body.
@@ -237,13 +260,12 @@ pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>,
     else {
         return Err(malformed());
     };
-    let (mut fields, framing) = fields_of(&text, line_end + 2)?;
-    let host = fields.remove(http::header::HOST).ok_or_else(malformed)?;
+    let (fields, framing, host) = fields_of(&text, line_end + 2)?;
+    let host = host.ok_or_else(malformed)?;
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| malformed())?);
-    let target = PathAndQuery::from_maybe_shared(text.slice_ref(target)).map_err(|_| malformed())?;
-    uri.path_and_query = Some(target);
+    uri.path_and_query = Some(path_and_query(text.slice_ref(target))?);
     let mut request = Request::new(());
     *request.version_mut() = Version::HTTP_2;
     *request.method_mut() = Method::from_bytes(method).map_err(|_| malformed())?;
@@ -259,7 +281,7 @@ pub(super) fn response_of(bytes: &[u8], to_head: bool) -> io::Result<(Response<(
     let line_end = memchr::memchr(b'\r', &text).ok_or_else(malformed)?;
     let code = text.get(9..12).ok_or_else(malformed)?;
     let status = StatusCode::from_bytes(code).map_err(|_| malformed())?;
-    let (mut fields, announced) = fields_of(&text, line_end + 2)?;
+    let (mut fields, announced, _) = fields_of(&text, line_end + 2)?;
     let framing = match status.as_u16() {
         101 => Framing::Tunnel,
         100..=199 | 204 | 304 => Framing::None,
@@ -284,11 +306,63 @@ pub(super) fn response_of(bytes: &[u8], to_head: bool) -> io::Result<(Response<(
 
 /// Trailers from the lines that end a chunked body.
 pub(super) fn trailers_of(lines: &[u8], into: &mut HeaderMap) -> io::Result<()> {
-    let (fields, _) = fields_of(&Bytes::copy_from_slice(lines), 0)?;
+    let (fields, ..) = fields_of(&Bytes::copy_from_slice(lines), 0)?;
     for (name, value) in &fields {
         if !HOP_BY_HOP.contains(classify(name.as_str().as_bytes())) {
             into.append(name, value.clone());
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_by_its_type_and_nothing_else() {
+        for grpc in
+            ["application/grpc", "application/grpc+proto", "Application/GRPC;x=y", "application/grpc ; x"]
+        {
+            assert!(is_grpc(grpc.as_bytes()), "{grpc}");
+        }
+        for other in ["", "application/grp", "application/grpc-web", "application/grpcx", "text/plain"] {
+            assert!(!is_grpc(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_request_loses_what_belongs_to_its_connection() {
+        let text = b"POST /a?b HTTP/1.1\r\nHost: h:1\r\nX-Y:  z \r\nConnection: TE\r\nTE: trailers\r\nKeep-Alive: 1\r\n\
+            Transfer-Encoding: chunked\r\n\r\nrest";
+        let (request, framing, length) = request_of(text, true).unwrap();
+        assert_eq!((framing, length), (Framing::Chunked, text.len() - 4));
+        assert_eq!(request.uri().to_string(), "https://h:1/a?b");
+        let fields: Vec<_> =
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("x-y", &b"z"[..]), ("te", b"trailers")]);
+    }
+
+    #[test]
+    fn a_target_that_is_no_uri_is_encoded() {
+        let target =
+            |text: &'static str| path_and_query(Bytes::from_static(text.as_bytes())).unwrap().to_string();
+        assert_eq!(target("/a%20b?c=d"), "/a%20b?c=d");
+        assert_eq!(target("/a<b>?`c^"), "/a%3Cb%3E?%60c%5E");
+    }
+
+    #[test]
+    fn a_response_has_a_body_only_where_one_may_be() {
+        let framing = |status: u16, to_head, lines: &str| {
+            response_of(format!("HTTP/1.1 {status} \r\n{lines}\r\n").as_bytes(), to_head).unwrap().1
+        };
+        assert_eq!(framing(200, false, "Content-Length: 5\r\n"), Framing::Length(5));
+        assert_eq!(framing(200, true, "Content-Length: 5\r\n"), Framing::None);
+        assert_eq!(framing(304, false, "Content-Length: 5\r\n"), Framing::None);
+        assert_eq!(framing(103, false, "Link: x\r\n"), Framing::None);
+        assert_eq!(framing(101, false, "Upgrade: x\r\n"), Framing::Tunnel);
+        assert!(response_of(b"HTTP/1.1 2 \r\n\r\n", false).is_err());
+        assert!(response_of(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", false).is_err());
+        assert!(response_of(b"HTTP/1.1 200 OK\r\n", false).is_err());
+    }
 }

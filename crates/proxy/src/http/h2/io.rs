@@ -36,12 +36,11 @@ impl AsyncRead for Io {
             this.input.release(&this.worker.buffers);
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         ready!(this.socket.poll_readable(cx))?;
-        let count = ready!(this.socket.poll_read(cx, buffer.initialize_unfilled()))?;
-        buffer.advance(count);
+        ready!(this.socket.poll_read_into(cx, buffer))?;
         let now = this.worker.clock.tick();
-        let filled = buffer.filled();
-        this.meter.received(&filled[filled.len() - count..], now);
+        this.meter.received(&buffer.filled()[before..], now);
         Poll::Ready(Ok(()))
     }
 }
