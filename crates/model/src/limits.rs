@@ -165,12 +165,15 @@ limits! {
     retry_backoff: Duration = 25, Milliseconds,
         "Envoy's base interval of 25 ms; HTTPRouteRetry.backoff takes its place",
         "Least wait before a request is tried again because its rule says so.";
-    mirrors_at_once: usize = 256, Count,
-        "ours: with the next one a bound on memory, 128 MiB a worker",
+    mirrors_at_once: usize = 1_024, Count,
+        "as waiting_requests_per_backend",
         "Mirrored requests of one worker under way. More are not copied.";
-    mirror_body_bytes: usize = 512 * 1024, Bytes,
-        "ours: two large reads; a mirror that keeps up needs less",
+    mirror_body_bytes: usize = 4 * 1024 * 1024, Bytes,
+        "ours: what a fast client sends while a connection to the mirror is opened",
         "Bytes of one request body that wait for a mirror. One that is further behind is given up.";
+    mirror_bytes: usize = 64 * 1024 * 1024, Bytes,
+        "ours: as the buffers that a worker keeps",
+        "Bytes of all request bodies of one worker that wait for mirrors. A mirror that would need more is given up.";
     mirror_timeout: Duration = 60_000, Milliseconds,
         "as upstream_response_timeout",
         "For one mirrored request, from its head to the end of the answer that nobody reads.";
