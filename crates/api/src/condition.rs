@@ -64,6 +64,8 @@ pub mod types {
     pub const CONFLICTED: &str = "Conflicted";
     pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
     pub const SUPPORTED_VERSION: &str = "SupportedVersion";
+    pub const OVERLAPPING_TLS_CONFIG: &str = "OverlappingTLSConfig";
+    pub const INSECURE_FRONTEND_VALIDATION_MODE: &str = "InsecureFrontendValidationMode";
 }
 
 /// Condition reasons.
@@ -94,4 +96,15 @@ pub mod reasons {
     pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
     pub const INVALID_KIND: &str = "InvalidKind";
     pub const BACKEND_NOT_FOUND: &str = "BackendNotFound";
+    pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    pub const INVALID_CLIENT_CERTIFICATE_REF: &str = "InvalidClientCertificateRef";
+    pub const INVALID_CA_CERTIFICATE_REF: &str = "InvalidCACertificateRef";
+    pub const INVALID_CA_CERTIFICATE_KIND: &str = "InvalidCACertificateKind";
+    pub const NO_VALID_CA_CERTIFICATE: &str = "NoValidCACertificate";
+    pub const CONFIGURATION_CHANGED: &str = "ConfigurationChanged";
+    pub const OVERLAPPING_HOSTNAMES: &str = "OverlappingHostnames";
+    pub const OVERLAPPING_CERTIFICATES: &str = "OverlappingCertificates";
+    pub const NOT_ALLOWED: &str = "NotAllowed";
+    pub const CONFLICTED: &str = "Conflicted";
+    pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
 }

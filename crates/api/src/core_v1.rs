@@ -1,4 +1,4 @@
-//! The built-in kinds that routing reads: Service, EndpointSlice, Namespace.
+//! The built-in kinds that routing reads: Service, EndpointSlice, Namespace, Secret, ConfigMap.
 
 use std::collections::BTreeMap;
 
@@ -122,4 +122,62 @@ pub struct EndpointPort {
 #[serde(rename_all = "camelCase", default)]
 pub struct Namespace {
     pub metadata: ObjectMeta,
+}
+
+/// The type of a Secret with a certificate and its key.
+pub const TLS_SECRET_TYPE: &str = "kubernetes.io/tls";
+/// The key of a TLS Secret's certificate chain.
+pub const TLS_CERTIFICATE_KEY: &str = "tls.crt";
+/// The key of a TLS Secret's private key.
+pub const TLS_PRIVATE_KEY_KEY: &str = "tls.key";
+/// The key of a ConfigMap's (or Secret's) certificate authorities.
+pub const CA_CERTIFICATES_KEY: &str = "ca.crt";
+
+/// Of a Secret, what TLS needs; everything else in it is dropped when it is read. `Debug` shows no data.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Secret {
+    pub metadata: ObjectMeta,
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub type_: String,
+    #[serde(deserialize_with = "nullable")]
+    pub data: SecretData,
+}
+
+/// Values as the API has them, in base64.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SecretData {
+    #[serde(rename = "tls.crt")]
+    pub certificate: Option<String>,
+    #[serde(rename = "tls.key")]
+    pub private_key: Option<String>,
+    #[serde(rename = "ca.crt")]
+    pub authorities: Option<String>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secret")
+            .field("metadata", &self.metadata)
+            .field("type", &self.type_)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Of a ConfigMap, its certificate authorities; everything else in it is dropped when it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigMap {
+    pub metadata: ObjectMeta,
+    #[serde(deserialize_with = "nullable")]
+    pub data: ConfigMapData,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ConfigMapData {
+    /// PEM.
+    #[serde(rename = "ca.crt")]
+    pub authorities: Option<String>,
 }

@@ -76,9 +76,95 @@ pub struct GatewaySpec {
     #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<GatewayAddress>,
     pub infrastructure: Option<Infrastructure>,
-    pub tls: Option<serde_json::Value>,
-    pub allowed_listeners: Option<serde_json::Value>,
+    pub tls: Option<GatewayTls>,
+    #[serde(deserialize_with = "nullable")]
+    pub allowed_listeners: AllowedListeners,
     pub default_scope: Option<String>,
+}
+
+/// What a Gateway has to do with TLS beside its listeners' certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTls {
+    pub backend: Option<GatewayBackendTls>,
+    pub frontend: Option<FrontendTls>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayBackendTls {
+    /// The certificate that the Gateway shows to backends.
+    pub client_certificate_ref: Option<SecretReference>,
+}
+
+/// Client certificates of the Gateway's HTTPS listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTls {
+    #[serde(deserialize_with = "nullable")]
+    pub default: FrontendTlsConfig,
+    #[serde(deserialize_with = "nullable")]
+    pub per_port: Vec<FrontendTlsPort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTlsPort {
+    #[serde(deserialize_with = "nullable")]
+    pub port: i32,
+    #[serde(deserialize_with = "nullable")]
+    pub tls: FrontendTlsConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTlsConfig {
+    pub validation: Option<FrontendValidation>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendValidation {
+    #[serde(deserialize_with = "nullable")]
+    pub ca_certificate_refs: Vec<ObjectReference>,
+    #[serde(deserialize_with = "nullable")]
+    pub mode: FrontendValidationMode,
+}
+
+open_enum! {
+    FrontendValidationMode default AllowValidOnly {
+        AllowValidOnly = "AllowValidOnly",
+        AllowInsecureFallback = "AllowInsecureFallback",
+    }
+}
+
+/// A reference that names its kind; of another namespace only with a grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectReference {
+    #[serde(deserialize_with = "nullable")]
+    pub group: String,
+    #[serde(deserialize_with = "nullable")]
+    pub kind: String,
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    pub namespace: Option<String>,
+}
+
+/// Which namespaces' ListenerSets a Gateway takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedListeners {
+    #[serde(deserialize_with = "nullable")]
+    pub namespaces: ListenerNamespaces,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerNamespaces {
+    /// Absent: none, unlike for routes.
+    pub from: Option<FromNamespaces>,
+    pub selector: Option<LabelSelector>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -130,7 +216,7 @@ open_enum! {
 pub struct SecretReference {
     #[serde(default, deserialize_with = "nullable")]
     pub group: String,
-    #[serde(default = "secret_kind")]
+    #[serde(default = "secret_kind", deserialize_with = "secret_kind_or_default")]
     pub kind: String,
     #[serde(default, deserialize_with = "nullable")]
     pub name: String,
@@ -140,6 +226,10 @@ pub struct SecretReference {
 
 fn secret_kind() -> String {
     "Secret".to_owned()
+}
+
+fn secret_kind_or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(secret_kind))
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -215,6 +305,10 @@ pub struct GatewayStatus {
     pub conditions: Vec<Condition>,
     /// One entry for each listener of the spec, in its order.
     pub listeners: Vec<ListenerStatus>,
+    /// ListenerSets that are taken and have at least one listener that is accepted. `None`: not written, because the
+    /// Gateway has none and older CRDs do not know the field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_listener_sets: Option<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -8,7 +8,7 @@ use crate::meta::ObjectMeta;
 use crate::open::{nullable, open_enum};
 
 /// The CRD's default weight of a backendRef.
-const WEIGHT_DEFAULT: i32 = 1;
+pub(crate) const WEIGHT_DEFAULT: i32 = 1;
 /// The CRD's default status code of a redirect.
 const REDIRECT_STATUS_DEFAULT: i32 = 302;
 /// The CRD's default denominator of a mirror's fraction.
@@ -72,6 +72,19 @@ pub struct ParentReference {
     pub port: Option<i32>,
 }
 
+impl Default for ParentReference {
+    fn default() -> ParentReference {
+        ParentReference {
+            group: parent_group(),
+            kind: parent_kind(),
+            namespace: None,
+            name: String::new(),
+            section_name: None,
+            port: None,
+        }
+    }
+}
+
 fn parent_group() -> String {
     GROUP.to_owned()
 }
@@ -101,7 +114,7 @@ pub struct HttpRouteRule {
     pub backend_refs: Vec<HttpBackendRef>,
     pub timeouts: Option<HttpRouteTimeouts>,
     pub retry: Option<HttpRouteRetry>,
-    pub session_persistence: Option<serde_json::Value>,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -182,6 +195,42 @@ pub struct HttpRouteRetry {
     pub backoff: Option<String>,
 }
 
+/// Requests of one client go to one endpoint (GEP-1619).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    pub session_name: Option<String>,
+    /// A GEP-2257 duration.
+    pub absolute_timeout: Option<String>,
+    /// A GEP-2257 duration. Not in v1.6 any more; older CRDs have it.
+    pub idle_timeout: Option<String>,
+    #[serde(rename = "type", deserialize_with = "nullable")]
+    pub type_: SessionPersistenceType,
+    #[serde(deserialize_with = "nullable")]
+    pub cookie_config: CookieConfig,
+}
+
+open_enum! {
+    SessionPersistenceType default Cookie {
+        Cookie = "Cookie",
+        Header = "Header",
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    #[serde(deserialize_with = "nullable")]
+    pub lifetime_type: CookieLifetime,
+}
+
+open_enum! {
+    CookieLifetime default Session {
+        Session = "Session",
+        Permanent = "Permanent",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpBackendRef {
@@ -199,7 +248,7 @@ impl Default for HttpBackendRef {
     }
 }
 
-fn weight_or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+pub(crate) fn weight_or_default<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(WEIGHT_DEFAULT))
 }
 

@@ -271,7 +271,7 @@ impl Reconciler {
         for rejected in &report.rejected {
             self.report_rejected(&rejected.key, &rejected.reason);
         }
-        for key in judged_anew.iter().filter_map(|resource| words::route_of(resource)) {
+        for key in judged_anew.iter().filter_map(|resource| ObjectKey::of_route_resource(resource)) {
             if let Some(status) = self.translator.status(&key).cloned() {
                 self.offer(key, status);
             }
@@ -328,7 +328,7 @@ impl Reconciler {
 
     fn report_rejected(&self, resource: &str, reason: &str) {
         tracing::warn!(resource, error = reason, "the data plane rejected a resource");
-        if let Some(key) = words::route_of(resource) {
+        if let Some(key) = ObjectKey::of_route_resource(resource) {
             let said = words::Said {
                 severity: Severity::Warning,
                 reason: "Rejected".to_owned(),

@@ -8,6 +8,8 @@ use weir_api::gateway::{
 use weir_api::kong::{
     GatewayConfigurationStatus, KIC_CONTROLLER, OPERATOR_CONTROLLER, UNMANAGED_ANNOTATION, WEIR_CONTROLLER,
 };
+use weir_api::listener_set::ListenerSetStatus;
+use weir_api::policy::PolicyAncestorStatus;
 use weir_api::route::RouteParentStatus;
 use weir_model::resource::Update;
 
@@ -51,9 +53,12 @@ impl Output {
 pub enum Status {
     GatewayClass(GatewayClassStatus),
     Gateway(GatewayStatus),
-    /// Entries of our controllers only: every entry of any of our controller names is to be replaced by these, and every
-    /// other entry kept.
-    HttpRoute(Vec<RouteParentStatus>),
+    ListenerSet(ListenerSetStatus),
+    /// Of a route of any kind. Entries of our controllers only: every entry of any of our controller names is to be
+    /// replaced by these, and every other entry kept.
+    Route(Vec<RouteParentStatus>),
+    /// Of a policy. Entries of our controllers only, as for a route.
+    Policy(Vec<PolicyAncestorStatus>),
     GatewayConfiguration(GatewayConfigurationStatus),
 }
 

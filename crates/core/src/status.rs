@@ -1,29 +1,37 @@
-//! The status of a Gateway: its plan, seen against what the data plane and its routes say.
+//! The status of a Gateway and of its ListenerSets: the plan, seen against what the data plane and the routes say.
 //!
-//! Owns the rules by which listeners sum up to a Gateway. Invariants: every condition carries the plan's generation;
-//! Programmed is true only where a bind was reported; all conditions of the Gateway and its listeners are there.
+//! Owns the rules by which listeners sum up to a Gateway or a set. Invariants: every condition carries the generation of
+//! its object; Programmed is true only where a bind was reported; all conditions of the object and its listeners are
+//! there.
 
 use std::collections::BTreeMap;
 
 use imbl::OrdMap;
 use weir_api::condition::{Condition, ConditionStatus, reasons, types};
 use weir_api::gateway::{GatewayStatus, ListenerStatus};
+use weir_api::listener_set::ListenerSetStatus;
 use weir_model::resource::BindReport;
 
-use crate::objects::{AddressProblem, ObjectKey};
+use crate::objects::{AddressProblem, ObjectKey, Place};
 use crate::translate::finding::{Finding, list};
 use crate::translate::gateway::GatewayPlan;
-use crate::translate::listener::ListenerPlan;
+use crate::translate::listener::{ListenerPlan, is_udp};
+use crate::translate::listener_set::SetPlan;
 
 /// Other Gateways that a message names.
 const NEIGHBOURS_MAX: usize = 2;
+/// Fields that a message names.
+const NAMED_MAX: usize = 4;
 
-/// What a Gateway's status depends on beside its plan.
+/// The reason of a ListenerSet whose Gateway is not accepted.
+const PARENT_NOT_ACCEPTED: &str = "ParentNotAccepted";
+
+/// What the statuses of a Gateway and its sets depend on beside the plan.
 pub(crate) struct Surroundings<'a> {
-    /// Routes attached to each listener; a listener without routes may be left out.
-    pub(crate) attached: Option<&'a BTreeMap<String, i32>>,
-    pub(crate) binds: &'a OrdMap<(String, u32), BindReport>,
-    /// For each listener that others are equal to: those others, `namespace/name`, sorted.
+    /// Routes attached to each listener of a Gateway or set; a listener without routes may be left out.
+    pub(crate) attached: &'a dyn Fn(&ObjectKey) -> Option<&'a BTreeMap<String, i32>>,
+    pub(crate) binds: &'a OrdMap<Place, BindReport>,
+    /// For each listener, by key, that others are equal to: those others, `namespace/name`, sorted.
     pub(crate) neighbours: BTreeMap<String, Vec<String>>,
 }
 
@@ -38,32 +46,135 @@ enum Reach {
     Bound(String),
 }
 
-pub(crate) fn gateway_status(plan: &GatewayPlan, around: &Surroundings<'_>) -> (GatewayStatus, Vec<Finding>) {
+/// Of a Gateway that is called `key`.
+pub(crate) fn gateway_status(
+    key: &ObjectKey,
+    plan: &GatewayPlan,
+    around: &Surroundings<'_>,
+) -> (GatewayStatus, Vec<Finding>) {
     let mut findings = Vec::new();
-    let mut judged = Vec::with_capacity(plan.listeners.len());
-    for listener in &plan.listeners {
-        let reach = reach(plan, listener, around, &mut findings);
-        judged.push((listener, reach));
-    }
+    let judged = judged(plan, &plan.listeners, around, &mut findings);
     if let (None, Some(problem)) = (&plan.rejection, &plan.addresses.problem) {
         let (reason, message) = address_problem(problem);
         findings.push(Finding::error("spec.addresses", reason, message));
     }
-    let conditions = vec![accepted(plan, &judged), programmed(plan, &judged), resolved_refs(plan)];
-    let listeners = judged
+    let mut conditions = vec![accepted(plan, &judged), programmed(plan, &judged), resolved_refs(plan)];
+    conditions.extend(insecure(plan));
+    let attached_listener_sets = (!plan.sets.is_empty()).then(|| {
+        let attached = plan.sets.iter().filter(|set| is_attached(plan, set, around)).count();
+        i32::try_from(attached).unwrap_or(i32::MAX)
+    });
+    let status = GatewayStatus {
+        addresses: plan.addresses.published.clone(),
+        conditions,
+        listeners: listener_statuses(key, &judged, plan.generation, around),
+        attached_listener_sets,
+    };
+    (status, findings)
+}
+
+/// Of a ListenerSet that belongs to the Gateway of `plan`.
+pub(crate) fn set_status(
+    plan: &GatewayPlan,
+    set: &SetPlan,
+    around: &Surroundings<'_>,
+) -> (ListenerSetStatus, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let condition =
+        |type_, holds, reason, message: &str| Condition::new(type_, holds, reason, message, set.generation);
+    if let Some(why) = &set.refused {
+        let conditions = vec![
+            condition(types::ACCEPTED, false, reasons::NOT_ALLOWED, why),
+            condition(types::PROGRAMMED, false, reasons::NOT_ALLOWED, why),
+        ];
+        return (ListenerSetStatus { conditions, listeners: Vec::new() }, findings);
+    }
+    let judged = judged(plan, &set.listeners, around, &mut findings);
+    let listeners = listener_statuses(&set.key, &judged, set.generation, around);
+    let conditions = if let Some((_, why)) = &plan.rejection {
+        let message = format!("The Gateway is not accepted: {why}");
+        vec![
+            condition(types::ACCEPTED, false, PARENT_NOT_ACCEPTED, &message),
+            condition(types::PROGRAMMED, false, PARENT_NOT_ACCEPTED, &message),
+        ]
+    } else {
+        set_conditions(set, &judged)
+    };
+    (ListenerSetStatus { conditions, listeners }, findings)
+}
+
+fn set_conditions(set: &SetPlan, judged: &[(&ListenerPlan, Reach)]) -> Vec<Condition> {
+    let condition =
+        |type_, holds, reason, message: String| Condition::new(type_, holds, reason, message, set.generation);
+    let invalid: Vec<String> = judged
+        .iter()
+        .filter(|(_, reach)| matches!(reach, Reach::Invalid(_) | Reach::Unavailable(_)))
+        .map(|(listener, _)| listener.name.clone())
+        .collect();
+    if invalid.len() == judged.len() {
+        let message = if judged.is_empty() {
+            "The ListenerSet has no listener.".to_owned()
+        } else {
+            format!("No listener is valid: {}.", list(&invalid, invalid.len()))
+        };
+        return vec![
+            condition(types::ACCEPTED, false, reasons::LISTENERS_NOT_VALID, message.clone()),
+            condition(types::PROGRAMMED, false, reasons::LISTENERS_NOT_VALID, message),
+        ];
+    }
+    let accepted = if invalid.is_empty() {
+        condition(types::ACCEPTED, true, reasons::ACCEPTED, "The ListenerSet is valid.".to_owned())
+    } else {
+        let message = format!("Not valid: {}.", list(&invalid, invalid.len()));
+        condition(types::ACCEPTED, true, reasons::LISTENERS_NOT_VALID, message)
+    };
+    let pending = judged.iter().find_map(|(_, reach)| match reach {
+        Reach::Pending(message) => Some(message.clone()),
+        _ => None,
+    });
+    let programmed = match pending {
+        Some(message) => condition(types::PROGRAMMED, false, reasons::PENDING, message),
+        None => {
+            let message = "The data plane runs this configuration.".to_owned();
+            condition(types::PROGRAMMED, true, reasons::PROGRAMMED, message)
+        }
+    };
+    vec![accepted, programmed]
+}
+
+/// Whether the Gateway counts the set: it takes it, and a listener of it can be served.
+fn is_attached(plan: &GatewayPlan, set: &SetPlan, around: &Surroundings<'_>) -> bool {
+    plan.rejection.is_none()
+        && judged(plan, &set.listeners, around, &mut Vec::new())
+            .iter()
+            .any(|(_, reach)| matches!(reach, Reach::Pending(_) | Reach::Bound(_)))
+}
+
+fn judged<'a>(
+    plan: &GatewayPlan,
+    listeners: &'a [ListenerPlan],
+    around: &Surroundings<'_>,
+    findings: &mut Vec<Finding>,
+) -> Vec<(&'a ListenerPlan, Reach)> {
+    listeners.iter().map(|listener| (listener, reach(plan, listener, around, findings))).collect()
+}
+
+fn listener_statuses(
+    owner: &ObjectKey,
+    judged: &[(&ListenerPlan, Reach)],
+    generation: i64,
+    around: &Surroundings<'_>,
+) -> Vec<ListenerStatus> {
+    let attached = (around.attached)(owner);
+    judged
         .iter()
         .map(|(listener, reach)| ListenerStatus {
             name: listener.name.clone(),
             supported_kinds: listener.kinds.clone(),
-            attached_routes: around
-                .attached
-                .and_then(|counts| counts.get(&listener.name))
-                .copied()
-                .unwrap_or(0),
-            conditions: listener_conditions(listener, reach, plan.generation),
+            attached_routes: attached.and_then(|counts| counts.get(&listener.name)).copied().unwrap_or(0),
+            conditions: listener_conditions(listener, reach, generation),
         })
-        .collect();
-    (GatewayStatus { addresses: plan.addresses.published.clone(), conditions, listeners }, findings)
+        .collect()
 }
 
 fn reach(
@@ -81,14 +192,20 @@ fn reach(
     if !listener.is_served() {
         return Reach::Invalid("The listener allows no kind of route that it could serve.".to_owned());
     }
+    if listener.has_nothing_to_show() {
+        let why = listener.unresolved.as_ref().map_or("", |(_, message)| message);
+        return Reach::Invalid(format!("The listener has no certificate to show: {why}"));
+    }
     if plan.addresses.bind.is_empty() {
         return Reach::Pending("Waiting for an address.".to_owned());
     }
     let port = u32::try_from(listener.port).unwrap_or_default();
     let field = format!("spec.listeners[{}].port", listener.index);
+    let udp = is_udp(&listener.protocol);
+    let socket = |address: &str, port: u32| socket(address, port, udp);
     let mut texts = Vec::new();
     for address in &plan.addresses.bind {
-        let Some(report) = around.binds.get(&(address.clone(), port)) else {
+        let Some(report) = around.binds.get(&(address.clone(), port, udp)) else {
             return Reach::Pending(format!(
                 "Waiting for the data plane to listen on {}.",
                 socket(address, port)
@@ -108,7 +225,7 @@ fn reach(
             ));
         }
     }
-    if let Some(others) = around.neighbours.get(&listener.name) {
+    if let Some(others) = around.neighbours.get(&listener.key) {
         let text = format!(
             "Shared with {}: unmanaged Gateways have one data plane, and equal listeners serve the routes of all.",
             neighbourhood(others)
@@ -128,8 +245,13 @@ fn neighbourhood(others: &[String]) -> String {
 }
 
 /// `address:port`, with brackets where they are needed.
-fn socket(address: &str, port: u32) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+fn socket(address: &str, port: u32, udp: bool) -> String {
+    let protocol = if udp { " (UDP)" } else { "" };
+    if address.contains(':') {
+        format!("[{address}]:{port}{protocol}")
+    } else {
+        format!("{address}:{port}{protocol}")
+    }
 }
 
 fn listener_conditions(listener: &ListenerPlan, reach: &Reach, generation: i64) -> Vec<Condition> {
@@ -171,7 +293,11 @@ fn listener_conditions(listener: &ListenerPlan, reach: &Reach, generation: i64) 
         },
         None => condition(types::RESOLVED_REFS, true, reasons::RESOLVED_REFS, "All references are resolved."),
     };
-    vec![accepted, programmed, resolved, conflicted]
+    let mut conditions = vec![accepted, programmed, resolved, conflicted];
+    if let Some(overlap) = &listener.overlap {
+        conditions.push(condition(types::OVERLAPPING_TLS_CONFIG, true, overlap.reason, &overlap.message));
+    }
+    conditions
 }
 
 fn accepted(plan: &GatewayPlan, judged: &[(&ListenerPlan, Reach)]) -> Condition {
@@ -251,7 +377,19 @@ fn address_problem(problem: &AddressProblem) -> (&'static str, &str) {
     }
 }
 
+/// Said only while it holds.
+fn insecure(plan: &GatewayPlan) -> Option<Condition> {
+    let type_ = types::INSECURE_FRONTEND_VALIDATION_MODE;
+    let message =
+        format!("Clients without a valid certificate are let through: {}.", list(&plan.insecure, NAMED_MAX));
+    (!plan.insecure.is_empty())
+        .then(|| Condition::new(type_, true, reasons::CONFIGURATION_CHANGED, message, plan.generation))
+}
+
 fn resolved_refs(plan: &GatewayPlan) -> Condition {
+    if let Some((reason, message)) = &plan.client_problem {
+        return Condition::new(types::RESOLVED_REFS, false, reason, message.clone(), plan.generation);
+    }
     let unresolved: Vec<String> = plan
         .listeners
         .iter()

@@ -135,8 +135,6 @@ pub(crate) struct Worker {
     pub(crate) held: RefCell<BTreeMap<Arc<str>, usize>>,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
-    /// Bytes of bodies that wait for them.
-    pub(crate) mirror_bytes: Rc<Cell<usize>>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
     snapshot: RefCell<Snapshot>,
@@ -213,7 +211,6 @@ impl Worker {
             endpoints_changed: Notify::new(),
             held: RefCell::default(),
             mirrors: Cell::new(0),
-            mirror_bytes: Rc::default(),
             paths: RefCell::default(),
             snapshot: RefCell::new(snapshot),
             random: Cell::new(seed),

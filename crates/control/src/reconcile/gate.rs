@@ -30,7 +30,7 @@ pub(crate) struct Gate {
     applied: u64,
     outstanding: VecDeque<Outstanding>,
     held: BTreeMap<ObjectKey, Held>,
-    /// Gateways whose last status claims that they are programmed.
+    /// Gateways and ListenerSets whose last status claims that they are programmed.
     programmed: BTreeMap<ObjectKey, bool>,
     /// Resources that the data plane could not compile, by key, with the reason.
     rejected: BTreeMap<String, String>,
@@ -67,14 +67,19 @@ impl Gate {
         status: Status,
         now: Instant,
     ) -> Option<(ObjectKey, Status)> {
-        if let Status::Gateway(status) = &status {
-            let programmed = status.conditions.iter().any(|c| c.type_ == types::PROGRAMMED && c.is_true());
+        let conditions = match &status {
+            Status::Gateway(status) => Some(&status.conditions),
+            Status::ListenerSet(status) => Some(&status.conditions),
+            _ => None,
+        };
+        if let Some(conditions) = conditions {
+            let programmed = conditions.iter().any(|c| c.type_ == types::PROGRAMMED && c.is_true());
             self.programmed.insert(key.clone(), programmed);
         }
         let waits = match &status {
             Status::GatewayClass(_) | Status::GatewayConfiguration(_) => false,
-            Status::Gateway(_) => self.applied < self.sent,
-            Status::HttpRoute(parents) => {
+            Status::Gateway(_) | Status::ListenerSet(_) | Status::Policy(_) => self.applied < self.sent,
+            Status::Route(parents) => {
                 self.applied < self.sent
                     && (!self.is_silent(now) || parents.iter().any(|entry| self.is_programmed(&key, entry)))
             }
@@ -84,7 +89,8 @@ impl Gate {
             let status = self.judged(&key, status);
             return Some((key, status));
         }
-        let longest = if key.kind == Kind::Gateway { GATEWAY_WAIT } else { ROUTE_WAIT };
+        let is_gateway = matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
+        let longest = if is_gateway { GATEWAY_WAIT } else { ROUTE_WAIT };
         let deadline = before.and_then(|before| before.deadline).unwrap_or(now + longest);
         self.held.insert(key, Held { status, sequence: self.sent, deadline: Some(deadline) });
         None
@@ -132,23 +138,26 @@ impl Gate {
     fn release_one(&mut self, key: ObjectKey) -> Option<(ObjectKey, Status)> {
         let held = self.held.remove(&key)?;
         let status = self.judged(&key, held.status);
-        match status {
-            Status::Gateway(whole) if held.sequence > self.applied => {
-                let mut part = whole.clone();
-                part.conditions.iter_mut().for_each(not_yet);
-                part.listeners.iter_mut().flat_map(|listener| &mut listener.conditions).for_each(not_yet);
-                let rest = Held { status: Status::Gateway(whole), sequence: held.sequence, deadline: None };
-                self.held.insert(key.clone(), rest);
-                Some((key, Status::Gateway(part)))
-            }
-            status => Some((key, status)),
+        let mut part = status.clone();
+        let (conditions, listeners) = match &mut part {
+            Status::Gateway(part) => (&mut part.conditions, &mut part.listeners),
+            Status::ListenerSet(part) => (&mut part.conditions, &mut part.listeners),
+            _ => return Some((key, status)),
+        };
+        if held.sequence <= self.applied {
+            return Some((key, status));
         }
+        conditions.iter_mut().for_each(not_yet);
+        listeners.iter_mut().flat_map(|listener| &mut listener.conditions).for_each(not_yet);
+        self.held.insert(key.clone(), Held { status, sequence: held.sequence, deadline: None });
+        Some((key, part))
     }
 
     /// A route that the data plane could not compile is not accepted, whatever translation thought of it.
     fn judged(&self, key: &ObjectKey, status: Status) -> Status {
-        let Status::HttpRoute(mut parents) = status else { return status };
-        if let Some(reason) = self.rejected.get(&format!("httproute/{}/{}", key.namespace, key.name)) {
+        let Status::Route(mut parents) = status else { return status };
+        let resource = key.route_resource();
+        if let Some(reason) = resource.and_then(|resource| self.rejected.get(&resource)) {
             for condition in parents.iter_mut().flat_map(|parent| &mut parent.conditions) {
                 if condition.type_ == types::ACCEPTED && condition.is_true() {
                     condition.status = ConditionStatus::False;
@@ -157,7 +166,7 @@ impl Gate {
                 }
             }
         }
-        Status::HttpRoute(parents)
+        Status::Route(parents)
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -180,8 +189,11 @@ impl Gate {
     fn is_programmed(&self, route: &ObjectKey, entry: &weir_api::route::RouteParentStatus) -> bool {
         let parent = &entry.parent_ref;
         let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
-        let gateway = ObjectKey::new(Kind::Gateway, namespace, parent.name.as_str());
-        parent.kind == "Gateway" && self.programmed.get(&gateway).copied().unwrap_or_default()
+        [Kind::Gateway, Kind::ListenerSet]
+            .into_iter()
+            .filter(|kind| kind.as_str() == parent.kind)
+            .map(|kind| ObjectKey::new(kind, namespace, parent.name.as_str()))
+            .any(|parent| self.programmed.get(&parent).copied().unwrap_or_default())
     }
 }
 
@@ -224,7 +236,7 @@ mod tests {
 
     fn route_status() -> Status {
         let parent_ref: ParentReference = serde_json::from_value(serde_json::json!({"name": "g"})).unwrap();
-        Status::HttpRoute(vec![RouteParentStatus {
+        Status::Route(vec![RouteParentStatus {
             parent_ref,
             controller_name: "weir.dev/gateway-controller".to_owned(),
             conditions: vec![Condition::new(types::ACCEPTED, true, "Accepted", "", 1)],
@@ -234,7 +246,7 @@ mod tests {
     fn status_of(status: &Status, type_: &str) -> ConditionStatus {
         let conditions = match status {
             Status::Gateway(status) => &status.conditions,
-            Status::HttpRoute(parents) => &parents[0].conditions,
+            Status::Route(parents) => &parents[0].conditions,
             _ => panic!("no such status here"),
         };
         conditions.iter().find(|condition| condition.type_ == type_).unwrap().status.clone()

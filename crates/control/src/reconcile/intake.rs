@@ -98,9 +98,7 @@ impl Reconciler {
             return;
         }
         match kind {
-            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::GatewayConfiguration => {
-                self.tools.statuses.observe(&key, &raw);
-            }
+            kind if kind.has_status() => self.tools.statuses.observe(&key, &raw),
             Kind::Service | Kind::Namespace => self.provisioning.observe(&key, &raw),
             _ => {}
         }
@@ -192,7 +190,16 @@ fn same(before: &Object, after: &Object) -> bool {
         && match (before, after) {
             (Object::GatewayClass(a), Object::GatewayClass(b)) => a.spec == b.spec,
             (Object::Gateway(a), Object::Gateway(b)) => a.spec == b.spec,
+            (Object::ListenerSet(a), Object::ListenerSet(b)) => a.spec == b.spec,
             (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
+            (Object::GrpcRoute(a), Object::GrpcRoute(b)) => a.spec == b.spec,
+            (Object::TlsRoute(a), Object::TlsRoute(b))
+            | (Object::TcpRoute(a), Object::TcpRoute(b))
+            | (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
+            (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
+            (Object::BackendTrafficPolicy(a), Object::BackendTrafficPolicy(b)) => a.spec == b.spec,
+            (Object::Secret(a), Object::Secret(b)) => a.type_ == b.type_ && a.data == b.data,
+            (Object::ConfigMap(a), Object::ConfigMap(b)) => a.data == b.data,
             (Object::ReferenceGrant(a), Object::ReferenceGrant(b)) => a.spec == b.spec,
             (Object::Service(a), Object::Service(b)) => a.spec == b.spec,
             (Object::EndpointSlice(a), Object::EndpointSlice(b)) => {

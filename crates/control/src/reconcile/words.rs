@@ -31,9 +31,11 @@ pub(super) fn desired(status: Status, lost: &BTreeSet<Kind>, generation: i64) ->
             status.conditions.extend(kinds_lost(lost, generation));
             own(&status, &["supportedFeatures"])
         }
-        Status::Gateway(status) => own(&status, &["addresses"]),
+        Status::Gateway(status) => own(&status, &["addresses", "attachedListenerSets"]),
+        Status::ListenerSet(status) => own(&status, &[]),
         Status::GatewayConfiguration(status) => own(&status, &[]),
-        Status::HttpRoute(parents) => Desired::Parents(parents.iter().map(value).collect()),
+        Status::Route(parents) => Desired::Parents(parents.iter().map(value).collect()),
+        Status::Policy(ancestors) => Desired::Ancestors(ancestors.iter().map(value).collect()),
     }
 }
 
@@ -98,12 +100,6 @@ fn merge_updates(earlier: &mut Update, later: Update) {
     }
 }
 
-/// The route that a resource is the form of.
-pub(super) fn route_of(resource: &str) -> Option<ObjectKey> {
-    let (namespace, name) = resource.strip_prefix("httproute/")?.split_once('/')?;
-    Some(ObjectKey::new(Kind::HttpRoute, namespace, name))
-}
-
 /// What a Gateway's user has to know when a port is served at another.
 pub(super) fn remapped(notice: &Remapped) -> Said {
     let Remapped { address, port, bound_port, .. } = notice;
@@ -121,12 +117,12 @@ pub(super) fn remapped(notice: &Remapped) -> Said {
 
 #[cfg(test)]
 mod tests {
-    use super::{append, desired, route_of};
+    use super::{append, desired};
     use crate::status_writer::Desired;
     use serde_json::Value;
     use std::collections::BTreeSet;
     use weir_api::gateway::{GatewayClassStatus, GatewayStatus};
-    use weir_core::{Kind, ObjectKey, Output, Status};
+    use weir_core::{Kind, Output, Status};
     use weir_model::resource::{Backend, Body, Resource};
 
     fn backend(key: &str, port: u32) -> Resource {
@@ -173,11 +169,5 @@ mod tests {
         assert_eq!(fields["conditions"][0]["status"], "False");
         assert_eq!(fields["conditions"][0]["observedGeneration"], 3);
         assert!(fields["conditions"][0]["message"].as_str().unwrap().contains("HTTPRoute"));
-    }
-
-    #[test]
-    fn resources_name_their_routes() {
-        assert_eq!(route_of("httproute/a/b"), Some(ObjectKey::new(Kind::HttpRoute, "a", "b")));
-        assert_eq!(route_of("backend/a/b/80"), None);
     }
 }

@@ -14,9 +14,14 @@ pub(crate) enum Desired {
     Own(Map<String, Value>),
     /// A route's `status.parents`: our entries, all of them.
     Parents(Vec<Value>),
+    /// A policy's `status.ancestors`: our entries, all of them.
+    Ancestors(Vec<Value>),
 }
 
-/// Controllers whose entries in `status.parents` are ours to write.
+/// The most entries of `status.ancestors` that the CRD takes.
+const ANCESTORS_MAX: usize = 16;
+
+/// Controllers whose entries in `status.parents` and `status.ancestors` are ours to write.
 #[derive(Clone, Debug)]
 pub(crate) struct OurNames(pub(crate) Vec<String>);
 
@@ -35,13 +40,8 @@ pub(crate) fn merge(current: &Value, desired: &Desired, ours: &OurNames, now: &s
                 merge_field(&mut merged, name, value, now);
             }
         }
-        Desired::Parents(parents) => {
-            let before = merged.get("parents").and_then(Value::as_array).cloned().unwrap_or_default();
-            if before.is_empty() && parents.is_empty() {
-                return None;
-            }
-            merged.insert("parents".to_owned(), Value::Array(merge_parents(&before, parents, ours, now)));
-        }
+        Desired::Parents(entries) => merge_entries(&mut merged, &PARENTS, entries, ours, now)?,
+        Desired::Ancestors(entries) => merge_entries(&mut merged, &ANCESTORS, entries, ours, now)?,
     }
     let merged = Value::Object(merged);
     (merged != *current).then_some(merged)
@@ -84,33 +84,59 @@ fn merge_listener(before: &[Value], wanted: &Value, now: &str) -> Value {
     with_merged_conditions(same, wanted, now)
 }
 
-fn merge_parents(before: &[Value], wanted: &[Value], ours: &OurNames, now: &str) -> Vec<Value> {
-    let mut left: Vec<Option<&Value>> = wanted.iter().map(Some).collect();
-    let mut parents = Vec::with_capacity(before.len() + wanted.len());
-    for entry in before {
-        if !ours.has(entry) {
-            parents.push(entry.clone());
-            continue;
-        }
-        let place = left.iter_mut().find(|slot| slot.is_some_and(|wanted| same_parent(entry, wanted)));
-        if let Some(wanted) = place.and_then(Option::take) {
-            parents.push(with_merged_conditions(Some(entry), wanted, now));
-        }
-    }
-    parents.extend(left.into_iter().flatten().map(|wanted| with_merged_conditions(None, wanted, now)));
-    parents
+/// A list to which several controllers add entries, each about an object that a field of the entry names.
+struct Shared {
+    list: &'static str,
+    reference: &'static str,
+    /// The most entries that there may be.
+    most: usize,
 }
 
-/// Whether two entries are about one parent under one controller. Fields left out mean what the API defaults.
-fn same_parent(a: &Value, b: &Value) -> bool {
+const PARENTS: Shared = Shared { list: "parents", reference: "parentRef", most: usize::MAX };
+const ANCESTORS: Shared = Shared { list: "ancestors", reference: "ancestorRef", most: ANCESTORS_MAX };
+
+/// `None`: there is nothing, and nothing is wanted.
+fn merge_entries(
+    status: &mut Map<String, Value>,
+    shared: &Shared,
+    wanted: &[Value],
+    ours: &OurNames,
+    now: &str,
+) -> Option<()> {
+    let before = status.get(shared.list).and_then(Value::as_array).cloned().unwrap_or_default();
+    if before.is_empty() && wanted.is_empty() {
+        return None;
+    }
+    let mut left: Vec<Option<&Value>> = wanted.iter().map(Some).collect();
+    let mut entries = Vec::with_capacity(before.len() + wanted.len());
+    for entry in &before {
+        if !ours.has(entry) {
+            entries.push(entry.clone());
+            continue;
+        }
+        let place = left
+            .iter_mut()
+            .find(|slot| slot.is_some_and(|wanted| same_object(entry, wanted, shared.reference)));
+        if let Some(wanted) = place.and_then(Option::take) {
+            entries.push(with_merged_conditions(Some(entry), wanted, now));
+        }
+    }
+    entries.extend(left.into_iter().flatten().map(|wanted| with_merged_conditions(None, wanted, now)));
+    entries.truncate(shared.most.max(before.len()));
+    status.insert(shared.list.to_owned(), Value::Array(entries));
+    Some(())
+}
+
+/// Whether two entries are about one object under one controller. Fields left out mean what the API defaults.
+fn same_object(a: &Value, b: &Value, reference: &str) -> bool {
     let field = |entry: &Value, name: &str, default: &str| {
-        entry["parentRef"][name].as_str().unwrap_or(default).to_owned()
+        entry[reference][name].as_str().unwrap_or(default).to_owned()
     };
     a["controllerName"] == b["controllerName"]
         && field(a, "group", "gateway.networking.k8s.io") == field(b, "group", "gateway.networking.k8s.io")
         && field(a, "kind", "Gateway") == field(b, "kind", "Gateway")
         && ["namespace", "name", "sectionName"].iter().all(|name| field(a, name, "") == field(b, name, ""))
-        && a["parentRef"].get("port") == b["parentRef"].get("port")
+        && a[reference].get("port") == b[reference].get("port")
 }
 
 fn with_merged_conditions(before: Option<&Value>, wanted: &Value, now: &str) -> Value {
@@ -245,6 +271,26 @@ mod tests {
         assert_eq!(parents[0].to_string(), foreign.to_string());
         assert_eq!(parents[1], parent("weir.dev/gateway-controller", "a", "True", Some(OLD)));
         assert_eq!(parents[2], parent("weir.dev/gateway-controller", "new", "True", Some(NOW)));
+    }
+
+    #[test]
+    fn a_policy_has_room_for_sixteen_ancestors_and_those_of_others_stay() {
+        let ancestor = |controller: &str, name: &str, time: Option<&str>| {
+            let mut entry = parent(controller, name, "True", time);
+            entry["ancestorRef"] = entry["parentRef"].clone();
+            entry.as_object_mut().unwrap().remove("parentRef");
+            entry
+        };
+        let foreign = ancestor("example.com/other", "a", Some(OLD));
+        let kept = ancestor("weir.dev/gateway-controller", "g3", Some(OLD));
+        let current = json!({"ancestors": [foreign, kept]});
+        let wanted =
+            (0..20).map(|n| ancestor("weir.dev/gateway-controller", &format!("g{n}"), None)).collect();
+        let merged = merge(&current, &Desired::Ancestors(wanted), &ours(), NOW).unwrap();
+        let ancestors = merged["ancestors"].as_array().unwrap();
+        assert_eq!(ancestors.len(), 16);
+        assert_eq!(ancestors[..2], [foreign, kept]);
+        assert_eq!(ancestors[2], ancestor("weir.dev/gateway-controller", "g0", Some(NOW)));
     }
 
     #[test]

@@ -1,21 +1,27 @@
-//! One Gateway: what it asks for, what its routes see of it, its resources and its status.
+//! One Gateway with its ListenerSets: what it asks for, what its routes see of it, and its resources.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{AddressType, FromNamespaces, Gateway, Infrastructure, Protocol};
+use weir_api::gateway::{AddressType, FromNamespaces, Gateway, Infrastructure, Protocol, RouteGroupKind};
+use weir_api::listener_set::ListenerSet;
 use weir_api::meta::LabelSelector;
-use weir_model::resource::{Listener, ListenerProtocol};
+use weir_model::resource::{Body, Listener};
 
 use super::class::{ClassView, Verdict, parameters_verdict};
+use super::conflict::{self, Owner};
 use super::finding::Finding;
-use super::listener::{self, ListenerPlan};
+use super::frontend::{self, Frontend};
+use super::grant::Referrer;
+use super::listener::{self, Judge, ListenerPlan};
+use super::listener_set::{self, SetPlan};
 use super::reading::Reading;
-use crate::objects::{Addresses, ObjectKey};
+use super::tls::{self, CertificateView, Followed, Materials};
+use crate::objects::{Addresses, Kind, Object, ObjectKey};
 use crate::output::{GatewayNeed, RequestedAddress};
 
-/// A Gateway of ours, judged on its spec, its class and its addresses.
+/// A Gateway of ours, judged on its spec, its class, its sets and its addresses.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GatewayPlan {
     pub(crate) generation: i64,
@@ -23,17 +29,33 @@ pub(crate) struct GatewayPlan {
     /// Why the whole Gateway is not accepted.
     pub(crate) rejection: Option<(&'static str, String)>,
     pub(crate) listeners: Vec<ListenerPlan>,
+    /// In the order of their precedence.
+    pub(crate) sets: Vec<SetPlan>,
+    /// Why the certificate for backends cannot be used.
+    pub(crate) client_problem: Option<(&'static str, String)>,
+    /// Fields that let clients without a valid certificate pass.
+    pub(crate) insecure: Vec<String>,
     /// What routes see.
     pub(crate) face: Arc<Face>,
     /// What provisioning sees; `None` when nothing is to be provided.
     pub(crate) need: Option<GatewayNeed>,
     pub(crate) findings: Vec<Finding>,
+    /// Key of the certificate for backends, or empty.
+    client_certificate: String,
+    /// Certificates and authorities that its resources name.
+    pub(crate) materials: BTreeMap<String, Body>,
 }
 
-/// The part of a Gateway on which the translation of routes depends.
+/// The part of a Gateway or ListenerSet on which the translation of routes depends.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Face {
     pub(crate) controller: String,
+    /// The Gateway itself, or that of the set.
+    pub(crate) gateway: ObjectKey,
+    /// Whether routes that ask for the default Gateways mean it.
+    pub(crate) is_default: bool,
+    /// Why no route can attach, if so.
+    pub(crate) closed: Option<String>,
     pub(crate) listeners: Vec<ListenerFace>,
 }
 
@@ -43,7 +65,7 @@ pub(crate) struct ListenerFace {
     pub(crate) port: i32,
     pub(crate) protocol: Protocol,
     pub(crate) hostname: String,
-    pub(crate) takes_http_routes: bool,
+    pub(crate) kinds: Vec<RouteGroupKind>,
     pub(crate) from: FromNamespaces,
     pub(crate) selector: Option<LabelSelector>,
     /// Keys of its resources: none when it is not served, one for each address.
@@ -63,15 +85,85 @@ pub(super) fn plan(
     key: &ObjectKey,
     gateway: &Gateway,
     class: &ClassView,
-    addresses: Option<&Arc<Addresses>>,
+    materials: &mut Materials,
     reading: &mut Reading<'_>,
 ) -> Planned {
-    let (listeners, mut findings) = listener::plan(&gateway.spec.listeners);
+    let addresses = reading.objects.addresses(key).cloned();
+    let mut findings = Vec::new();
+    let Some(rejection) = rejection(key, gateway, class, addresses.is_some(), reading, &mut findings) else {
+        return Planned::Pending;
+    };
+    let class_rejected =
+        rejection.is_some() && matches!(class.verdict, Verdict::Rejected(_)) && addresses.is_none();
+    let addresses = addresses.unwrap_or_default();
+    let referrer = Referrer { kind: Kind::Gateway, namespace: &key.namespace };
+    let spec = gateway.spec.tls.as_ref();
+    let front = frontend::read(spec.and_then(|tls| tls.frontend.as_ref()), &referrer, materials, reading);
+    findings.extend(front.findings);
+    let mut used = Vec::new();
+    let (client_certificate, client_problem) =
+        client_certificate(gateway, &referrer, materials, reading, &mut used);
+    if let Some((reason, message)) = &client_problem {
+        findings.push(Finding::error("spec.tls.backend.clientCertificateRef", reason, message.clone()));
+    }
+
+    let mut judge = Judge {
+        referrer,
+        prefix: format!("listener/{}/{}", key.namespace, key.name),
+        frontend: &front.frontend,
+        materials,
+        reading,
+        used: &mut used,
+    };
+    let (mut listeners, listener_findings) = listener::plan(&gateway.spec.listeners, &mut judge);
+    findings.extend(listener_findings);
+    let mut sets = sets(key, gateway, class, &front.frontend, materials, reading, &mut used);
+    settle(&mut listeners, &mut sets, &mut findings);
+
+    let face = |owner: &ObjectKey, listeners: &[ListenerPlan], closed| {
+        let is_default = owner.kind == Kind::Gateway && gateway.spec.default_scope.as_deref() == Some("All");
+        let listeners =
+            listeners.iter().map(|plan| listener_face(plan, rejection.is_some(), &addresses)).collect();
+        let controller = class.controller.clone();
+        Arc::new(Face { controller, gateway: key.clone(), is_default, closed, listeners })
+    };
+    for set in &mut sets {
+        set.face = face(&set.key, &set.listeners, set.refused.clone());
+    }
+    let all = listeners.iter().chain(sets.iter().flat_map(|set| &set.listeners));
+    let need = (!class_rejected).then(|| need(key, gateway, class, all));
+    let materials =
+        if rejection.is_some() { BTreeMap::new() } else { tls::bodies(&used, &front.used).collect() };
+    Planned::Ours(Box::new(GatewayPlan {
+        generation: gateway.metadata.generation,
+        face: face(key, &listeners, None),
+        addresses,
+        rejection,
+        listeners,
+        sets,
+        client_problem,
+        insecure: front.insecure,
+        need,
+        findings,
+        client_certificate,
+        materials,
+    }))
+}
+
+/// Why the Gateway as a whole is not accepted, if it is not; `None` while that cannot be said.
+fn rejection(
+    key: &ObjectKey,
+    gateway: &Gateway,
+    class: &ClassView,
+    runs: bool,
+    reading: &mut Reading<'_>,
+    findings: &mut Vec<Finding>,
+) -> Option<Option<(&'static str, String)>> {
     let mut rejection = match &class.verdict {
-        Verdict::Pending => return Planned::Pending,
+        Verdict::Pending => return None,
         Verdict::Accepted => None,
         // A Gateway that runs goes on as it was: a class is a template.
-        Verdict::Rejected(_) if addresses.is_some() => None,
+        Verdict::Rejected(_) if runs => None,
         Verdict::Rejected(why) => {
             let message = format!("GatewayClass {} is not accepted: {why}", gateway.spec.gateway_class_name);
             findings.push(Finding::error(
@@ -82,9 +174,8 @@ pub(super) fn plan(
             Some((reasons::INVALID_PARAMETERS, message))
         }
     };
-    let class_rejected = rejection.is_some();
     match infrastructure_verdict(key, gateway, reading) {
-        Verdict::Pending => return Planned::Pending,
+        Verdict::Pending => return None,
         Verdict::Accepted => {}
         Verdict::Rejected(why) => {
             findings.push(Finding::error(
@@ -100,19 +191,7 @@ pub(super) fn plan(
         rejection = rejection.or(Some((reasons::UNSUPPORTED_ADDRESS, finding.message.clone())));
         findings.push(finding);
     }
-    findings.extend(not_supported_yet(gateway));
-    let addresses = addresses.cloned().unwrap_or_default();
-    let face = face(key, class, &listeners, rejection.is_some(), &addresses);
-    let need = (!class_rejected).then(|| need(key, gateway, class, &listeners));
-    Planned::Ours(Box::new(GatewayPlan {
-        generation: gateway.metadata.generation,
-        addresses,
-        rejection,
-        listeners,
-        face: Arc::new(face),
-        need,
-        findings,
-    }))
+    Some(rejection)
 }
 
 fn infrastructure_verdict(key: &ObjectKey, gateway: &Gateway, reading: &mut Reading<'_>) -> Verdict {
@@ -134,68 +213,139 @@ fn unsupported_address(gateway: &Gateway) -> Option<Finding> {
     )
 }
 
-/// Fields that are read and have no effect so far.
-fn not_supported_yet(gateway: &Gateway) -> Vec<Finding> {
-    let spec = &gateway.spec;
-    let listener_sets = spec
-        .allowed_listeners
-        .as_ref()
-        .and_then(|allowed| allowed.pointer("/namespaces/from"))
-        .is_some_and(|from| from != "None");
-    [
-        ("spec.tls", spec.tls.is_some()),
-        ("spec.allowedListeners", listener_sets),
-        ("spec.defaultScope", spec.default_scope.as_deref().is_some_and(|scope| scope != "None")),
-    ]
-    .into_iter()
-    .filter(|(_, is_set)| *is_set)
-    .map(|(field, _)| {
-        Finding::warning(field, "NotSupported", format!("{field} is not supported yet and has no effect"))
-    })
-    .collect()
+/// The key of the certificate that the Gateway shows to backends, or why there is none.
+fn client_certificate(
+    gateway: &Gateway,
+    referrer: &Referrer<'_>,
+    materials: &mut Materials,
+    reading: &mut Reading<'_>,
+    used: &mut Vec<Arc<CertificateView>>,
+) -> (String, Option<(&'static str, String)>) {
+    let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+    let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) else {
+        return (String::new(), None);
+    };
+    let (reason, message) = match materials.certificate(reference, referrer, reading) {
+        Followed::Found(view) => {
+            let key = view.resource.key.clone();
+            used.push(view);
+            return (key, None);
+        }
+        // The Gateway as a whole is held back, so nobody sees this.
+        Followed::Pending => return (String::new(), None),
+        Followed::NotPermitted(message) => (reasons::REF_NOT_PERMITTED, message),
+        Followed::WrongKind(message) | Followed::Unusable(message) => {
+            (reasons::INVALID_CLIENT_CERTIFICATE_REF, message)
+        }
+    };
+    (String::new(), Some((reason, message)))
 }
 
-fn face(
+/// The Gateway's sets, in the order of their precedence, without faces and conflicts.
+fn sets(
     key: &ObjectKey,
+    gateway: &Gateway,
     class: &ClassView,
-    listeners: &[ListenerPlan],
-    rejected: bool,
-    addresses: &Addresses,
-) -> Face {
-    let listeners = listeners
-        .iter()
-        .map(|plan| ListenerFace {
-            name: plan.name.clone(),
-            port: plan.port,
-            protocol: plan.protocol.clone(),
-            hostname: plan.hostname.clone(),
-            takes_http_routes: !plan.kinds.is_empty(),
-            from: plan.from.clone(),
-            selector: plan.selector.clone(),
-            keys: if rejected || !plan.is_served() {
-                Vec::new()
-            } else {
-                (0..addresses.bind.len().max(1))
-                    .map(|index| resource_key(key, &plan.name, addresses, index))
-                    .collect()
-            },
+    frontend: &Frontend,
+    materials: &mut Materials,
+    reading: &mut Reading<'_>,
+    used: &mut Vec<Arc<CertificateView>>,
+) -> Vec<SetPlan> {
+    let objects = reading.objects;
+    let mut members: Vec<(&ObjectKey, &Arc<ListenerSet>)> = objects
+        .members(key, Kind::ListenerSet)
+        .filter_map(|(key, object)| match object {
+            Object::ListenerSet(set) => Some((key, set)),
+            _ => None,
         })
         .collect();
-    Face { controller: class.controller.clone(), listeners }
+    members.sort_by(|(_, a), (_, b)| listener_set::precedence(a).cmp(&listener_set::precedence(b)));
+    let mut plans = Vec::with_capacity(members.len());
+    for (set_key, set) in members {
+        let of_gateway = reading.refer_from(set_key);
+        let allowed =
+            listener_set::allowed(key, &gateway.spec.allowed_listeners, &set_key.namespace, reading);
+        let mut findings = Vec::new();
+        let mut listeners = Vec::new();
+        match &allowed {
+            Err(why) => findings.push(listener_set::not_allowed(why)),
+            Ok(()) => {
+                let mut judge = Judge {
+                    referrer: Referrer { kind: Kind::ListenerSet, namespace: &set_key.namespace },
+                    prefix: format!(
+                        "listener/{}/{}/{}/{}",
+                        key.namespace, key.name, set_key.namespace, set_key.name
+                    ),
+                    frontend,
+                    materials,
+                    reading,
+                    used,
+                };
+                (listeners, findings) = listener::plan(&set.spec.listeners, &mut judge);
+            }
+        }
+        reading.refer_as(of_gateway);
+        let face = Face {
+            controller: class.controller.clone(),
+            gateway: key.clone(),
+            is_default: false,
+            closed: None,
+            listeners: Vec::new(),
+        };
+        plans.push(SetPlan {
+            key: set_key.clone(),
+            generation: set.metadata.generation,
+            refused: allowed.err(),
+            listeners,
+            face: Arc::new(face),
+            findings,
+        });
+    }
+    plans
 }
 
-/// The first address has the plain key, which routes can name before there is any address.
-fn resource_key(key: &ObjectKey, section: &str, addresses: &Addresses, index: usize) -> String {
-    let plain = format!("listener/{}/{}/{section}", key.namespace, key.name);
-    match addresses.bind.get(index) {
-        Some(address) if index > 0 => format!("{plain}/{address}"),
-        _ => plain,
+fn settle(listeners: &mut [ListenerPlan], sets: &mut [SetPlan], findings: &mut Vec<Finding>) {
+    let mut owners = vec![Owner { name: "the Gateway itself".to_owned(), listeners, findings }];
+    owners.extend(sets.iter_mut().map(|set| Owner {
+        name: "a ListenerSet that comes first".to_owned(),
+        listeners: &mut set.listeners,
+        findings: &mut set.findings,
+    }));
+    conflict::settle(&mut owners);
+}
+
+fn listener_face(plan: &ListenerPlan, rejected: bool, addresses: &Addresses) -> ListenerFace {
+    ListenerFace {
+        name: plan.name.clone(),
+        port: plan.port,
+        protocol: plan.protocol.clone(),
+        hostname: plan.hostname.clone(),
+        kinds: plan.kinds.clone(),
+        from: plan.from.clone(),
+        selector: plan.selector.clone(),
+        keys: if rejected || !plan.is_served() {
+            Vec::new()
+        } else {
+            (0..addresses.bind.len().max(1)).map(|index| resource_key(&plan.key, addresses, index)).collect()
+        },
     }
 }
 
-fn need(key: &ObjectKey, gateway: &Gateway, class: &ClassView, listeners: &[ListenerPlan]) -> GatewayNeed {
+/// The first address has the plain key, which routes can name before there is any address.
+fn resource_key(plain: &str, addresses: &Addresses, index: usize) -> String {
+    match addresses.bind.get(index) {
+        Some(address) if index > 0 => format!("{plain}/{address}"),
+        _ => plain.to_owned(),
+    }
+}
+
+fn need<'a>(
+    key: &ObjectKey,
+    gateway: &Gateway,
+    class: &ClassView,
+    listeners: impl Iterator<Item = &'a ListenerPlan>,
+) -> GatewayNeed {
     let mut ports: Vec<(u16, Protocol)> = listeners
-        .iter()
         .filter(|plan| plan.is_served())
         .filter_map(|plan| Some((u16::try_from(plan.port).ok()?, plan.protocol.clone())))
         .collect();
@@ -226,25 +376,23 @@ fn need(key: &ObjectKey, gateway: &Gateway, class: &ClassView, listeners: &[List
 }
 
 impl GatewayPlan {
+    /// Its listeners and those of its sets.
+    pub(crate) fn all_listeners(&self) -> impl Iterator<Item = &ListenerPlan> {
+        self.listeners.iter().chain(self.sets.iter().flat_map(|set| &set.listeners))
+    }
+
     /// The listeners that the data plane is to have, by key.
     pub(crate) fn resources(&self, key: &ObjectKey) -> BTreeMap<String, Listener> {
         let mut resources = BTreeMap::new();
         if self.rejection.is_some() {
             return resources;
         }
-        for plan in self.listeners.iter().filter(|plan| plan.is_served()) {
+        let gateway = format!("{}/{}", key.namespace, key.name);
+        for plan in self.all_listeners().filter(|plan| plan.is_served()) {
             for (index, address) in self.addresses.bind.iter().enumerate() {
-                let resource_key = resource_key(key, &plan.name, &self.addresses, index);
-                let resource = Listener {
-                    key: resource_key.clone(),
-                    gateway: format!("{}/{}", key.namespace, key.name),
-                    section: plan.name.clone(),
-                    address: address.clone(),
-                    port: u32::try_from(plan.port).unwrap_or_default(),
-                    protocol: ListenerProtocol::Http.into(),
-                    hostname: plan.hostname.clone(),
-                    ..Listener::default()
-                };
+                let resource_key = resource_key(&plan.key, &self.addresses, index);
+                let mut resource = plan.resource(resource_key.clone(), gateway.clone(), address.clone());
+                resource.backend_client_certificate.clone_from(&self.client_certificate);
                 resources.insert(resource_key, resource);
             }
         }

@@ -1,26 +1,39 @@
-//! Listeners of one Gateway: what each is able to do, and which of them stand in each other's way.
+//! Listeners of a Gateway or a ListenerSet: what each is able to do, on its owner's spec and what that refers to.
+//!
+//! Deliberately absent: listeners in each other's way (`conflict`), which is judged once all owners' are known.
+
+use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{FromNamespaces, GROUP, Listener, Protocol, RouteGroupKind};
+use weir_api::gateway::{FromNamespaces, GROUP, Listener, Protocol, RouteGroupKind, TlsMode};
 use weir_api::meta::LabelSelector;
+use weir_model::resource::{self, ClientValidation, ListenerProtocol};
 
 use super::finding::{Finding, list};
+use super::frontend::Frontend;
+use super::grant::Referrer;
 use super::hostname;
+use super::reading::Reading;
+use super::tls::{CertificateView, Followed, Materials};
+use crate::objects::Kind;
 
-/// Other listeners that a conflict's message names.
-const RIVALS_MAX: usize = 4;
+/// Things of one sort that a message names.
+const NAMED_MAX: usize = 4;
 
-/// A listener, judged on the Gateway's spec alone.
+/// A listener, judged.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ListenerPlan {
     /// Position in the spec.
     pub(crate) index: usize,
     pub(crate) name: String,
+    /// Key of its first resource.
+    pub(crate) key: String,
     /// 1 to 65535 when the listener is accepted.
     pub(crate) port: i32,
     pub(crate) protocol: Protocol,
     /// In normal form; empty for any host.
     pub(crate) hostname: String,
+    pub(crate) tls: Option<TlsPlan>,
     pub(crate) conflict: Option<Conflict>,
     /// Why the listener cannot be accepted, other than for a conflict.
     pub(crate) refused: Option<(&'static str, String)>,
@@ -28,8 +41,21 @@ pub(crate) struct ListenerPlan {
     pub(crate) kinds: Vec<RouteGroupKind>,
     /// Why references in the listener cannot be used.
     pub(crate) unresolved: Option<(&'static str, String)>,
+    /// A client that asks for one listener's name may get what another one is for.
+    pub(crate) overlap: Option<Conflict>,
     pub(crate) from: FromNamespaces,
     pub(crate) selector: Option<LabelSelector>,
+}
+
+/// How a listener does TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TlsPlan {
+    pub(crate) passthrough: bool,
+    /// Keys, in the order of the references; those that lead nowhere are left out.
+    pub(crate) certificates: Vec<String>,
+    /// Names that the certificates are for.
+    pub(crate) names: Vec<String>,
+    pub(crate) validation: Option<ClientValidation>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,10 +75,59 @@ impl ListenerPlan {
     pub(crate) fn is_served(&self) -> bool {
         self.rejection().is_none() && !self.kinds.is_empty()
     }
+
+    /// Whether no handshake can succeed, because it ends TLS and has nothing to show.
+    pub(crate) fn has_nothing_to_show(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.passthrough && tls.certificates.is_empty())
+    }
+
+    /// The form in which the data plane has it, for one of the Gateway's addresses.
+    pub(super) fn resource(&self, key: String, gateway: String, address: String) -> resource::Listener {
+        let protocol = match self.protocol {
+            Protocol::Https => ListenerProtocol::Https,
+            Protocol::Tls => ListenerProtocol::Tls,
+            Protocol::Tcp => ListenerProtocol::Tcp,
+            Protocol::Udp => ListenerProtocol::Udp,
+            // No other is served.
+            Protocol::Http | Protocol::Unknown(_) => ListenerProtocol::Http,
+        };
+        resource::Listener {
+            key,
+            gateway,
+            section: self.name.clone(),
+            address,
+            port: u32::try_from(self.port).unwrap_or_default(),
+            protocol: protocol.into(),
+            hostname: self.hostname.clone(),
+            tls: self.tls.as_ref().map(|tls| resource::ListenerTls {
+                passthrough: tls.passthrough,
+                certificates: tls.certificates.clone(),
+                client_validation: tls.validation.clone(),
+            }),
+            ..resource::Listener::default()
+        }
+    }
 }
 
-/// Judges the listeners of a Gateway. Of listeners with one name only the first counts.
-pub(crate) fn plan(listeners: &[Listener]) -> (Vec<ListenerPlan>, Vec<Finding>) {
+/// Whether a protocol's sockets are UDP's.
+pub(crate) fn is_udp(protocol: &Protocol) -> bool {
+    *protocol == Protocol::Udp
+}
+
+/// What judging a listener needs beside it.
+pub(super) struct Judge<'a, 'r> {
+    pub(super) referrer: Referrer<'a>,
+    /// What the keys of the owner's listeners begin with.
+    pub(super) prefix: String,
+    pub(super) frontend: &'a Frontend,
+    pub(super) materials: &'a mut Materials,
+    pub(super) reading: &'a mut Reading<'r>,
+    /// Certificates that were found.
+    pub(super) used: &'a mut Vec<Arc<CertificateView>>,
+}
+
+/// Judges the listeners of one owner. Of listeners with one name only the first counts.
+pub(super) fn plan(listeners: &[Listener], judge: &mut Judge<'_, '_>) -> (Vec<ListenerPlan>, Vec<Finding>) {
     let mut plans: Vec<ListenerPlan> = Vec::with_capacity(listeners.len());
     let mut findings = Vec::new();
     for (index, listener) in listeners.iter().enumerate() {
@@ -64,136 +139,190 @@ pub(crate) fn plan(listeners: &[Listener]) -> (Vec<ListenerPlan>, Vec<Finding>) 
             ));
             continue;
         }
-        let plan = judge(index, listener);
-        for (at, problem) in [("", &plan.refused), (".allowedRoutes.kinds", &plan.unresolved)] {
-            if let Some((reason, message)) = problem {
-                findings.push(Finding::error(
-                    format!("spec.listeners[{index}]{at}"),
-                    reason,
-                    message.clone(),
-                ));
-            }
-        }
-        plans.push(plan);
-    }
-    let conflicts: Vec<Option<Conflict>> = plans.iter().map(|plan| conflict(plan, &plans)).collect();
-    for (plan, conflict) in plans.iter_mut().zip(conflicts) {
-        if let Some(conflict) = &conflict {
-            let field = format!("spec.listeners[{}]", plan.index);
-            findings.push(Finding::error(field, conflict.reason, conflict.message.clone()));
-        }
-        plan.conflict = conflict;
+        plans.push(judge.listener(index, listener, &mut findings));
     }
     (plans, findings)
 }
 
-fn judge(index: usize, listener: &Listener) -> ListenerPlan {
-    let normal = listener.hostname.as_deref().map_or(Ok(String::new()), hostname::normal);
-    let supported = listener.protocol == Protocol::Http;
-    let refused = if !supported {
-        let message = format!("protocol {} is not supported; HTTP is", listener.protocol);
-        Some((reasons::UNSUPPORTED_PROTOCOL, message))
-    } else if !(1..=65_535).contains(&listener.port) {
-        Some((reasons::PORT_UNAVAILABLE, format!("{} is not a port number", listener.port)))
-    } else if let Err(why) = &normal {
-        let written = listener.hostname.as_deref().unwrap_or_default();
-        Some((reasons::UNSUPPORTED_VALUE, format!("hostname {written:?} cannot be used: {why}")))
-    } else {
-        None
-    };
-    let (kinds, unresolved) =
-        if supported { kinds(&listener.allowed_routes.kinds) } else { (Vec::new(), None) };
-    ListenerPlan {
-        index,
-        name: listener.name.clone(),
-        port: listener.port,
-        protocol: listener.protocol.clone(),
-        hostname: normal.unwrap_or_default(),
-        conflict: None,
-        refused,
-        kinds,
-        unresolved,
-        from: listener.allowed_routes.namespaces.from.clone(),
-        selector: listener.allowed_routes.namespaces.selector.clone(),
-    }
-}
-
-/// The kinds that an HTTP listener takes, of those that it asks for.
-fn kinds(asked: &[RouteGroupKind]) -> (Vec<RouteGroupKind>, Option<(&'static str, String)>) {
-    let http_route = RouteGroupKind { group: GROUP.to_owned(), kind: "HTTPRoute".to_owned() };
-    if asked.is_empty() {
-        return (vec![http_route], None);
-    }
-    let mut kinds: Vec<RouteGroupKind> = asked.iter().filter(|kind| **kind == http_route).cloned().collect();
-    kinds.dedup();
-    let unknown: Vec<String> =
-        asked.iter().filter(|kind| **kind != http_route).map(|k| format!("{}.{}", k.kind, k.group)).collect();
-    let unresolved = (!unknown.is_empty()).then(|| {
-        let named = list(&unknown, RIVALS_MAX);
-        (reasons::INVALID_ROUTE_KINDS, format!("an HTTP listener takes HTTPRoutes; not supported: {named}"))
-    });
-    (kinds, unresolved)
-}
-
-/// What the wire needs to be told apart on one port.
-#[derive(PartialEq)]
-enum Family {
-    Plain,
-    Tls,
-    Raw,
-}
-
-/// `None` for protocols that do not share TCP ports with others, or are not known.
-fn family(protocol: &Protocol) -> Option<Family> {
-    match protocol {
-        Protocol::Http => Some(Family::Plain),
-        Protocol::Https | Protocol::Tls => Some(Family::Tls),
-        Protocol::Tcp => Some(Family::Raw),
-        Protocol::Udp | Protocol::Unknown(_) => None,
-    }
-}
-
-/// Listeners that a connection could not be told apart for are all in conflict: no one of them wins.
-fn conflict(plan: &ListenerPlan, all: &[ListenerPlan]) -> Option<Conflict> {
-    // A listener whose own values cannot be used is in nobody's way.
-    let takes_part = |p: &ListenerPlan| {
-        p.refused.as_ref().is_none_or(|(reason, _)| *reason == reasons::UNSUPPORTED_PROTOCOL)
-    };
-    if !takes_part(plan) {
-        return None;
-    }
-    let others = || all.iter().filter(|o| o.name != plan.name && o.port == plan.port && takes_part(o));
-    let named = |rivals: Vec<&ListenerPlan>| {
-        let names: Vec<String> =
-            rivals.iter().map(|r| format!("listener {} ({})", r.name, r.protocol)).collect();
-        list(&names, RIVALS_MAX)
-    };
-    let mine = family(&plan.protocol);
-    if mine.is_some() {
-        let rivals: Vec<_> =
-            others().filter(|o| family(&o.protocol).is_some() && family(&o.protocol) != mine).collect();
-        if !rivals.is_empty() {
-            let message =
-                format!("port {} is also wanted with another protocol by {}", plan.port, named(rivals));
-            return Some(Conflict { reason: reasons::PROTOCOL_CONFLICT, message });
+impl Judge<'_, '_> {
+    fn listener(&mut self, index: usize, listener: &Listener, findings: &mut Vec<Finding>) -> ListenerPlan {
+        let field = format!("spec.listeners[{index}]");
+        let by_hostname = matches!(listener.protocol, Protocol::Http | Protocol::Https | Protocol::Tls);
+        let written = listener.hostname.as_deref().filter(|_| by_hostname);
+        let normal = written.map_or(Ok(String::new()), hostname::normal);
+        let mut refused = refusal(listener, written.unwrap_or_default(), normal.as_ref().err());
+        let (kinds, wrong_kinds) = kinds(&listener.protocol, &listener.allowed_routes.kinds);
+        let mut unresolved = None;
+        let mut tls = None;
+        if refused.is_none() && matches!(listener.protocol, Protocol::Https | Protocol::Tls) {
+            let (plan, problem) = self.tls(listener);
+            unresolved = problem.map(|problem| (".tls.certificateRefs", problem));
+            tls = Some(plan);
+            if listener.protocol == Protocol::Https {
+                self.validate_clients(listener, &mut tls, &mut refused, &mut unresolved);
+            }
+        }
+        let unresolved = unresolved.or(wrong_kinds.map(|problem| (".allowedRoutes.kinds", problem)));
+        if let Some((reason, message)) = &refused {
+            findings.push(Finding::error(field.clone(), reason, message.clone()));
+        }
+        if let Some((at, (reason, message))) = &unresolved {
+            findings.push(Finding::error(format!("{field}{at}"), reason, message.clone()));
+        }
+        if listener.tls.as_ref().is_some_and(|tls| !tls.options.is_empty()) {
+            let message = "tls.options is not supported and has no effect";
+            findings.push(Finding::warning(format!("{field}.tls.options"), "NotSupported", message));
+        }
+        ListenerPlan {
+            index,
+            name: listener.name.clone(),
+            key: format!("{}/{}", self.prefix, listener.name),
+            port: listener.port,
+            protocol: listener.protocol.clone(),
+            hostname: normal.unwrap_or_default(),
+            tls,
+            conflict: None,
+            refused,
+            kinds,
+            unresolved: unresolved.map(|(_, problem)| problem),
+            overlap: None,
+            from: listener.allowed_routes.namespaces.from.clone(),
+            selector: listener.allowed_routes.namespaces.selector.clone(),
         }
     }
-    let by_hostname = matches!(mine, Some(Family::Plain | Family::Tls));
-    let rivals: Vec<_> = others()
-        .filter(|other| match mine {
-            Some(_) => family(&other.protocol) == mine && (!by_hostname || other.hostname == plan.hostname),
-            None => other.protocol == plan.protocol,
-        })
+
+    /// The certificates of a listener, and the first reference that leads to none.
+    fn tls(&mut self, listener: &Listener) -> (TlsPlan, Option<(&'static str, String)>) {
+        let mut plan =
+            TlsPlan { passthrough: false, certificates: Vec::new(), names: Vec::new(), validation: None };
+        let tls = listener.tls.clone().unwrap_or_default();
+        if tls.mode == TlsMode::Passthrough {
+            plan.passthrough = true;
+            return (plan, None);
+        }
+        let mut problem = None;
+        if tls.certificate_refs.is_empty() {
+            let message = "there is no certificate: tls.certificateRefs is empty".to_owned();
+            problem = Some((reasons::INVALID_CERTIFICATE_REF, message));
+        }
+        for reference in &tls.certificate_refs {
+            match self.materials.certificate(reference, &self.referrer, self.reading) {
+                Followed::Found(view) => {
+                    if !plan.certificates.contains(&view.resource.key) {
+                        plan.certificates.push(view.resource.key.clone());
+                    }
+                    plan.names.extend(view.names.iter().cloned());
+                    self.used.push(view);
+                }
+                // The owner as a whole is held back, so nobody sees this.
+                Followed::Pending => {}
+                Followed::NotPermitted(message) => {
+                    problem.get_or_insert((reasons::REF_NOT_PERMITTED, message));
+                }
+                Followed::WrongKind(message) | Followed::Unusable(message) => {
+                    problem.get_or_insert((reasons::INVALID_CERTIFICATE_REF, message));
+                }
+            }
+        }
+        plan.names.sort();
+        plan.names.dedup();
+        (plan, problem)
+    }
+
+    /// Puts in what `spec.tls.frontend` says about the listener's port.
+    fn validate_clients(
+        &self,
+        listener: &Listener,
+        tls: &mut Option<TlsPlan>,
+        refused: &mut Option<(&'static str, String)>,
+        unresolved: &mut Option<(&'static str, (&'static str, String))>,
+    ) {
+        let Some(port) = self.frontend.of_port(listener.port) else {
+            return;
+        };
+        if let Some(problem) = &port.problem {
+            unresolved.get_or_insert((".port", problem.clone()));
+        }
+        if port.validation.ca_bundles.is_empty() {
+            let message = format!(
+                "port {} asks clients for certificates, and there is no authority to judge them by",
+                listener.port
+            );
+            *refused = Some((reasons::NO_VALID_CA_CERTIFICATE, message));
+        }
+        if let Some(tls) = tls {
+            tls.validation = Some(port.validation.clone());
+        }
+    }
+}
+
+/// Why a listener cannot be accepted, on its own values.
+fn refusal(
+    listener: &Listener,
+    written: &str,
+    not_a_name: Option<&String>,
+) -> Option<(&'static str, String)> {
+    let protocol = &listener.protocol;
+    if let Protocol::Unknown(other) = protocol {
+        let message = format!("protocol {other} is not supported; HTTP, HTTPS, TLS, TCP and UDP are");
+        return Some((reasons::UNSUPPORTED_PROTOCOL, message));
+    }
+    if !(1..=65_535).contains(&listener.port) {
+        return Some((reasons::PORT_UNAVAILABLE, format!("{} is not a port number", listener.port)));
+    }
+    if let Some(why) = not_a_name {
+        return Some((reasons::UNSUPPORTED_VALUE, format!("hostname {written:?} cannot be used: {why}")));
+    }
+    let mode = listener.tls.as_ref().map(|tls| &tls.mode);
+    match (protocol, mode) {
+        (Protocol::Https | Protocol::Tls, Some(TlsMode::Unknown(mode))) => {
+            Some((reasons::UNSUPPORTED_VALUE, format!("tls.mode {mode:?} is not supported")))
+        }
+        (Protocol::Https, Some(TlsMode::Passthrough)) => {
+            let message = "an HTTPS listener ends TLS; tls.mode Passthrough needs protocol TLS".to_owned();
+            Some((reasons::UNSUPPORTED_VALUE, message))
+        }
+        _ => None,
+    }
+}
+
+/// Route kinds that a listener of a protocol can carry.
+fn carried(protocol: &Protocol) -> &'static [Kind] {
+    match protocol {
+        Protocol::Http | Protocol::Https => &[Kind::HttpRoute, Kind::GrpcRoute],
+        Protocol::Tls => &[Kind::TlsRoute],
+        Protocol::Tcp => &[Kind::TcpRoute],
+        Protocol::Udp => &[Kind::UdpRoute],
+        Protocol::Unknown(_) => &[],
+    }
+}
+
+/// The kinds that a listener takes, of those that it asks for.
+fn kinds(
+    protocol: &Protocol,
+    asked: &[RouteGroupKind],
+) -> (Vec<RouteGroupKind>, Option<(&'static str, String)>) {
+    let carried: Vec<RouteGroupKind> = carried(protocol)
+        .iter()
+        .map(|kind| RouteGroupKind { group: GROUP.to_owned(), kind: kind.as_str().to_owned() })
         .collect();
-    if rivals.is_empty() {
-        return None;
+    if asked.is_empty() || carried.is_empty() {
+        return (carried, None);
     }
-    if by_hostname {
-        let host = if plan.hostname.is_empty() { "any hostname" } else { &plan.hostname };
-        let message = format!("port {} with {host} is also wanted by {}", plan.port, named(rivals));
-        Some(Conflict { reason: reasons::HOSTNAME_CONFLICT, message })
-    } else {
-        let message = format!("port {} is also wanted by {}", plan.port, named(rivals));
-        Some(Conflict { reason: reasons::PROTOCOL_CONFLICT, message })
+    let mut kinds: Vec<RouteGroupKind> = Vec::new();
+    let mut unknown = Vec::new();
+    for kind in asked {
+        if !carried.contains(kind) {
+            unknown.push(format!("{}.{}", kind.kind, kind.group));
+        } else if !kinds.contains(kind) {
+            kinds.push(kind.clone());
+        }
     }
+    let unresolved = (!unknown.is_empty()).then(|| {
+        let takes: Vec<String> = carried.iter().map(|kind| format!("{}s", kind.kind)).collect();
+        let (takes, named) = (list(&takes, NAMED_MAX), list(&unknown, NAMED_MAX));
+        let message = format!("a listener of protocol {protocol} takes {takes}; not supported: {named}");
+        (reasons::INVALID_ROUTE_KINDS, message)
+    });
+    (kinds, unresolved)
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
-use weir_model::resource::Listener;
+use weir_model::resource::{Listener, ListenerProtocol};
 
+use super::backend::PortUse;
 use super::reading::Seen;
-use crate::objects::ObjectKey;
+use super::route::Ancestor;
+use crate::objects::{ObjectKey, Place};
 
 /// Who read what. Nodes and what they read are both named by objects.
 #[derive(Debug, Default)]
@@ -99,8 +101,8 @@ impl Tally {
     }
 }
 
-/// A socket's place and the hostname on it.
-type Spot = (String, u32, String);
+/// A socket's place, and what is spoken on it for which hostname.
+type Spot = (Place, i32, String);
 
 /// How many members of a spot every member's status can name; see [`Counts::join`].
 const NAMED_MEMBERS: usize = 4;
@@ -108,14 +110,18 @@ const NAMED_MEMBERS: usize = 4;
 /// Counts and indexes over the results of many objects, kept a change at a time.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// Routes attached to each listener.
+    /// Routes attached to each listener of a Gateway or ListenerSet.
     attached: FxHashMap<ObjectKey, BTreeMap<String, i32>>,
     /// Gateways that listen at each address and port, with how many of their listeners.
-    at: FxHashMap<(String, u32), BTreeMap<ObjectKey, usize>>,
+    at: FxHashMap<Place, BTreeMap<ObjectKey, usize>>,
     /// Listeners that are equal to one another.
     spots: FxHashMap<Spot, BTreeSet<(ObjectKey, String)>>,
     /// Routes that use each port of a Service; 0 until the Service has been looked at.
-    used: FxHashMap<ObjectKey, BTreeMap<u32, usize>>,
+    used: FxHashMap<ObjectKey, BTreeMap<PortUse, usize>>,
+    /// Routes through which each Gateway uses a Service.
+    led: FxHashMap<ObjectKey, BTreeMap<Ancestor, usize>>,
+    /// Objects whose resources name a certificate or authorities.
+    held: FxHashMap<String, usize>,
 }
 
 impl Counts {
@@ -145,11 +151,11 @@ impl Counts {
     /// A listener begins to be served. Returns the Gateways whose status can differ for it: all at its spot while they
     /// are few, none once there are more than a status names.
     pub(super) fn join(&mut self, gateway: &ObjectKey, listener: &Listener) -> Vec<ObjectKey> {
-        let place = (listener.address.clone(), listener.port);
+        let place = place(listener);
         *self.at.entry(place).or_default().entry(gateway.clone()).or_default() += 1;
         let members = self.spots.entry(spot(listener)).or_default();
         let before = named(members);
-        members.insert((gateway.clone(), listener.section.clone()));
+        members.insert((gateway.clone(), listener.key.clone()));
         if before == named(members) {
             Vec::new()
         } else {
@@ -159,7 +165,7 @@ impl Counts {
 
     /// A listener ends being served; returns as [`Counts::join`] does.
     pub(super) fn leave(&mut self, gateway: &ObjectKey, listener: &Listener) -> Vec<ObjectKey> {
-        let place = (listener.address.clone(), listener.port);
+        let place = place(listener);
         if let Some(gateways) = self.at.get_mut(&place) {
             if let Some(count) = gateways.get_mut(gateway) {
                 *count -= 1;
@@ -176,7 +182,7 @@ impl Counts {
             return Vec::new();
         };
         let before = named(members);
-        members.remove(&(gateway.clone(), listener.section.clone()));
+        members.remove(&(gateway.clone(), listener.key.clone()));
         let changed = if before == named(members) {
             Vec::new()
         } else {
@@ -188,7 +194,7 @@ impl Counts {
         changed
     }
 
-    pub(super) fn gateways_at(&self, place: &(String, u32)) -> impl Iterator<Item = &ObjectKey> {
+    pub(super) fn gateways_at(&self, place: &Place) -> impl Iterator<Item = &ObjectKey> {
         self.at.get(place).into_iter().flat_map(BTreeMap::keys)
     }
 
@@ -198,14 +204,14 @@ impl Counts {
     }
 
     /// A route begins to use a port; whether it is the first.
-    pub(super) fn use_port(&mut self, service: &ObjectKey, port: u32) -> bool {
+    pub(super) fn use_port(&mut self, service: &ObjectKey, port: PortUse) -> bool {
         let count = self.used.entry(service.clone()).or_default().entry(port).or_default();
         *count += 1;
         *count == 1
     }
 
     /// A route ends using a port; whether it was the last.
-    pub(super) fn release(&mut self, service: &ObjectKey, port: u32) -> bool {
+    pub(super) fn release(&mut self, service: &ObjectKey, port: PortUse) -> bool {
         let count = self.used.get_mut(service).and_then(|ports| ports.get_mut(&port));
         count.is_some_and(|count| {
             *count -= 1;
@@ -214,7 +220,7 @@ impl Counts {
     }
 
     /// The ports that are used, and those that no longer are, which this forgets.
-    pub(super) fn ports(&mut self, service: &ObjectKey) -> Vec<u32> {
+    pub(super) fn ports(&mut self, service: &ObjectKey) -> Vec<PortUse> {
         let Some(ports) = self.used.get_mut(service) else {
             return Vec::new();
         };
@@ -226,13 +232,68 @@ impl Counts {
         all
     }
 
-    pub(super) fn uses(&self, service: &ObjectKey, port: u32) -> bool {
+    /// A Gateway begins to use a Service through one more route; whether that is the first.
+    pub(super) fn lead_to(&mut self, service: &ObjectKey, ancestor: &Ancestor) -> bool {
+        let count = self.led.entry(service.clone()).or_default().entry(ancestor.clone()).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// A Gateway ends using a Service through a route; whether that was the last.
+    pub(super) fn lead_away(&mut self, service: &ObjectKey, ancestor: &Ancestor) -> bool {
+        let Some(ancestors) = self.led.get_mut(service) else {
+            return false;
+        };
+        let Some(count) = ancestors.get_mut(ancestor) else {
+            return false;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        ancestors.remove(ancestor);
+        if ancestors.is_empty() {
+            self.led.remove(service);
+        }
+        true
+    }
+
+    /// The Gateways that use a Service, in order.
+    pub(super) fn ancestors(&self, service: &ObjectKey) -> Vec<&Ancestor> {
+        self.led.get(service).into_iter().flat_map(BTreeMap::keys).collect()
+    }
+
+    /// One more object's resources name a certificate or authorities; whether that is the first.
+    pub(super) fn hold(&mut self, key: &str) -> bool {
+        let count = self.held.entry(key.to_owned()).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// One less; whether that was the last.
+    pub(super) fn drop_hold(&mut self, key: &str) -> bool {
+        let Some(count) = self.held.get_mut(key) else {
+            return false;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        self.held.remove(key);
+        true
+    }
+
+    pub(super) fn uses(&self, service: &ObjectKey, port: PortUse) -> bool {
         self.used.get(service).is_some_and(|ports| ports.contains_key(&port))
     }
 }
 
+fn place(listener: &Listener) -> Place {
+    (listener.address.clone(), listener.port, listener.protocol() == ListenerProtocol::Udp)
+}
+
 fn spot(listener: &Listener) -> Spot {
-    (listener.address.clone(), listener.port, listener.hostname.clone())
+    (place(listener), listener.protocol, listener.hostname.clone())
 }
 
 /// The members that statuses name.

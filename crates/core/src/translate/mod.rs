@@ -6,41 +6,46 @@
 //!
 //! Deliberately absent: the meaning of anything (the modules below), and any loop over all objects after the first call.
 
-mod attach;
 mod backend;
 mod class;
-mod filter;
+mod conflict;
+mod contest;
+mod der;
+mod features;
 pub(crate) mod finding;
+mod frontend;
 pub(crate) mod gateway;
 mod grant;
 mod hostname;
 mod ingress;
 pub(crate) mod listener;
-mod matching;
+pub(crate) mod listener_set;
+mod look;
+mod look_route;
 mod memory;
+mod policy;
 mod reading;
 mod route;
-mod rule;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use rustc_hash::FxHashMap;
-use weir_api::gateway::Gateway;
-use weir_api::kong::CONTROLLERS;
 use weir_model::resource::{Body, Resource, Update};
 
 use crate::diagnostic::Diagnostic;
-use crate::objects::{Kind, Object, ObjectKey, Objects, Presence};
+use crate::objects::{Kind, Object, ObjectKey, Objects};
 use crate::output::{GatewayNeed, Output, Status};
-use crate::status::{self, Surroundings};
-use class::{ClassView, Verdict};
+use class::ClassView;
+use contest::Contests;
 use finding::Finding;
-use gateway::{GatewayPlan, Planned};
+use gateway::{Face, GatewayPlan};
 use memory::{Counts, Dependencies};
-use reading::{Reading, Unknown};
+use policy::PolicyPlan;
 use route::RoutePlan;
+use tls::Materials;
 
 /// Settings of a [`Translator`].
 #[derive(Clone, Debug, Default)]
@@ -49,29 +54,7 @@ pub struct TranslateConfig {
     pub supported_features: Vec<String>,
 }
 
-/// Features of Gateway API v1.6 that translation and data plane have.
-pub const SUPPORTED_FEATURES: [&str; 20] = [
-    "Gateway",
-    "GatewayAddressEmpty",
-    "GatewayHTTPListenerIsolation",
-    "GatewayPort8080",
-    "GatewayStaticAddresses",
-    "HTTPRoute",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteBackendRequestHeaderModification",
-    "HTTPRouteHostRewrite",
-    "HTTPRouteMethodMatching",
-    "HTTPRouteNamedRouteRule",
-    "HTTPRouteParentRefPort",
-    "HTTPRoutePathRedirect",
-    "HTTPRoutePathRewrite",
-    "HTTPRoutePortRedirect",
-    "HTTPRouteQueryParamMatching",
-    "HTTPRouteResponseHeaderModification",
-    "HTTPRouteSchemeRedirect",
-];
+pub use features::SUPPORTED_FEATURES;
 
 /// Turns objects into resources, statuses and diagnostics, a change at a time.
 #[derive(Debug, Default)]
@@ -83,7 +66,15 @@ pub struct Translator {
     dependencies: Dependencies,
     classes: FxHashMap<ObjectKey, ClassView>,
     gateways: FxHashMap<ObjectKey, Box<GatewayPlan>>,
+    /// What routes see of each Gateway and ListenerSet.
+    faces: FxHashMap<ObjectKey, Arc<Face>>,
+    /// The Gateway that each ListenerSet is judged with.
+    set_owners: FxHashMap<ObjectKey, ObjectKey>,
+    default_gateways: BTreeSet<ObjectKey>,
     routes: FxHashMap<ObjectKey, RoutePlan>,
+    contests: Contests,
+    policies: FxHashMap<ObjectKey, PolicyPlan>,
+    materials: Materials,
     needs: BTreeMap<ObjectKey, GatewayNeed>,
     counts: Counts,
     resources: OrdMap<String, Resource>,
@@ -96,7 +87,7 @@ pub struct Translator {
 struct Step {
     /// In the order in which they are to be looked at.
     dirty: BTreeSet<ObjectKey>,
-    /// Gateways whose status may differ.
+    /// Gateways and policies whose status may differ.
     restate: BTreeSet<ObjectKey>,
     /// Resources as they were when the step first touched them.
     touched: BTreeMap<String, Option<Resource>>,
@@ -128,11 +119,22 @@ impl Translator {
             self.touch_settled(objects, &mut step);
         }
         self.touch_binds(objects, &mut step);
-        while let Some(key) = step.dirty.pop_first() {
-            self.look_at(objects, &key, &mut step);
+        loop {
+            while let Some(key) = step.dirty.pop_first() {
+                self.look_at(objects, &key, &mut step);
+            }
+            // What a route wants does not depend on whether it gets it, so this ends.
+            step.dirty = self.contests.settle();
+            if step.dirty.is_empty() {
+                break;
+            }
         }
         while let Some(key) = step.restate.pop_first() {
-            self.restate_gateway(objects, &key, &mut step);
+            if key.kind == Kind::Gateway {
+                self.restate_gateway(objects, &key, &mut step);
+            } else {
+                self.restate_policy(objects, &key, &mut step);
+            }
         }
         self.before = objects.clone();
         let (wants, waits) = self.dependencies.take_news(changed);
@@ -170,7 +172,7 @@ impl Translator {
     }
 
     /// Marks what a change of `key` can matter to.
-    fn touch(&self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+    fn touch(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
         let (before, now) = (self.before.get(key), objects.get(key));
         // A target that is not there matters by what is known of its absence, which is not compared here.
         let readers_care = match (before, now) {
@@ -181,6 +183,10 @@ impl Translator {
                     before.metadata.labels != now.metadata.labels
                 }
                 (Object::IngressClass(before), Object::IngressClass(now)) => before.spec != now.spec,
+                (Object::Secret(before), Object::Secret(now)) => {
+                    before.type_ != now.type_ || before.data != now.data
+                }
+                (Object::ConfigMap(before), Object::ConfigMap(now)) => before.data != now.data,
                 // These have views of their own, or are read for their presence only.
                 _ => false,
             },
@@ -199,6 +205,17 @@ impl Translator {
                     step.dirty.insert(service);
                 }
             }
+            Kind::ListenerSet => {
+                step.dirty.extend([before, now].into_iter().flatten().filter_map(Object::gateway_of_set));
+            }
+            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+                for service in [before, now].into_iter().flatten().flat_map(Object::policy_targets) {
+                    let all = ObjectKey::policies_of(key.kind, &service);
+                    self.dependencies.mark_readers(&all, &mut step.dirty);
+                    step.dirty.insert(service);
+                }
+            }
+            Kind::Secret | Kind::ConfigMap => self.materials.forget(key),
             _ => {}
         }
     }
@@ -239,241 +256,21 @@ impl Translator {
         match key.kind {
             Kind::GatewayClass => self.look_at_class(objects, key, step),
             Kind::Gateway => self.look_at_gateway(objects, key, step),
-            Kind::HttpRoute => self.look_at_route(objects, key, step),
+            Kind::ListenerSet => self.look_at_listener_set(objects, key, step),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+                self.look_at_route(objects, key, step);
+            }
+            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => self.look_at_policy(objects, key, step),
             Kind::Service => self.look_at_service(objects, key, step),
             Kind::GatewayConfiguration => self.look_at_configuration(objects, key, step),
             Kind::Ingress => self.look_at_ingress(objects, key, step),
-            Kind::ReferenceGrant | Kind::EndpointSlice | Kind::Namespace | Kind::IngressClass => {}
+            Kind::ReferenceGrant
+            | Kind::EndpointSlice
+            | Kind::Namespace
+            | Kind::Secret
+            | Kind::ConfigMap
+            | Kind::IngressClass => {}
         }
-    }
-
-    fn look_at_class(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let mut reading = Reading::new(objects, key);
-        let object = objects.gateway_class(&key.name);
-        let view = object.and_then(|class| class::view(class, &mut reading));
-        // The configurations that were read, and those that now are, may say something else about their use.
-        let configurations: Vec<ObjectKey> =
-            self.dependencies.reads(key).chain(&reading.seen.reads).cloned().collect();
-        step.dirty.extend(configurations);
-        self.dependencies.set(key, reading.seen);
-        if self.classes.get(key) != view.as_ref() {
-            self.dependencies.mark_readers(key, &mut step.dirty);
-        }
-        let stated = match (object, &view) {
-            (Some(class), Some(view)) => class::status(class, view, &self.config.supported_features),
-            _ => None,
-        };
-        let is_pending = matches!(&view, Some(view) if view.verdict == Verdict::Pending);
-        match view {
-            Some(view) => self.classes.insert(key.clone(), view),
-            None => self.classes.remove(key),
-        };
-        match stated {
-            Some((status, findings)) => {
-                self.state(key, Status::GatewayClass(status), step);
-                self.diagnose(key, findings, step);
-            }
-            None if is_pending => {}
-            None => self.forget(key),
-        }
-    }
-
-    fn look_at_gateway(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let mut reading = Reading::new(objects, key);
-        let planned = match objects.gateway(key) {
-            Some(gateway) => self.plan_gateway(objects, key, gateway, &mut reading),
-            None => Planned::NotOurs(Vec::new()),
-        };
-        let configurations: Vec<ObjectKey> = self
-            .dependencies
-            .reads(key)
-            .chain(&reading.seen.reads)
-            .filter(|read| read.kind == Kind::GatewayConfiguration)
-            .cloned()
-            .collect();
-        step.dirty.extend(configurations);
-        self.dependencies.set(key, reading.seen);
-        let (plan, findings) = match planned {
-            Planned::Pending => return,
-            Planned::NotOurs(findings) => (None, findings),
-            Planned::Ours(plan) => (Some(plan), Vec::new()),
-        };
-        let before = self.gateways.remove(key);
-        let face_changed = before.as_ref().map(|plan| &plan.face) != plan.as_ref().map(|plan| &plan.face);
-        if face_changed {
-            self.dependencies.mark_readers(key, &mut step.dirty);
-        }
-        self.replace_listeners(key, before.as_deref(), plan.as_deref(), step);
-        let need = plan.as_ref().and_then(|plan| plan.need.clone());
-        self.provide(key, need, step);
-        match plan {
-            Some(plan) => {
-                self.gateways.insert(key.clone(), plan);
-                step.restate.insert(key.clone());
-            }
-            None => {
-                self.statuses.remove(key);
-                self.diagnose(key, findings, step);
-            }
-        }
-    }
-
-    fn plan_gateway(
-        &self,
-        objects: &Objects,
-        key: &ObjectKey,
-        gateway: &Gateway,
-        reading: &mut Reading<'_>,
-    ) -> Planned {
-        let name = &gateway.spec.gateway_class_name;
-        let class_key = ObjectKey::new(Kind::GatewayClass, "", name);
-        match reading.presence(&class_key, Unknown::Holds) {
-            Presence::Present => {}
-            Presence::Unknown => return Planned::Pending,
-            Presence::Absent => {
-                let message = format!("there is no GatewayClass {name}, so nobody serves the Gateway");
-                return Planned::NotOurs(vec![Finding::error(
-                    "spec.gatewayClassName",
-                    "GatewayClassNotFound",
-                    message,
-                )]);
-            }
-        }
-        match self.classes.get(&class_key) {
-            Some(class) => gateway::plan(key, gateway, class, objects.addresses(key), reading),
-            None => Planned::NotOurs(Vec::new()),
-        }
-    }
-
-    /// Swaps the resources of a Gateway's listeners, and where it is known to listen.
-    fn replace_listeners(
-        &mut self,
-        key: &ObjectKey,
-        before: Option<&GatewayPlan>,
-        plan: Option<&GatewayPlan>,
-        step: &mut Step,
-    ) {
-        let old = before.map(|plan| plan.resources(key)).unwrap_or_default();
-        let new = plan.map(|plan| plan.resources(key)).unwrap_or_default();
-        if old == new {
-            return;
-        }
-        for (resource_key, listener) in &old {
-            step.restate.extend(self.counts.leave(key, listener));
-            if !new.contains_key(resource_key) {
-                self.put(resource_key, None, step);
-            }
-        }
-        for (resource_key, listener) in new {
-            step.restate.extend(self.counts.join(key, &listener));
-            self.put(&resource_key, Some(Body::Listener(listener)), step);
-        }
-    }
-
-    fn look_at_route(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let mut reading = Reading::new(objects, key);
-        let object = objects.http_route(key);
-        let gateways = &self.gateways;
-        let face_of = |gateway: &ObjectKey| gateways.get(gateway).map(|plan| Arc::clone(&plan.face));
-        let plan = object.map(|route| route::plan(key, route, &face_of, &mut reading));
-        let is_held = !reading.seen.waits.is_empty();
-        self.dependencies.set(key, reading.seen);
-        if is_held {
-            return;
-        }
-        let before = self.routes.remove(key).unwrap_or_default();
-        let mut now = plan.unwrap_or_default();
-        for (gateway, section) in before.counted.difference(&now.counted) {
-            self.counts.detach(gateway, section);
-            step.restate.insert(gateway.clone());
-        }
-        for (gateway, section) in now.counted.difference(&before.counted) {
-            self.counts.attach(gateway, section);
-            step.restate.insert(gateway.clone());
-        }
-        for (service, port) in before.backends.difference(&now.backends) {
-            if self.counts.release(service, *port) {
-                step.dirty.insert(service.clone());
-            }
-        }
-        for (service, port) in now.backends.difference(&before.backends) {
-            if self.counts.use_port(service, *port) {
-                step.dirty.insert(service.clone());
-            }
-        }
-        if before.resource != now.resource {
-            let resource_key = format!("httproute/{}/{}", key.namespace, key.name);
-            self.put(&resource_key, now.resource.clone().map(Body::HttpRoute), step);
-        }
-        let Some(route) = object else {
-            self.forget(key);
-            return;
-        };
-        let has_entries =
-            route.status.parents.iter().any(|p| CONTROLLERS.contains(&p.controller_name.as_str()));
-        if !now.statuses.is_empty() || has_entries || self.statuses.contains_key(key) {
-            self.state(key, Status::HttpRoute(std::mem::take(&mut now.statuses)), step);
-        }
-        self.diagnose(key, std::mem::take(&mut now.findings), step);
-        self.routes.insert(key.clone(), now);
-    }
-
-    fn look_at_service(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        for port in self.counts.ports(key) {
-            let path = format!("{}/{}/{port}", key.namespace, key.name);
-            let used = self.counts.uses(key, port);
-            let resources = if used { backend::resources(objects, key, port) } else { None };
-            let (backend, endpoints) = resources.unzip();
-            self.put(&format!("backend/{path}"), backend.map(Body::Backend), step);
-            self.put(&format!("endpoints/{path}"), endpoints.map(Body::Endpoints), step);
-        }
-    }
-
-    fn look_at_configuration(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let in_use = self
-            .dependencies
-            .readers(key)
-            .any(|reader| self.classes.contains_key(reader) || self.gateways.contains_key(reader));
-        match objects.gateway_configuration(key).filter(|_| in_use) {
-            Some(configuration) => {
-                let (status, findings) = class::configuration_status(configuration);
-                self.state(key, Status::GatewayConfiguration(status), step);
-                self.diagnose(key, findings, step);
-            }
-            None => self.forget(key),
-        }
-    }
-
-    fn look_at_ingress(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let mut reading = Reading::new(objects, key);
-        let findings = match objects.get(key) {
-            Some(Object::Ingress(ingress)) => ingress::findings(ingress, &mut reading),
-            _ => Vec::new(),
-        };
-        self.dependencies.set(key, reading.seen);
-        self.diagnose(key, findings, step);
-    }
-
-    fn restate_gateway(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
-        let Some(plan) = self.gateways.get(key) else {
-            return;
-        };
-        let around = Surroundings {
-            attached: self.counts.attached(key),
-            binds: objects.binds(),
-            neighbours: plan
-                .resources(key)
-                .values()
-                .filter_map(|listener| {
-                    let others = status::neighbours(self.counts.equals(listener), key);
-                    (!others.is_empty()).then(|| (listener.section.clone(), others))
-                })
-                .collect(),
-        };
-        let (status, mut findings) = status::gateway_status(plan, &around);
-        findings.extend(plan.findings.iter().cloned());
-        self.state(key, Status::Gateway(status), step);
-        self.diagnose(key, findings, step);
     }
 
     /// Sets or removes a resource.
@@ -488,6 +285,20 @@ impl Translator {
             Some(resource) => self.resources.insert(key.to_owned(), resource),
             None => self.resources.remove(key),
         };
+    }
+
+    /// Swaps the certificates and authorities that an object's resources name; others may name them too.
+    fn hold(&mut self, before: &BTreeMap<String, Body>, now: &BTreeMap<String, Body>, step: &mut Step) {
+        for (key, body) in now.iter().filter(|(key, _)| !before.contains_key(*key)) {
+            if self.counts.hold(key) {
+                self.put(key, Some(body.clone()), step);
+            }
+        }
+        for key in before.keys().filter(|key| !now.contains_key(*key)) {
+            if self.counts.drop_hold(key) {
+                self.put(key, None, step);
+            }
+        }
     }
 
     fn state(&mut self, key: &ObjectKey, status: Status, step: &mut Step) {

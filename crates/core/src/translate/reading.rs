@@ -35,6 +35,15 @@ impl<'a> Reading<'a> {
         Reading { objects, since: objects.seen(node), seen: Seen::default() }
     }
 
+    /// What is followed from now on was made by `object`. Returns what to give to [`Reading::refer_as`] afterwards.
+    pub(super) fn refer_from(&mut self, object: &ObjectKey) -> Mark {
+        std::mem::replace(&mut self.since, self.objects.seen(object))
+    }
+
+    pub(super) fn refer_as(&mut self, since: Mark) {
+        self.since = since;
+    }
+
     /// Follows a reference to `target`.
     pub(super) fn presence(&mut self, target: &ObjectKey, unknown: Unknown) -> Presence {
         let presence = self.objects.presence(target, self.since);

@@ -2,12 +2,16 @@
 //!
 //! A file begins with a comment that says in our words which statement of the API (or of Kong's manifests) it pins. Lines
 //! `# include: PATH [-n NAMESPACE]` add manifests of the repository. A document of kind `World` says what provisioning and
-//! the data plane do beside the plain. What comes out follows the line `# Output`; `WEIR_GOLDEN=write` writes it.
+//! the data plane do beside the plain. In the data of a Secret or ConfigMap the value `made NAME...` stands for a
+//! certificate for these names (or its key), made anew at each run; what comes out calls it by its object. What comes out follows the line `# Output`; `WEIR_GOLDEN=write` writes it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
 use serde_json::{Value, json};
+use weir_model::resource::Body;
 
 use crate::render;
 use crate::world::{self, Circumstances, World};
@@ -60,6 +64,7 @@ fn run(input: &str, file: &Path) -> String {
     documents.extend(parse(input, "default"));
     let mut circumstances = Circumstances::default();
     let mut objects = Vec::new();
+    let made = make(&mut documents);
     for document in documents {
         match document["kind"].as_str() {
             Some("World") => circumstances = world::circumstances(&document),
@@ -67,10 +72,50 @@ fn run(input: &str, file: &Path) -> String {
             _ => {}
         }
     }
-    outcome(&objects, circumstances)
+    outcome(&objects, circumstances, &made)
 }
 
-fn outcome(objects: &[weir_core::Object], circumstances: Circumstances) -> String {
+/// Puts certificates where they are asked for; the objects that have each, by its PEM.
+fn make(documents: &mut [Value]) -> BTreeMap<String, String> {
+    let mut made = BTreeMap::new();
+    for document in documents.iter_mut() {
+        let is_secret = document["kind"] == "Secret";
+        if !is_secret && document["kind"] != "ConfigMap" {
+            continue;
+        }
+        let path = format!(
+            "{}/{}",
+            document["metadata"]["namespace"].as_str().unwrap_or_default(),
+            document["metadata"]["name"].as_str().unwrap_or_default()
+        );
+        let pair_of = |value: &Value| -> Option<(String, String)> {
+            let names: Vec<&str> = value.as_str()?.strip_prefix("made")?.split_whitespace().collect();
+            Some(world::certificate(&names))
+        };
+        let pair = pair_of(&document["data"]["tls.crt"]);
+        let others = pair_of(&document["data"]["tls.key"]).map(|(_, key)| key);
+        let authority = pair_of(&document["data"]["ca.crt"]).map(|(certificate, _)| certificate);
+        let own = pair.as_ref().map(|(_, key)| key.clone()).filter(|_| document["data"]["tls.key"] == "its");
+        let values = [
+            ("tls.crt", pair.map(|(certificate, _)| certificate)),
+            ("tls.key", own.or(others)),
+            ("ca.crt", authority),
+        ];
+        for (name, pem) in values {
+            let Some(pem) = pem else { continue };
+            document["data"][name] =
+                if is_secret { json!(base64::prelude::BASE64_STANDARD.encode(&pem)) } else { json!(pem) };
+            made.insert(pem, path.clone());
+        }
+    }
+    made
+}
+
+fn outcome(
+    objects: &[weir_core::Object],
+    circumstances: Circumstances,
+    made: &BTreeMap<String, String>,
+) -> String {
     let mut world = World::with(circumstances);
     for object in objects {
         world.objects.upsert(object.clone());
@@ -86,6 +131,20 @@ fn outcome(objects: &[weir_core::Object], circumstances: Circumstances) -> Strin
     let waits: Vec<Value> = world.translator.waits().map(|key| json!(key.to_string())).collect();
     if !waits.is_empty() {
         out["waits"] = Value::Array(waits);
+    }
+    let mut text = out.to_string();
+    for resource in world.translator.resources() {
+        let (sort, pem) = match &resource.body {
+            Some(Body::Certificate(one)) => ("certificate", one.chain.clone()),
+            Some(Body::CaBundle(one)) => ("cabundle", one.certificates.clone()),
+            _ => continue,
+        };
+        let pem = String::from_utf8(pem).expect("PEM");
+        text = text.replace(resource.key(), &format!("{sort} of {}", made[&pem]));
+    }
+    let mut out: Value = serde_json::from_str(&text).expect("JSON");
+    if let Some(resources) = out["resources"].as_object_mut() {
+        resources.sort_keys();
     }
     serde_saphyr::to_string(&out).expect("YAML")
 }

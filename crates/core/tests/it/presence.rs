@@ -71,7 +71,7 @@ fn an_edited_route_keeps_its_last_good_form_while_a_service_is_unknown() {
     let output = world.put(slice("new"));
     let keys: Vec<&str> = output.update.upserts.iter().map(|r| r.key()).collect();
     assert_eq!(keys, ["backend/default/new/80", "endpoints/default/new/80", "httproute/default/r"]);
-    assert!(matches!(&output.statuses[..], [(_, Status::HttpRoute(_))]));
+    assert!(matches!(&output.statuses[..], [(_, Status::Route(_))]));
     assert_eq!(world.translator.waits().count(), 0);
 }
 
@@ -220,7 +220,7 @@ fn stale_entries_of_ours_are_taken_away_from_a_route_that_left() {
     left["status"] =
         json!({"parents": [{"controllerName": "weir.dev/gateway-controller"}, {"controllerName": "x/y"}]});
     let output = world.put(left);
-    assert_eq!(output.statuses, [(route_key(), Status::HttpRoute(Vec::new()))]);
+    assert_eq!(output.statuses, [(route_key(), Status::Route(Vec::new()))]);
     let mut foreign = route(1, &[]);
     foreign["metadata"]["name"] = json!("foreign");
     foreign["spec"]["parentRefs"] = json!([]);
@@ -263,7 +263,8 @@ fn a_gateway_is_programmed_only_when_its_bind_was_reported() {
         address: "127.0.0.5".to_owned(),
         port,
         bound_port: port,
-        ..BindReport::default()
+        error: String::new(),
+        udp: false,
     };
     world.objects.set_binds(&[bound(80)]);
     let output = world.step(&[]);

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::OnceLock;
+
+use base64::Engine as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weir_core::{Kind, Object, ObjectKey, Objects, Status, TranslateConfig, Translator};
 use weir_model::resource::BindReport;
 
-use crate::world::World;
+use crate::world::{self, World};
 
 /// Everything that a translator says, with equal meanings made equal.
 #[derive(Debug, PartialEq)]
@@ -26,7 +29,8 @@ fn saying(translator: &Translator, objects: &Objects) -> Saying {
     let mut statuses: BTreeMap<ObjectKey, Status> =
         keys.iter().filter_map(|key| Some((key.clone(), translator.status(key)?.clone()))).collect();
     // No entry of ours is the same as never having had one.
-    statuses.retain(|_, status| *status != Status::HttpRoute(Vec::new()));
+    statuses
+        .retain(|_, status| *status != Status::Route(Vec::new()) && *status != Status::Policy(Vec::new()));
     Saying {
         resources: translator.resources().map(|r| (r.key().to_owned(), r.encode_to_vec())).collect(),
         statuses,
@@ -103,7 +107,8 @@ fn apply(edits: &[Edit]) -> World {
                     if dice.roll(3) > 0 {
                         let error = dice.pick(&["", "", "in use"]).to_owned();
                         let address = format!("127.0.1.{host}");
-                        binds.push(BindReport { address, port, bound_port: port + 8000, error, udp: false });
+                        let udp = dice.roll(4) == 0;
+                        binds.push(BindReport { address, port, bound_port: port + 8000, error, udp });
                     }
                 }
                 world.objects.set_binds(&binds);
@@ -289,19 +294,28 @@ impl Dice {
 const TAME: u64 = 0;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-const KINDS: [(Kind, usize); 10] = [
+const KINDS: [(Kind, usize); 19] = [
     (Kind::GatewayClass, 3),
     (Kind::Gateway, 4),
+    (Kind::ListenerSet, 3),
     (Kind::HttpRoute, 6),
+    (Kind::GrpcRoute, 3),
+    (Kind::TlsRoute, 2),
+    (Kind::TcpRoute, 2),
+    (Kind::UdpRoute, 2),
+    (Kind::BackendTlsPolicy, 4),
+    (Kind::BackendTrafficPolicy, 2),
     (Kind::ReferenceGrant, 3),
     (Kind::Service, 4),
     (Kind::EndpointSlice, 5),
     (Kind::Namespace, 3),
+    (Kind::Secret, 3),
+    (Kind::ConfigMap, 3),
     (Kind::GatewayConfiguration, 2),
     (Kind::Ingress, 2),
     (Kind::IngressClass, 2),
 ];
-const SLOTS: usize = 34;
+const SLOTS: usize = 58;
 
 fn slot_key(slot: usize) -> ObjectKey {
     let mut index = slot;
@@ -334,6 +348,8 @@ fn json_of(slot: usize, seed: u64) -> Value {
     }
     metadata["uid"] = json!(format!("uid-{slot}"));
     metadata["generation"] = json!(seed % 1_000);
+    let second = if seed == TAME { slot } else { usize::try_from(seed % 4).expect("small") };
+    metadata["creationTimestamp"] = json!(format!("2024-01-01T00:00:{second:02}Z"));
     object
 }
 
@@ -341,19 +357,49 @@ fn body(kind: Kind, dice: &mut Dice) -> Value {
     match kind {
         Kind::GatewayClass => class(dice),
         Kind::Gateway => gateway(dice),
+        Kind::ListenerSet => listener_set(dice),
         Kind::HttpRoute => route(dice),
+        Kind::GrpcRoute => grpc_route(dice),
+        Kind::TlsRoute => l4_route(dice, "s"),
+        Kind::TcpRoute => l4_route(dice, "t"),
+        Kind::UdpRoute => l4_route(dice, "u"),
+        Kind::BackendTlsPolicy => json!({"metadata": {}, "spec": {
+            "targetRefs": [
+                {"group": "", "kind": dice.pick(&["Service", "Other"]), "name": dice.pick(&["n0", "n1"]),
+                 "sectionName": dice.pick(&[json!(null), json!("http"), json!("tls")])},
+                {"group": "", "kind": "Service", "name": dice.pick(&["n9", "n0"])}],
+            "validation": {"hostname": dice.pick(&["b.example.com", "*.x"]),
+                "wellKnownCACertificates": dice.pick(&[json!(null), json!("System"), json!("Odd")]),
+                "caCertificateRefs": dice.pick(&[
+                    json!([{"group": "", "kind": "ConfigMap", "name": "n0"}]),
+                    json!([{"group": "", "kind": "ConfigMap", "name": "n7"}, {"group": "", "kind": "Odd", "name": "n0"}]),
+                    json!([])])}}}),
+        Kind::BackendTrafficPolicy => json!({"metadata": {}, "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": dice.pick(&["n0", "n1"])}],
+            "retryConstraint": dice.pick(&[json!({"budget": {"percent": 30}}), json!({"budget": {"percent": 300}})]),
+            "sessionPersistence": dice.pick(&[json!(null), json!({"type": "Header"})])}}),
+        Kind::Secret => secret(dice),
+        Kind::ConfigMap => json!({"metadata": {}, "data": dice.pick(&[
+            json!({"ca.crt": pair(0).0}), json!({"ca.crt": pair(1).0}), json!({"ca.crt": "x"}), json!({})])}),
         Kind::ReferenceGrant => json!({"metadata": {}, "spec": {
-            "from": [{"group": "gateway.networking.k8s.io", "kind": dice.pick(&["HTTPRoute", "GRPCRoute"]),
-                      "namespace": dice.pick(&["a", "b"])}],
-            "to": [{"group": "", "kind": "Service", "name": dice.pick(&[json!("n0"), json!(null), json!("n9")])}]}}),
+            "from": [
+                {"group": "gateway.networking.k8s.io", "kind": dice.pick(&["HTTPRoute", "GRPCRoute", "TCPRoute"]),
+                 "namespace": dice.pick(&["a", "b"])},
+                {"group": "gateway.networking.k8s.io", "kind": dice.pick(&["Gateway", "ListenerSet"]),
+                 "namespace": dice.pick(&["a", "b"])}],
+            "to": [
+                {"group": "", "kind": "Service", "name": dice.pick(&[json!("n0"), json!(null), json!("n9")])},
+                {"group": "", "kind": dice.pick(&["Secret", "ConfigMap"]), "name": dice.pick(&[json!(null), json!("n0")])}]}}),
         Kind::Service => json!({"metadata": {}, "spec": {
             "type": dice.pick(&["ClusterIP", "ExternalName"]),
             "ports": [{"name": "http", "port": dice.pick(&[80, 81]),
-                       "appProtocol": dice.pick(&[json!(null), json!("kubernetes.io/h2c")])}]}}),
+                       "appProtocol": dice.pick(&[json!(null), json!("kubernetes.io/h2c"), json!("https")])},
+                      {"name": "udp", "port": dice.pick(&[80, 53]), "protocol": "UDP"}]}}),
         Kind::EndpointSlice => json!({
             "metadata": {"labels": {"kubernetes.io/service-name": dice.pick(&["n0", "n1", "n7"])}},
             "addressType": dice.pick(&["IPv4", "IPv6", "FQDN"]),
-            "ports": [{"name": dice.pick(&["http", "other"]), "port": dice.pick(&[8080, 0])}],
+            "ports": [{"name": dice.pick(&["http", "other"]), "port": dice.pick(&[8080, 0])},
+                      {"name": "udp", "port": 5353, "protocol": "UDP"}],
             "endpoints": [
                 {"addresses": [dice.pick(&["10.0.0.1", "10.0.0.2", "::1", "x"])],
                  "conditions": {"ready": dice.pick(&[json!(null), json!(true), json!(false)])}},
@@ -386,59 +432,141 @@ fn class(dice: &mut Dice) -> Value {
            "spec": {"controllerName": controller, "parametersRef": parameters}})
 }
 
-fn gateway(dice: &mut Dice) -> Value {
-    let listeners: Vec<Value> = (0..dice.some(3))
+/// A few certificates, each with its key, made once.
+fn pair(index: usize) -> &'static (String, String) {
+    static PAIRS: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    &PAIRS.get_or_init(|| {
+        [["a.example.com"], ["*.example.com"]].iter().map(|n| world::certificate(n)).collect()
+    })[index]
+}
+
+fn secret(dice: &mut Dice) -> Value {
+    let encode = |text: &str| base64::prelude::BASE64_STANDARD.encode(text);
+    json!({"metadata": {}, "type": dice.pick(&["kubernetes.io/tls", "Opaque"]), "data": {
+        "tls.crt": dice.pick(&[encode(&pair(0).0), encode(&pair(1).0), encode("no PEM"), "no base64".to_owned()]),
+        "tls.key": dice.pick(&[encode(&pair(0).1), encode(&pair(1).1), encode("no PEM")])}})
+}
+
+fn listeners(dice: &mut Dice, most: usize) -> Vec<Value> {
+    (0..dice.some(most))
         .map(|index| {
+            let protocols = [["HTTP", "TCP"], ["HTTP", "HTTPS"], ["HTTPS", "TLS"], ["TLS", "UDP"], ["TCP", "HTTP"], ["UDP", "x.com/odd"]];
+            let protocol = dice.pick(&protocols[index]);
+            let certificate = json!({"name": dice.pick(&["n0", "n1", "n7"]),
+                "namespace": dice.pick(&[json!("a"), json!(null), json!("b")]),
+                "kind": dice.pick(&["Secret", "Secret", "Odd"])});
+            let tls = json!({"mode": dice.pick(&[["Terminate", "Passthrough"][usize::from(index == 3)], "Terminate", "Passthrough", "Odd"]),
+                "certificateRefs": [certificate]});
             json!({"name": dice.pick(&[&format!("l{index}"), "l0", "m"]),
                 "port": dice.pick(&[80 + index, 80, 81]),
-                "protocol": dice.pick(&["HTTP", "HTTPS", "TCP", "x.com/odd"]),
+                "protocol": protocol,
+                "tls": if matches!(protocol, "HTTPS" | "TLS") { tls } else { json!(null) },
                 "hostname": dice.pick(&[json!(null), json!("*.example.com"), json!("a.example.com")]),
                 "allowedRoutes": {
                     "namespaces": {
-                        "from": dice.pick(&[["All", "Same", "Selector"][index], "Selector", "All", "None", "Odd"]),
+                        "from": dice.pick(&[["All", "Same", "Selector"][index % 3], "Selector", "All", "None", "Odd"]),
                         "selector": {"matchLabels": {"team": "x"}}},
                     "kinds": dice.pick(&[
-                        json!([]), json!([{"kind": "HTTPRoute"}, {"kind": "Odd"}]), json!([{"kind": "Odd"}])])}})
+                        json!([]), json!([]), json!([{"kind": "HTTPRoute"}, {"kind": "Odd"}]), json!([{"kind": "Odd"}])])}})
         })
-        .collect();
+        .collect()
+}
+
+fn gateway(dice: &mut Dice) -> Value {
+    let listeners = listeners(dice, 6);
     let infrastructure = dice.pick(&[
         json!(null),
         json!({"labels": {"a": "b"}}),
         json!({"parametersRef": {"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": "n0"}}),
     ]);
     let addresses = dice.pick(&[json!([]), json!([{"value": "127.0.0.77"}]), json!([{"type": "x.y/z"}])]);
+    let bundle = json!({"group": "", "kind": dice.pick(&["ConfigMap", "Odd"]), "name": dice.pick(&["n0", "n1"]),
+        "namespace": dice.pick(&[json!(null), json!("b")])});
+    let validation = json!({"validation": {"caCertificateRefs": [bundle],
+        "mode": dice.pick(&["AllowValidOnly", "AllowInsecureFallback"])}});
+    let tls = json!({
+        "backend": {"clientCertificateRef": {"name": dice.pick(&["n0", "n6"]),
+            "namespace": dice.pick(&[json!(null), json!("a"), json!("b")])}},
+        "frontend": dice.pick(&[
+            json!(null), json!({"default": {}, "perPort": [{"port": 81, "tls": validation}]}),
+            json!({"default": validation})])});
     json!({"metadata": {}, "spec": {
-        "gatewayClassName": dice.pick(&["n0", "n1", "n2", "n5"]),
+        "gatewayClassName": dice.pick(&["n0", "n1", "n2", "n5"]), "tls": dice.pick(&[json!(null), tls]),
+        "allowedListeners": {"namespaces": {"from": dice.pick(&["All", "Same", "None", "Selector"]),
+                                            "selector": {"matchLabels": {"team": "x"}}}},
+        "defaultScope": dice.pick(&[json!(null), json!("All")]),
         "listeners": listeners, "addresses": addresses, "infrastructure": infrastructure}})
 }
 
-fn route(dice: &mut Dice) -> Value {
-    let parents: Vec<Value> = (0..dice.some(2))
+fn listener_set(dice: &mut Dice) -> Value {
+    let mut listeners = listeners(dice, 2);
+    let first = dice.pick(&[90, 80]);
+    for (index, listener) in listeners.iter_mut().enumerate() {
+        listener["port"] = json!(first + index);
+    }
+    json!({"metadata": {}, "spec": {
+        "parentRef": {"name": dice.pick(&["n0", "n1", "n8"]), "namespace": dice.pick(&[json!("a"), json!(null), json!("b")])},
+        "listeners": listeners}})
+}
+
+fn parents(dice: &mut Dice, section: &str) -> Vec<Value> {
+    (0..dice.some(2))
         .map(|_| {
-            json!({"kind": dice.pick(&["Gateway", "Service"]),
+            json!({"kind": dice.pick(&["Gateway", "ListenerSet", "Service"]),
                 "namespace": dice.pick(&[json!("a"), json!(null), json!("b")]),
                 "name": dice.pick(&["n0", "n1", "n8"]),
-                "sectionName": dice.pick(&[json!(null), json!("l0"), json!("l9")]),
+                "sectionName": dice.pick(&[json!(null), json!(section), json!("l9")]),
                 "port": dice.pick(&[json!(null), json!(80), json!(99)])})
         })
-        .collect();
+        .collect()
+}
+
+fn backends(dice: &mut Dice, port: u32) -> Vec<Value> {
+    (0..dice.some(2))
+        .map(|_| {
+            json!({"name": dice.pick(&["n0", "n1", "n6"]), "kind": dice.pick(&["Service", "Other"]),
+                "namespace": dice.pick(&[json!(null), json!("a"), json!("b"), json!("b")]),
+                "port": dice.pick(&[json!(port), json!(80), json!(81), json!(null)]),
+                "weight": dice.pick(&[json!(null), json!(0), json!(5), json!(-3)])})
+        })
+        .collect()
+}
+
+fn grpc_route(dice: &mut Dice) -> Value {
+    let hosts = dice.pick(&[json!(["g.example.com"]), json!(["*.example.com"]), json!([])]);
+    json!({"metadata": {}, "spec": {"parentRefs": parents(dice, "l0"), "hostnames": hosts,
+        "useDefaultGateways": dice.pick(&[json!(null), json!("All")]),
+        "rules": [{
+            "matches": dice.pick(&[
+                json!([]), json!([{"method": {"service": "a.B", "method": "C"}}]),
+                json!([{"method": {"type": "RegularExpression", "service": "("}}, {"headers": [{"name": "x", "value": "y"}]}])]),
+            "filters": dice.pick(&[
+                json!([]), json!([{"type": "URLRewrite", "urlRewrite": {}}]),
+                json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "n0", "port": 80}}}])]),
+            "backendRefs": backends(dice, 80)}]}})
+}
+
+fn l4_route(dice: &mut Dice, name: &str) -> Value {
+    let port = if name == "u" { dice.pick(&[80, 53]) } else { 80 };
+    json!({"metadata": {}, "spec": {"parentRefs": parents(dice, "l3"),
+        "hostnames": dice.pick(&[json!(["a.example.com"]), json!(["*.b.org"])]),
+        "useDefaultGateways": dice.pick(&[json!(null), json!("All")]),
+        "rules": [{"name": name, "backendRefs": backends(dice, port)}]}})
+}
+
+fn route(dice: &mut Dice) -> Value {
+    let parents = parents(dice, "l0");
     let rules: Vec<Value> = (0..dice.some(2)).map(|_| rule(dice)).collect();
     json!({"metadata": {"annotations": dice.pick(&[
                 json!({}), json!({"konghq.com/strip-path": "true"}), json!({"konghq.com/plugins": "p"})])},
         "spec": {"parentRefs": parents,
+            "useDefaultGateways": dice.pick(&[json!(null), json!("All")]),
             "hostnames": dice.pick(&[json!([]), json!(["a.example.com"]), json!(["b.org", "*.example.com"])]),
             "rules": rules}})
 }
 
 fn rule(dice: &mut Dice) -> Value {
-    let backends: Vec<Value> = (0..dice.some(2))
-        .map(|_| {
-            json!({"name": dice.pick(&["n0", "n1", "n6"]), "kind": dice.pick(&["Service", "Other"]),
-                "namespace": dice.pick(&[json!(null), json!("a"), json!("b"), json!("b")]),
-                "port": dice.pick(&[json!(80), json!(81), json!(null)]),
-                "weight": dice.pick(&[json!(null), json!(0), json!(5), json!(-3)])})
-        })
-        .collect();
+    let backends = backends(dice, 80);
     json!({"name": dice.pick(&[json!(null), json!("r")]),
         "matches": dice.pick(&[
             json!([]),
@@ -447,7 +575,12 @@ fn rule(dice: &mut Dice) -> Value {
         "filters": dice.pick(&[
             json!([]),
             json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}}]),
-            json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "n0"}}}])]),
+            json!([{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "n0", "port": 80}, "percent": 20}}]),
+            json!([{"type": "CORS", "cors": {"allowOrigins": ["https://a.com"]}}, {"type": "Odd"}]),
+            json!([{"type": "ExternalAuth", "externalAuth": {"protocol": "GRPC", "backendRef": {"name": "n1", "port": 80}}},
+                   {"type": "ExtensionRef", "extensionRef": {"group": "x", "kind": "Y", "name": "z"}}])]),
+        "retry": dice.pick(&[json!(null), json!({"codes": [500]}), json!({"attempts": -1})]),
+        "sessionPersistence": dice.pick(&[json!(null), json!({}), json!({"absoluteTimeout": "later"})]),
         "timeouts": dice.pick(&[json!(null), json!({"request": "10s"}), json!({"request": "soon"})]),
         "backendRefs": backends})
 }

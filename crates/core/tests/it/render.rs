@@ -2,46 +2,44 @@
 
 use serde_json::{Value, json};
 use weir_api::condition::Condition;
+use weir_api::gateway::ListenerStatus;
 use weir_core::{Diagnostic, Status};
 use weir_model::resource::{
-    Body, Filter, FilterKind, HeaderModifier, HttpMatch, HttpRule, PathKind, PathModifier, Resource,
-    ValueMatch, WeightedBackend,
+    Attachment, Backend, BackendTls, Body, Filter, FilterKind, HeaderModifier, HttpMatch, HttpRule, Listener,
+    PathKind, PathModifier, Resource, SessionPersistence, ValueMatch, WeightedBackend,
 };
 
 pub(crate) fn resource(resource: &Resource) -> Value {
     match resource.body.as_ref().expect("a body") {
-        Body::Listener(listener) => {
-            let host = if listener.hostname.is_empty() { "any host" } else { &listener.hostname };
-            json!(format!(
-                "{:?} on {} port {}, {host}, of Gateway {} listener {}",
-                listener.protocol(),
-                listener.address,
-                listener.port,
-                listener.gateway,
-                listener.section
-            ))
-        }
+        Body::Listener(l) => listener(l),
         Body::HttpRoute(route) => {
             let mut out = json!({});
             if !route.uid.is_empty() {
                 out["uid"] = json!(route.uid);
             }
             out["created"] = json!(route.created_seconds);
-            out["attachments"] = route
-                .attachments
-                .iter()
-                .map(|a| json!(format!("{}: {}", a.listener_key, hosts(&a.hostnames))))
-                .collect();
+            out["attachments"] = attachments(&route.attachments);
             out["rules"] = route.rules.iter().map(rule).collect();
             out
         }
-        Body::Backend(backend) => json!(format!(
-            "{:?} to Service {}/{} port {}",
-            backend.protocol(),
-            backend.namespace,
-            backend.service,
-            backend.port
-        )),
+        Body::L4Route(route) => {
+            let mut out = json!({"created": route.created_seconds, "split": route.split_identity});
+            if !route.rule_name.is_empty() {
+                out["name"] = json!(route.rule_name);
+            }
+            out["attachments"] = attachments(&route.attachments);
+            out["backends"] = route.backends.iter().map(backend).collect();
+            out
+        }
+        Body::Certificate(certificate) => {
+            assert!(certificate.chain.starts_with(b"-----BEGIN") && !certificate.private_key.is_empty());
+            json!("a chain and its key")
+        }
+        Body::CaBundle(bundle) => {
+            assert!(bundle.certificates.starts_with(b"-----BEGIN"));
+            json!("authorities")
+        }
+        Body::Backend(backend) => of_backend(backend),
         Body::Endpoints(endpoints) => endpoints
             .endpoints
             .iter()
@@ -51,9 +49,86 @@ pub(crate) fn resource(resource: &Resource) -> Value {
                 json!(format!("{host}:{}", e.port))
             })
             .collect(),
-        // A certificate's `Debug` form leaves its key out.
-        body @ (Body::L4Route(_) | Body::Certificate(_) | Body::CaBundle(_)) => json!(format!("{body:?}")),
     }
+}
+
+fn listener(listener: &Listener) -> Value {
+    let host = if listener.hostname.is_empty() { "any host" } else { &listener.hostname };
+    let mut text = format!(
+        "{:?} on {} port {}, {host}, of Gateway {} listener {}",
+        listener.protocol(),
+        listener.address,
+        listener.port,
+        listener.gateway,
+        listener.section
+    );
+    if let Some(tls) = &listener.tls {
+        if tls.passthrough {
+            text.push_str("; passthrough");
+        } else {
+            text.push_str(&format!("; shows [{}]", tls.certificates.join(", ")));
+        }
+        if let Some(validation) = &tls.client_validation {
+            let bundles = validation.ca_bundles.join(", ");
+            text.push_str(&format!("; clients by [{bundles}]"));
+            if validation.insecure_fallback {
+                text.push_str(" or any");
+            }
+        }
+    }
+    if !listener.backend_client_certificate.is_empty() {
+        text.push_str(&format!("; to backends {}", listener.backend_client_certificate));
+    }
+    json!(text)
+}
+
+fn attachments(all: &[Attachment]) -> Value {
+    all.iter().map(|a| json!(format!("{}: {}", a.listener_key, hosts(&a.hostnames)))).collect()
+}
+
+fn of_backend(backend: &Backend) -> Value {
+    let mut text = format!(
+        "{:?} to Service {}/{} port {}",
+        backend.protocol(),
+        backend.namespace,
+        backend.service,
+        backend.port
+    );
+    if let Some(BackendTls { hostname, ca_bundles, system_authorities, subject_alt_names, invalid_reason }) =
+        &backend.tls
+    {
+        text.push_str(&format!("; TLS as {hostname} by [{}]", ca_bundles.join(", ")));
+        if *system_authorities {
+            text.push_str(" and the system's");
+        }
+        for name in subject_alt_names {
+            text.push_str(&format!(" {}={}", if name.uri { "uri" } else { "dns" }, name.value));
+        }
+        if !invalid_reason.is_empty() {
+            text.push_str(&format!(" INVALID {invalid_reason}"));
+        }
+    }
+    if let Some(one) = &backend.session_persistence {
+        text.push_str(&format!("; {}", session(one)));
+    }
+    if let Some(budget) = &backend.retry_budget {
+        text.push_str(&format!(
+            "; retries {}% of {} ms, at least {} in {} ms",
+            budget.percent, budget.interval_ms, budget.min_retry_count, budget.min_retry_interval_ms
+        ));
+    }
+    json!(text)
+}
+
+fn session(one: &SessionPersistence) -> String {
+    format!(
+        "session in {} {}{}, {} ms whole, {} ms idle",
+        if one.header { "header" } else { "cookie" },
+        one.name,
+        if one.permanent { " (permanent)" } else { "" },
+        one.absolute_timeout_ms,
+        one.idle_timeout_ms
+    )
 }
 
 fn hosts(names: &[String]) -> String {
@@ -82,6 +157,13 @@ fn rule(rule: &HttpRule) -> Value {
     if rule.strip_path {
         out["stripPath"] = json!(true);
     }
+    if let Some(retry) = &rule.retry {
+        out["retry"] =
+            json!(format!("{} more on {:?} after {} ms", retry.attempts, retry.codes, retry.backoff_ms));
+    }
+    if let Some(one) = &rule.session_persistence {
+        out["session"] = json!(session(one));
+    }
     out
 }
 
@@ -90,7 +172,7 @@ fn one_match(one: &HttpMatch) -> String {
         PathKind::Prefix => "prefix",
         PathKind::Exact => "exact",
         PathKind::RegularExpression => "regex",
-        PathKind::GrpcMethod => "gRPC method",
+        PathKind::GrpcMethod => "method",
     };
     let mut text = format!("{path} {}", one.path);
     if !one.method.is_empty() {
@@ -131,10 +213,34 @@ fn filters(all: &[Filter]) -> Value {
             FilterKind::UrlRewrite(r) => {
                 json!(format!("rewrite hostname={}{}", r.hostname, path(r.path.as_ref())))
             }
-            FilterKind::RequestMirror(_)
-            | FilterKind::Cors(_)
-            | FilterKind::ExternalAuth(_)
-            | FilterKind::Invalid(_) => json!(format!("{filter:?}")),
+            FilterKind::RequestMirror(m) => json!(format!(
+                "mirror {} of {} to {} by {}",
+                m.numerator, m.denominator, m.backend_key, m.split_identity
+            )),
+            FilterKind::Cors(c) => json!(format!(
+                "cors {:?} methods {:?} headers {:?} exposes {:?} credentials {} for {} s",
+                c.allow_origins,
+                c.allow_methods,
+                c.allow_headers,
+                c.expose_headers,
+                c.allow_credentials,
+                c.max_age_seconds
+            )),
+            FilterKind::ExternalAuth(a) => json!(format!(
+                "ask {} {}{} with {:?} taking {:?} and {} bytes{}",
+                if a.grpc { "grpc" } else { "http" },
+                a.backend_key,
+                a.path,
+                a.allowed_request_headers,
+                a.allowed_response_headers,
+                a.max_body_bytes,
+                if a.invalid_reason.is_empty() {
+                    String::new()
+                } else {
+                    format!(" INVALID {}", a.invalid_reason)
+                }
+            )),
+            FilterKind::Invalid(reason) => json!(format!("INVALID {reason}")),
         })
         .collect()
 }
@@ -162,17 +268,28 @@ pub(crate) fn status(status: &Status) -> Value {
                     status.addresses.iter().map(|a| json!(format!("{} {}", a.type_, a.value))).collect();
             }
             out["conditions"] = conditions(&status.conditions);
-            for listener in &status.listeners {
-                let kinds: Vec<&str> = listener.supported_kinds.iter().map(|k| k.kind.as_str()).collect();
-                out[format!("listener {}", listener.name)] = json!({
-                    "kinds": kinds,
-                    "attachedRoutes": listener.attached_routes,
-                    "conditions": conditions(&listener.conditions),
-                });
+            if let Some(count) = status.attached_listener_sets {
+                out["attachedListenerSets"] = json!(count);
             }
+            listeners(&mut out, &status.listeners);
             out
         }
-        Status::HttpRoute(parents) => parents
+        Status::ListenerSet(status) => {
+            let mut out = json!({"conditions": conditions(&status.conditions)});
+            listeners(&mut out, &status.listeners);
+            out
+        }
+        Status::Policy(ancestors) => ancestors
+            .iter()
+            .map(|ancestor| {
+                json!({
+                    "ancestorRef": serde_json::to_value(&ancestor.ancestor_ref).expect("JSON"),
+                    "controllerName": ancestor.controller_name,
+                    "conditions": conditions(&ancestor.conditions),
+                })
+            })
+            .collect(),
+        Status::Route(parents) => parents
             .iter()
             .map(|parent| {
                 json!({
@@ -182,6 +299,17 @@ pub(crate) fn status(status: &Status) -> Value {
                 })
             })
             .collect(),
+    }
+}
+
+fn listeners(out: &mut Value, all: &[ListenerStatus]) {
+    for listener in all {
+        let kinds: Vec<&str> = listener.supported_kinds.iter().map(|k| k.kind.as_str()).collect();
+        out[format!("listener {}", listener.name)] = json!({
+            "kinds": kinds,
+            "attachedRoutes": listener.attached_routes,
+            "conditions": conditions(&listener.conditions),
+        });
     }
 }
 

@@ -19,7 +19,9 @@ fn statuses_are_spelled_as_the_api_wants_them() {
     let json = |kind, namespace, name| match world.status(&key(kind, namespace, name)).expect("a status") {
         Status::GatewayClass(status) => serde_json::to_value(status).unwrap(),
         Status::Gateway(status) => serde_json::to_value(status).unwrap(),
-        Status::HttpRoute(status) => serde_json::to_value(status).unwrap(),
+        Status::ListenerSet(status) => serde_json::to_value(status).unwrap(),
+        Status::Route(status) => serde_json::to_value(status).unwrap(),
+        Status::Policy(status) => serde_json::to_value(status).unwrap(),
         Status::GatewayConfiguration(status) => serde_json::to_value(status).unwrap(),
     };
     assert_eq!(

@@ -8,7 +8,7 @@ use weir_core::{
     AddressProblem, Addresses, ClassKind, Diagnostic, Kind, Object, ObjectKey, Objects, Output, Status,
     TranslateConfig, Translator,
 };
-use weir_model::resource::{BindReport, Body, Rejected, Resource, Update};
+use weir_model::resource::{BindReport, Body, ListenerProtocol, Rejected, Resource, Update};
 use weir_model::table::Snapshot;
 
 pub(crate) fn read(json: Value) -> Object {
@@ -97,7 +97,9 @@ impl World {
             }
             self.step(&changed);
         }
-        panic!("translation does not come to rest");
+        let wants: Vec<String> = self.translator.wants().map(ToString::to_string).collect();
+        let waits: Vec<String> = self.translator.waits().map(ToString::to_string).collect();
+        panic!("translation does not come to rest: wants {wants:?}, waits {waits:?}");
     }
 
     fn provision(&mut self) -> Vec<ObjectKey> {
@@ -128,17 +130,18 @@ impl World {
 
     /// Whether any bind changed.
     fn bind(&mut self) -> bool {
-        let mut places: BTreeMap<(String, u32), BindReport> = BTreeMap::new();
+        let mut places: BTreeMap<(String, u32, bool), BindReport> = BTreeMap::new();
         for resource in self.translator.resources() {
             if let Some(Body::Listener(listener)) = &resource.body {
                 let (address, port) = (listener.address.clone(), listener.port);
-                let report =
-                    BindReport { address: address.clone(), port, bound_port: port, ..BindReport::default() };
-                places.insert((address, port), report);
+                let udp = listener.protocol() == ListenerProtocol::Udp;
+                let error = String::new();
+                let report = BindReport { address: address.clone(), port, bound_port: port, error, udp };
+                places.insert((address, port, udp), report);
             }
         }
         for bind in &self.circumstances.binds {
-            places.insert((bind.address.clone(), bind.port), bind.clone());
+            places.insert((bind.address.clone(), bind.port, bind.udp), bind.clone());
         }
         let binds: Vec<BindReport> = places.into_values().collect();
         let before = self.objects.clone();
@@ -201,4 +204,11 @@ pub(crate) fn circumstances(json: &Value) -> Circumstances {
         });
     }
     all
+}
+
+/// A certificate for these names and its key, PEM.
+pub(crate) fn certificate(names: &[&str]) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    (made.cert.pem(), made.signing_key.serialize_pem())
 }

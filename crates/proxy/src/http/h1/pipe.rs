@@ -94,10 +94,7 @@ impl Pipe {
 
     /// Keeps what is sent, up to `bytes` of body, for [`Self::rewind`].
     pub(crate) fn keep_for_replay(&mut self, bytes: usize) {
-        // What is kept already stays within the bound of the first try.
-        if self.replay_bytes == 0 {
-            self.replay_bytes = self.out.len() + bytes;
-        }
+        self.replay_bytes = self.out.len() + bytes;
     }
 
     /// Whether [`Self::rewind`] is possible.

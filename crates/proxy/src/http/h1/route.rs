@@ -144,9 +144,6 @@ pub(super) fn decide(
     connection.scan = HeadScan::default();
     connection.served = served;
     connection.input.consume(length);
-    if let Ok(Routed::Forward(forward)) = result {
-        return send_on(worker, received, forward, walk, out);
-    }
     settle(connection, worker, received, Outcome { result, walk, head: kept, out }, record)
 }
 
@@ -268,7 +265,6 @@ impl Answer {
     }
 }
 
-#[inline]
 fn send_on(
     worker: &Worker,
     received: Received,

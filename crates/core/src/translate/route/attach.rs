@@ -4,14 +4,15 @@ use weir_api::condition::reasons;
 use weir_api::gateway::{FromNamespaces, GROUP};
 use weir_api::route::ParentReference;
 
-use super::finding::list;
-use super::gateway::{Face, ListenerFace};
-use super::hostname;
-use super::reading::{Reading, Unknown};
+use super::parents::Parent;
 use crate::objects::{Kind, ObjectKey, Presence};
+use crate::translate::finding::list;
+use crate::translate::gateway::{Face, ListenerFace};
+use crate::translate::hostname;
+use crate::translate::reading::{Reading, Unknown};
 
 /// Listeners that a message names.
-const LISTENERS_MAX: usize = 4;
+pub(super) const LISTENERS_MAX: usize = 4;
 
 /// What became of one parent reference.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,34 +31,30 @@ pub(super) struct Place {
     pub(super) hostnames: Vec<String>,
 }
 
-/// The Gateway that a parent reference names; `None` when it names something else.
-pub(super) fn gateway_of(parent: &ParentReference, route_namespace: &str) -> Option<ObjectKey> {
-    let namespace = parent.namespace.as_deref().unwrap_or(route_namespace);
-    (parent.group == GROUP && parent.kind == "Gateway")
-        .then(|| ObjectKey::new(Kind::Gateway, namespace, parent.name.clone()))
-}
-
 /// Attaches a route with `hostnames` (in normal form; `None` when it has some and not one is usable).
 pub(super) fn attach(
-    gateway: &ObjectKey,
-    face: &Face,
-    parent: &ParentReference,
-    route_namespace: &str,
+    parent: &Parent,
+    route: &ObjectKey,
     hostnames: Option<&[String]>,
     reading: &mut Reading<'_>,
 ) -> Attached {
+    let Parent { reference, owner, face, .. } = parent;
+    if let Some(why) = &face.closed {
+        let message = format!("{owner} is no part of its Gateway: {why}");
+        return Attached::Refused { reason: reasons::NO_MATCHING_PARENT, message };
+    }
     let named: Vec<&ListenerFace> =
-        face.listeners.iter().filter(|listener| selects(parent, listener)).collect();
+        face.listeners.iter().filter(|listener| selects(reference, listener)).collect();
     if named.is_empty() {
         return Attached::Refused {
             reason: reasons::NO_MATCHING_PARENT,
-            message: no_parent(gateway, face, parent),
+            message: no_parent(owner, face, reference),
         };
     }
     let mut refusals = Vec::new();
     let mut allowed = Vec::new();
     for listener in named {
-        match allows(listener, gateway, route_namespace, reading) {
+        match allows(listener, owner, route, reading) {
             Ok(()) => allowed.push(listener),
             Err(why) => refusals.push(format!("listener {} {why}", listener.name)),
         }
@@ -94,7 +91,7 @@ fn selects(parent: &ParentReference, listener: &ListenerFace) -> bool {
         && parent.port.is_none_or(|port| port == listener.port)
 }
 
-fn no_parent(gateway: &ObjectKey, face: &Face, parent: &ParentReference) -> String {
+fn no_parent(owner: &ObjectKey, face: &Face, parent: &ParentReference) -> String {
     let wanted = match (&parent.section_name, parent.port) {
         (Some(section), Some(port)) => format!("listener {section} on port {port}"),
         (Some(section), None) => format!("listener {section}"),
@@ -103,28 +100,28 @@ fn no_parent(gateway: &ObjectKey, face: &Face, parent: &ParentReference) -> Stri
     };
     let present: Vec<String> = face.listeners.iter().map(|l| format!("{} ({})", l.name, l.port)).collect();
     if present.is_empty() {
-        format!("{gateway} has no {wanted}")
+        format!("{owner} has no {wanted}")
     } else {
-        format!("{gateway} has no {wanted}; it has {}", list(&present, LISTENERS_MAX))
+        format!("{owner} has no {wanted}; it has {}", list(&present, LISTENERS_MAX))
     }
 }
 
-/// Whether the listener takes HTTPRoutes of a namespace; `Err` says why not. While the namespace's labels are not
-/// known the route is held back, whatever the answer.
+/// Whether the listener takes the route, by its kind and namespace; `Err` says why not. While the namespace's labels are
+/// not known the route is held back, whatever the answer.
 fn allows(
     listener: &ListenerFace,
-    gateway: &ObjectKey,
-    route_namespace: &str,
+    owner: &ObjectKey,
+    route: &ObjectKey,
     reading: &mut Reading<'_>,
 ) -> Result<(), String> {
-    if !listener.takes_http_routes {
-        return Err(format!("({}) takes no HTTPRoutes", listener.protocol));
+    if listener.kinds.iter().all(|kind| kind.group != GROUP || kind.kind != route.kind.as_str()) {
+        return Err(format!("({}) takes no {}s", listener.protocol, route.kind));
     }
     match &listener.from {
         FromNamespaces::All => Ok(()),
-        FromNamespaces::Same if gateway.namespace == route_namespace => Ok(()),
-        FromNamespaces::Same => Err(format!("takes routes of its own namespace {} only", gateway.namespace)),
-        FromNamespaces::Selector => selected(listener, route_namespace, reading),
+        FromNamespaces::Same if owner.namespace == route.namespace => Ok(()),
+        FromNamespaces::Same => Err(format!("takes routes of its own namespace {} only", owner.namespace)),
+        FromNamespaces::Selector => selected(listener, &route.namespace, reading),
         FromNamespaces::None => Err("takes no routes".to_owned()),
         FromNamespaces::Unknown(from) => {
             Err(format!("takes routes of namespaces {from:?}, which is not a value that Weir knows"))

@@ -6,254 +6,21 @@
 //!
 //! Deliberately absent: any watching or reading; whoever does that calls in.
 
-use std::fmt;
+mod kind;
+mod object;
+
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use serde_json::Value;
 use weir_api::core_v1::{EndpointSlice, Namespace, Service};
 use weir_api::gateway::{Gateway, GatewayClass, GatewayStatusAddress};
 use weir_api::kong::GatewayConfiguration;
-use weir_api::meta::ObjectMeta;
-use weir_api::networking::{Ingress, IngressClass};
+use weir_api::networking::IngressClass;
 use weir_api::policy::ReferenceGrant;
-use weir_api::route::HttpRoute;
 use weir_model::resource::BindReport;
 
-/// The kinds that translation reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    GatewayClass,
-    Gateway,
-    HttpRoute,
-    ReferenceGrant,
-    Service,
-    EndpointSlice,
-    Namespace,
-    GatewayConfiguration,
-    Ingress,
-    IngressClass,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 10] = [
-        Kind::GatewayClass,
-        Kind::Gateway,
-        Kind::HttpRoute,
-        Kind::ReferenceGrant,
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Namespace,
-        Kind::GatewayConfiguration,
-        Kind::Ingress,
-        Kind::IngressClass,
-    ];
-
-    /// `kind` as in manifests.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::GatewayClass => "GatewayClass",
-            Kind::Gateway => "Gateway",
-            Kind::HttpRoute => "HTTPRoute",
-            Kind::ReferenceGrant => "ReferenceGrant",
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::Namespace => "Namespace",
-            Kind::GatewayConfiguration => "GatewayConfiguration",
-            Kind::Ingress => "Ingress",
-            Kind::IngressClass => "IngressClass",
-        }
-    }
-
-    /// The resource name in API paths.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Kind::GatewayClass => "gatewayclasses",
-            Kind::Gateway => "gateways",
-            Kind::HttpRoute => "httproutes",
-            Kind::ReferenceGrant => "referencegrants",
-            Kind::Service => "services",
-            Kind::EndpointSlice => "endpointslices",
-            Kind::Namespace => "namespaces",
-            Kind::GatewayConfiguration => "gatewayconfigurations",
-            Kind::Ingress => "ingresses",
-            Kind::IngressClass => "ingressclasses",
-        }
-    }
-
-    /// The API group; empty for the core group.
-    pub fn group(self) -> &'static str {
-        match self {
-            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::ReferenceGrant => {
-                weir_api::gateway::GROUP
-            }
-            Kind::Service | Kind::Namespace => "",
-            Kind::EndpointSlice => "discovery.k8s.io",
-            Kind::GatewayConfiguration => weir_api::kong::OPERATOR_GROUP,
-            Kind::Ingress | Kind::IngressClass => "networking.k8s.io",
-        }
-    }
-
-    /// Versions that can be read, best first.
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Kind::GatewayClass | Kind::Gateway | Kind::HttpRoute | Kind::ReferenceGrant => &["v1", "v1beta1"],
-            Kind::GatewayConfiguration => &["v2beta1", "v2alpha1", "v1beta1"],
-            Kind::Service | Kind::Namespace | Kind::EndpointSlice | Kind::Ingress | Kind::IngressClass => {
-                &["v1"]
-            }
-        }
-    }
-
-    /// Whether objects of the kind have no namespace.
-    pub fn cluster_scoped(self) -> bool {
-        matches!(self, Kind::GatewayClass | Kind::Namespace | Kind::IngressClass)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Names one object. Ordered by kind, namespace, name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
-    pub kind: Kind,
-    /// Empty for cluster-scoped kinds.
-    pub namespace: String,
-    pub name: String,
-}
-
-impl ObjectKey {
-    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> ObjectKey {
-        let namespace = if kind.cluster_scoped() { String::new() } else { namespace.into() };
-        ObjectKey { kind, namespace, name: name.into() }
-    }
-
-    /// Stands for all grants of a namespace, where the absence of every one of them matters.
-    pub fn grants_of(namespace: impl Into<String>) -> ObjectKey {
-        ObjectKey::new(Kind::ReferenceGrant, namespace, "")
-    }
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            write!(f, "{} {}", self.kind, self.name)
-        } else {
-            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
-        }
-    }
-}
-
-/// One typed object.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    GatewayClass(Arc<GatewayClass>),
-    Gateway(Arc<Gateway>),
-    HttpRoute(Arc<HttpRoute>),
-    ReferenceGrant(Arc<ReferenceGrant>),
-    Service(Arc<Service>),
-    EndpointSlice(Arc<EndpointSlice>),
-    Namespace(Arc<Namespace>),
-    GatewayConfiguration(Arc<GatewayConfiguration>),
-    Ingress(Arc<Ingress>),
-    IngressClass(Arc<IngressClass>),
-}
-
-/// Why an object could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    pub kind: Kind,
-    pub message: String,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} cannot be read: {}", self.kind, self.message)
-    }
-}
-
-impl std::error::Error for Unreadable {}
-
-impl Object {
-    /// Reads the object of a manifest or watch event. The version does not matter: all that are served share a shape.
-    pub fn read(kind: Kind, json: Value) -> Result<Object, Unreadable> {
-        let unreadable = |error: serde_json::Error| Unreadable { kind, message: error.to_string() };
-        fn typed<T: serde::de::DeserializeOwned>(json: Value) -> Result<Arc<T>, serde_json::Error> {
-            serde_json::from_value(json).map(Arc::new)
-        }
-        match kind {
-            Kind::GatewayClass => typed(json).map(Object::GatewayClass),
-            Kind::Gateway => typed(json).map(Object::Gateway),
-            Kind::HttpRoute => typed(json).map(Object::HttpRoute),
-            Kind::ReferenceGrant => typed(json).map(Object::ReferenceGrant),
-            Kind::Service => typed(json).map(Object::Service),
-            Kind::EndpointSlice => typed(json).map(Object::EndpointSlice),
-            Kind::Namespace => typed(json).map(Object::Namespace),
-            Kind::GatewayConfiguration => typed(json).map(Object::GatewayConfiguration),
-            Kind::Ingress => typed(json).map(Object::Ingress),
-            Kind::IngressClass => typed(json).map(Object::IngressClass),
-        }
-        .map_err(unreadable)
-    }
-
-    pub fn kind(&self) -> Kind {
-        match self {
-            Object::GatewayClass(_) => Kind::GatewayClass,
-            Object::Gateway(_) => Kind::Gateway,
-            Object::HttpRoute(_) => Kind::HttpRoute,
-            Object::ReferenceGrant(_) => Kind::ReferenceGrant,
-            Object::Service(_) => Kind::Service,
-            Object::EndpointSlice(_) => Kind::EndpointSlice,
-            Object::Namespace(_) => Kind::Namespace,
-            Object::GatewayConfiguration(_) => Kind::GatewayConfiguration,
-            Object::Ingress(_) => Kind::Ingress,
-            Object::IngressClass(_) => Kind::IngressClass,
-        }
-    }
-
-    pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Object::GatewayClass(o) => &o.metadata,
-            Object::Gateway(o) => &o.metadata,
-            Object::HttpRoute(o) => &o.metadata,
-            Object::ReferenceGrant(o) => &o.metadata,
-            Object::Service(o) => &o.metadata,
-            Object::EndpointSlice(o) => &o.metadata,
-            Object::Namespace(o) => &o.metadata,
-            Object::GatewayConfiguration(o) => &o.metadata,
-            Object::Ingress(o) => &o.metadata,
-            Object::IngressClass(o) => &o.metadata,
-        }
-    }
-
-    pub fn key(&self) -> ObjectKey {
-        let metadata = self.metadata();
-        ObjectKey::new(self.kind(), metadata.namespace.clone(), metadata.name.clone())
-    }
-
-    /// Whether `other` is the same object as its owner wrote it: status writes and bookkeeping aside.
-    fn same_intent(&self, other: &Object) -> bool {
-        let (mine, theirs) = (self.metadata(), other.metadata());
-        if mine.uid != theirs.uid
-            || mine.generation != theirs.generation
-            || mine.labels != theirs.labels
-            || mine.annotations != theirs.annotations
-        {
-            return false;
-        }
-        match (self, other) {
-            (Object::GatewayClass(a), Object::GatewayClass(b)) => a.spec == b.spec,
-            (Object::Gateway(a), Object::Gateway(b)) => a.spec == b.spec,
-            (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
-            (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
-            _ => false,
-        }
-    }
-}
+pub use self::kind::{Kind, ObjectKey};
+pub use self::object::{Object, Unreadable};
 
 /// A point in the sequence of calls to an [`Objects`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -292,6 +59,9 @@ pub enum AddressProblem {
     NoResources(String),
 }
 
+/// Where a socket is: IP literal, port, and whether it is one for UDP.
+pub(crate) type Place = (String, u32, bool);
+
 #[derive(Clone, Debug)]
 struct Entry {
     object: Object,
@@ -309,8 +79,10 @@ pub struct Objects {
     settled: OrdSet<ObjectKey>,
     /// EndpointSlices of each Service: (namespace, service, slice).
     slices: OrdSet<(String, String, String)>,
+    /// ListenerSets by their Gateway, policies by the Services that they name.
+    members: OrdSet<(ObjectKey, ObjectKey)>,
     addresses: OrdMap<ObjectKey, Arc<Addresses>>,
-    binds: OrdMap<(String, u32), BindReport>,
+    binds: OrdMap<Place, BindReport>,
     now: u64,
 }
 
@@ -339,6 +111,7 @@ impl Objects {
             self.settled.insert(ObjectKey::new(Kind::Service, namespace.clone(), service));
             self.slices.insert((namespace, service.to_owned(), slice.metadata.name.clone()));
         }
+        self.members.extend(groups(&object).map(|group| (group, key.clone())));
         self.absent.remove(&key);
         self.entries.insert(key.clone(), Entry { object, seen });
         key
@@ -364,6 +137,12 @@ impl Objects {
             let index = (slice.metadata.namespace.clone(), service.to_owned(), slice.metadata.name.clone());
             self.slices.remove(&index);
         }
+        if let Some(before) = before {
+            let key = before.key();
+            for group in groups(before) {
+                self.members.remove(&(group, key.clone()));
+            }
+        }
     }
 
     /// The present point in the sequence of calls. Take it before a read whose NotFound goes to
@@ -380,7 +159,9 @@ impl Objects {
 
     /// A read that began at `mark` said NotFound: references made later are not answered by it.
     pub fn confirm_absent_since(&mut self, key: ObjectKey, mark: Mark) {
-        if !self.entries.contains_key(&key) && self.absent.get(&key).is_none_or(|known| *known < mark) {
+        // All grants of a namespace are no object, though one without a name would have their key.
+        let is_there = !key.name.is_empty() && self.entries.contains_key(&key);
+        if !is_there && self.absent.get(&key).is_none_or(|known| *known < mark) {
             self.absent.insert(key, mark);
         }
     }
@@ -388,7 +169,7 @@ impl Objects {
     /// The time to wait for `key` is over: references to it that are Unknown now count as Absent, and a Service without
     /// EndpointSlices as one without endpoints. Name the key as changed afterwards.
     pub fn waive(&mut self, key: ObjectKey) {
-        if self.entries.contains_key(&key) {
+        if !key.name.is_empty() && self.entries.contains_key(&key) {
             self.settled.insert(key);
         } else {
             self.confirm_absent(key);
@@ -403,7 +184,7 @@ impl Objects {
     /// The state of every bind of the data plane. Nothing needs to be named as changed for it.
     pub fn set_binds(&mut self, binds: &[BindReport]) {
         let fresh: OrdMap<_, _> =
-            binds.iter().map(|bind| ((bind.address.clone(), bind.port), bind.clone())).collect();
+            binds.iter().map(|bind| ((bind.address.clone(), bind.port, bind.udp), bind.clone())).collect();
         if fresh != self.binds {
             self.binds = fresh;
         }
@@ -454,11 +235,17 @@ impl Objects {
         }
     }
 
-    pub fn http_route(&self, key: &ObjectKey) -> Option<&Arc<HttpRoute>> {
-        match self.get(key) {
-            Some(Object::HttpRoute(object)) => Some(object),
-            _ => None,
-        }
+    /// Objects of `kind` that belong to `group`: ListenerSets to a Gateway, policies to a Service.
+    pub(crate) fn members<'a>(
+        &'a self,
+        group: &'a ObjectKey,
+        kind: Kind,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Object)> {
+        let first = (group.clone(), ObjectKey { kind, namespace: String::new(), name: String::new() });
+        self.members
+            .range(first..)
+            .take_while(move |(of, key)| of == group && key.kind == kind)
+            .filter_map(|(_, key)| Some((key, self.get(key)?)))
     }
 
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
@@ -550,7 +337,12 @@ impl Objects {
         self.addresses.get(gateway)
     }
 
-    pub(crate) fn binds(&self) -> &OrdMap<(String, u32), BindReport> {
+    pub(crate) fn binds(&self) -> &OrdMap<Place, BindReport> {
         &self.binds
     }
+}
+
+/// What an object is a member of.
+fn groups(object: &Object) -> impl Iterator<Item = ObjectKey> {
+    object.gateway_of_set().into_iter().chain(object.policy_targets())
 }

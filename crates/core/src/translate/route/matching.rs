@@ -1,21 +1,31 @@
-//! Matches of an HTTPRoute's rule.
+//! Matches of a rule: those of an HTTPRoute, and what a GRPCRoute's have in common with them.
 
 use weir_api::condition::reasons;
 use weir_api::route::{HttpPathMatch, HttpRouteMatch, HttpValueMatch, PathMatchType, ValueMatchType};
 use weir_model::resource::{HttpMatch, PathKind, ValueMatch};
 use weir_model::table::compile_match;
 
-use super::finding::Finding;
+use crate::translate::finding::Finding;
 
-/// The usable matches of a rule, and what is wrong with the others. None at all stands for the API's default.
-pub(super) fn translate(matches: &[HttpRouteMatch], field: &str) -> (Vec<HttpMatch>, Vec<Finding>) {
+/// The usable matches of an HTTPRoute's rule, and what is wrong with the others.
+pub(super) fn http(matches: &[HttpRouteMatch], field: &str) -> (Vec<HttpMatch>, Vec<Finding>) {
+    usable(matches, field, translate_one)
+}
+
+/// Each match by `translate`; what is wrong with those that have no translation. None at all stands for the API's
+/// default, which is that of the type.
+pub(super) fn usable<T: Default>(
+    matches: &[T],
+    field: &str,
+    translate: impl Fn(&T, &str) -> Result<HttpMatch, Finding>,
+) -> (Vec<HttpMatch>, Vec<Finding>) {
     let mut faults = Vec::new();
-    let default = [HttpRouteMatch::default()];
+    let default = [T::default()];
     let matches = if matches.is_empty() { &default } else { matches };
     let usable = matches
         .iter()
         .enumerate()
-        .filter_map(|(index, one)| match translate_one(one, &format!("{field}[{index}]")) {
+        .filter_map(|(index, one)| match translate(one, &format!("{field}[{index}]")) {
             Ok(translated) => Some(translated),
             Err(fault) => {
                 faults.push(fault);
@@ -37,10 +47,7 @@ fn translate_one(one: &HttpRouteMatch, field: &str) -> Result<HttpMatch, Finding
     if !method.is_empty() && !is_token(&method) {
         return Err(unsupported(&format!("{field}.method"), format!("{method:?} is not an HTTP method")));
     }
-    let in_header = |value| HttpMatch { headers: vec![value], ..HttpMatch::default() };
-    let headers = values(&one.headers, &format!("{field}.headers"), in_header, |name| {
-        is_token(name).then(|| name.to_ascii_lowercase()).ok_or("is not a header name")
-    })?;
+    let headers = headers(&one.headers, &format!("{field}.headers"))?;
     let in_query = |value| HttpMatch { query: vec![value], ..HttpMatch::default() };
     let query = values(&one.query_params, &format!("{field}.queryParams"), in_query, |name| {
         (!name.is_empty()).then(|| name.to_owned()).ok_or("is not a parameter name")
@@ -63,6 +70,14 @@ fn path_kind(path: &HttpPathMatch, field: &str) -> Result<PathKind, Finding> {
     } else {
         Err(unsupported(&format!("{field}.value"), format!("path {value:?} does not begin with a slash")))
     }
+}
+
+/// Header matches.
+pub(super) fn headers(entries: &[HttpValueMatch], field: &str) -> Result<Vec<ValueMatch>, Finding> {
+    let in_header = |value| HttpMatch { headers: vec![value], ..HttpMatch::default() };
+    values(entries, field, in_header, |name| {
+        is_token(name).then(|| name.to_ascii_lowercase()).ok_or("is not a header name")
+    })
 }
 
 /// Of entries with one name only the first counts, as the API says.
@@ -97,7 +112,7 @@ fn values(
 }
 
 /// Whether the data plane can compile `part`, a match that has nothing but `value` in it.
-fn check(part: &HttpMatch, field: &str, value: &str) -> Result<(), Finding> {
+pub(super) fn check(part: &HttpMatch, field: &str, value: &str) -> Result<(), Finding> {
     compile_match(part).map(drop).map_err(|error| {
         // What a regular expression's error says comes last, after a drawing of the place.
         let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -110,6 +125,6 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-fn unsupported(field: &str, message: String) -> Finding {
+pub(super) fn unsupported(field: &str, message: String) -> Finding {
     Finding::error(field, reasons::UNSUPPORTED_VALUE, message)
 }

@@ -1,19 +1,26 @@
 //! Filters of rules and of backend references.
 
+use std::collections::BTreeSet;
+
 use weir_api::condition::reasons;
 use weir_api::route::{
-    FilterType, HttpHeader, HttpRouteFilter, PathModifier as ApiPathModifier, PathModifierType,
-    RequestRedirect as ApiRedirect, UrlRewrite as ApiRewrite,
+    Cors as ApiCors, FilterType, HttpHeader, HttpRouteFilter, PathModifier as ApiPathModifier,
+    PathModifierType, RequestRedirect as ApiRedirect, UrlRewrite as ApiRewrite,
 };
 use weir_model::filter::check_filter;
 use weir_model::resource::{
-    Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, PathKind, PathModifier, RequestRedirect,
-    UrlRewrite,
+    Cors, Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, PathKind, PathModifier,
+    RequestRedirect, UrlRewrite,
 };
 
-use super::finding::Finding;
-use super::hostname;
-use super::matching::is_token;
+use super::external;
+use super::matching::{is_token, unsupported};
+use super::rule::RuleContext;
+use crate::objects::{Kind, ObjectKey};
+use crate::translate::backend::PortUse;
+use crate::translate::finding::Finding;
+use crate::translate::hostname;
+use crate::translate::reading::Reading;
 
 /// Status codes that a redirect may have.
 const REDIRECT_STATUSES: [u32; 5] = [301, 302, 303, 307, 308];
@@ -25,31 +32,42 @@ pub(super) enum Level {
     Backend,
 }
 
-/// All filters of a rule or of a reference, or what is wrong with them: a filter is never skipped.
+/// The filters of a rule or of a reference.
+#[derive(Default)]
+pub(super) struct Filters {
+    pub(super) filters: Vec<Filter>,
+    /// What cannot be had: a filter is never skipped.
+    pub(super) faults: Vec<Finding>,
+    /// References that lead nowhere.
+    pub(super) unresolved: Vec<Finding>,
+    /// Service ports that filters use.
+    pub(super) used: BTreeSet<(ObjectKey, PortUse)>,
+}
+
 pub(super) fn translate(
     filters: &[HttpRouteFilter],
     level: Level,
     matches: &[HttpMatch],
     field: &str,
-) -> (Vec<Filter>, Vec<Finding>) {
-    let mut translated = Vec::with_capacity(filters.len());
-    let mut faults = Vec::new();
+    context: &RuleContext<'_>,
+    reading: &mut Reading<'_>,
+) -> Filters {
+    let mut out = Filters::default();
     for (index, filter) in filters.iter().enumerate() {
         let field = format!("{field}[{index}]");
         let before = &filters[..index];
-        match compatible(filter, before, &field).and_then(|()| translate_one(filter, level, matches, &field))
-        {
-            Ok(kind) => {
-                let filter = Filter { kind: Some(kind) };
-                match check_filter(&filter) {
-                    Ok(()) => translated.push(filter),
-                    Err(why) => faults.push(unsupported(&field, why)),
-                }
-            }
-            Err(fault) => faults.push(fault),
+        let translated = compatible(filter, before, &field)
+            .and_then(|()| translate_one(filter, level, matches, &field, context, reading, &mut out));
+        match translated.map(|kind| kind.map(|kind| Filter { kind: Some(kind) })) {
+            Ok(None) => {}
+            Ok(Some(filter)) => match check_filter(&filter) {
+                Ok(()) => out.filters.push(filter),
+                Err(why) => out.faults.push(unsupported(&field, why)),
+            },
+            Err(fault) => out.faults.push(fault),
         }
     }
-    (translated, faults)
+    out
 }
 
 /// No filter twice, and no rewrite beside a redirect.
@@ -73,50 +91,108 @@ fn compatible(filter: &HttpRouteFilter, before: &[HttpRouteFilter], field: &str)
     Ok(())
 }
 
+/// `None`: the filter has no effect.
 fn translate_one(
     filter: &HttpRouteFilter,
     level: Level,
     matches: &[HttpMatch],
     field: &str,
-) -> Result<FilterKind, Finding> {
-    let missing = |name: &str| unsupported(field, format!("filter {} has no {name}", filter.type_));
-    match (&filter.type_, level) {
-        (FilterType::RequestHeaderModifier, _) => {
+    context: &RuleContext<'_>,
+    reading: &mut Reading<'_>,
+    out: &mut Filters,
+) -> Result<Option<FilterKind>, Finding> {
+    let type_ = &filter.type_;
+    let missing = |name: &str| unsupported(field, format!("filter {type_} has no {name}"));
+    let allowed_in_grpc = matches!(
+        type_,
+        FilterType::RequestHeaderModifier
+            | FilterType::ResponseHeaderModifier
+            | FilterType::RequestMirror
+            | FilterType::ExtensionRef
+    );
+    if context.kind == Kind::GrpcRoute && !allowed_in_grpc {
+        let message = format!("filter {type_} is not supported in a GRPCRoute");
+        return Err(unsupported(&format!("{field}.type"), message));
+    }
+    let kind = match type_ {
+        FilterType::RequestHeaderModifier => {
             let modifier =
                 filter.request_header_modifier.as_ref().ok_or_else(|| missing("requestHeaderModifier"))?;
-            Ok(FilterKind::RequestHeaderModifier(headers(
-                modifier,
-                &format!("{field}.requestHeaderModifier"),
-            )?))
+            FilterKind::RequestHeaderModifier(headers(modifier, &format!("{field}.requestHeaderModifier"))?)
         }
-        (FilterType::ResponseHeaderModifier, _) => {
+        FilterType::ResponseHeaderModifier => {
             let modifier =
                 filter.response_header_modifier.as_ref().ok_or_else(|| missing("responseHeaderModifier"))?;
-            Ok(FilterKind::ResponseHeaderModifier(headers(
-                modifier,
-                &format!("{field}.responseHeaderModifier"),
-            )?))
+            FilterKind::ResponseHeaderModifier(headers(modifier, &format!("{field}.responseHeaderModifier"))?)
         }
-        (FilterType::RequestRedirect, Level::Rule) => {
+        FilterType::RequestRedirect => {
             let redirect = filter.request_redirect.as_ref().ok_or_else(|| missing("requestRedirect"))?;
-            Ok(FilterKind::RequestRedirect(self::redirect(
-                redirect,
-                matches,
-                &format!("{field}.requestRedirect"),
-            )?))
+            let field = format!("{field}.requestRedirect");
+            FilterKind::RequestRedirect(self::redirect(redirect, matches, &field)?)
         }
-        (FilterType::UrlRewrite, Level::Rule) => {
+        FilterType::UrlRewrite => {
             let rewrite = filter.url_rewrite.as_ref().ok_or_else(|| missing("urlRewrite"))?;
-            Ok(FilterKind::UrlRewrite(self::rewrite(rewrite, matches, &format!("{field}.urlRewrite"))?))
+            FilterKind::UrlRewrite(self::rewrite(rewrite, matches, &format!("{field}.urlRewrite"))?)
         }
-        (type_, Level::Backend) => Err(unsupported(
-            &format!("{field}.type"),
-            format!("filter {type_} is not supported on a backendRef"),
-        )),
-        (type_, Level::Rule) => {
-            Err(unsupported(&format!("{field}.type"), format!("filter {type_} is not supported")))
+        FilterType::RequestMirror => {
+            let mirror = filter.request_mirror.as_ref().ok_or_else(|| missing("requestMirror"))?;
+            return external::mirror(mirror, &format!("{field}.requestMirror"), context, reading, out);
+        }
+        FilterType::Cors => {
+            let cors = filter.cors.as_ref().ok_or_else(|| missing("cors"))?;
+            FilterKind::Cors(self::cors(cors, &format!("{field}.cors"))?)
+        }
+        FilterType::ExternalAuth => {
+            let auth = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
+            return external::auth(auth, &format!("{field}.externalAuth"), context, reading, out).map(Some);
+        }
+        FilterType::ExtensionRef => {
+            let named = filter.extension_ref.as_ref().ok_or_else(|| missing("extensionRef"))?;
+            let message =
+                format!("kind {:?} in group {:?} is no filter that Weir has", named.kind, named.group);
+            let at = format!("{field}.extensionRef");
+            out.unresolved.push(Finding::error(at, reasons::INVALID_KIND, message));
+            FilterKind::Invalid(reasons::INVALID_KIND.to_owned())
+        }
+        FilterType::Absent | FilterType::Unknown(_) => {
+            let place = if level == Level::Backend { " on a backendRef" } else { "" };
+            let message = format!("filter {type_} is not supported{place}");
+            return Err(unsupported(&format!("{field}.type"), message));
+        }
+    };
+    Ok(Some(kind))
+}
+
+fn cors(cors: &ApiCors, field: &str) -> Result<Cors, Finding> {
+    for (list, names) in [("allowHeaders", &cors.allow_headers), ("exposeHeaders", &cors.expose_headers)] {
+        for (index, name) in names.iter().enumerate() {
+            if name != "*" {
+                check_name(name, &format!("{field}.{list}[{index}]"))?;
+            }
         }
     }
+    for (index, method) in cors.allow_methods.iter().enumerate() {
+        if method != "*" && !is_token(method) {
+            let message = format!("{method:?} is not an HTTP method");
+            return Err(unsupported(&format!("{field}.allowMethods[{index}]"), message));
+        }
+    }
+    for (index, origin) in cors.allow_origins.iter().enumerate() {
+        if origin != "*" && !origin.contains("://") {
+            let message = format!("{origin:?} is not an origin such as https://example.com");
+            return Err(unsupported(&format!("{field}.allowOrigins[{index}]"), message));
+        }
+    }
+    let max_age_seconds = u32::try_from(cors.max_age)
+        .map_err(|_| unsupported(&format!("{field}.maxAge"), "maxAge is negative".to_owned()))?;
+    Ok(Cors {
+        allow_origins: cors.allow_origins.clone(),
+        allow_methods: cors.allow_methods.clone(),
+        allow_headers: cors.allow_headers.clone(),
+        expose_headers: cors.expose_headers.clone(),
+        allow_credentials: cors.allow_credentials.unwrap_or(false),
+        max_age_seconds,
+    })
 }
 
 fn headers(modifier: &weir_api::route::HeaderModifier, field: &str) -> Result<HeaderModifier, Finding> {
@@ -143,7 +219,7 @@ fn headers(modifier: &weir_api::route::HeaderModifier, field: &str) -> Result<He
     })
 }
 
-fn check_name(name: &str, field: &str) -> Result<(), Finding> {
+pub(super) fn check_name(name: &str, field: &str) -> Result<(), Finding> {
     if is_token(name) { Ok(()) } else { Err(unsupported(field, format!("{name:?} is not a header name"))) }
 }
 
@@ -218,8 +294,4 @@ fn path(
         return Err(unsupported(field, format!("path {value:?} has a blank or a control character")));
     }
     Ok(Some(PathModifier { prefix, value }))
-}
-
-fn unsupported(field: &str, message: String) -> Finding {
-    Finding::error(field, reasons::UNSUPPORTED_VALUE, message)
 }

@@ -1,0 +1,261 @@
+//! Looking at one class, Gateway, ListenerSet, configuration or Ingress again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weir_api::gateway::Gateway;
+use weir_model::resource::Body;
+
+use super::class::{self, Verdict};
+use super::finding::Finding;
+use super::gateway::{self, Face, GatewayPlan, Planned};
+use super::ingress;
+use super::reading::{Reading, Unknown};
+use super::{Step, Translator};
+use crate::objects::{Kind, Object, ObjectKey, Objects, Presence};
+use crate::output::Status;
+use crate::status::{self, Surroundings};
+
+impl Translator {
+    pub(super) fn look_at_class(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut reading = Reading::new(objects, key);
+        let object = objects.gateway_class(&key.name);
+        let view = object.and_then(|class| class::view(class, &mut reading));
+        // The configurations that were read, and those that now are, may say something else about their use.
+        let configurations: Vec<ObjectKey> =
+            self.dependencies.reads(key).chain(&reading.seen.reads).cloned().collect();
+        step.dirty.extend(configurations);
+        self.dependencies.set(key, reading.seen);
+        if self.classes.get(key) != view.as_ref() {
+            self.dependencies.mark_readers(key, &mut step.dirty);
+        }
+        let stated = match (object, &view) {
+            (Some(class), Some(view)) => class::status(class, view, &self.config.supported_features),
+            _ => None,
+        };
+        let is_pending = matches!(&view, Some(view) if view.verdict == Verdict::Pending);
+        match view {
+            Some(view) => self.classes.insert(key.clone(), view),
+            None => self.classes.remove(key),
+        };
+        match stated {
+            Some((status, findings)) => {
+                self.state(key, Status::GatewayClass(status), step);
+                self.diagnose(key, findings, step);
+            }
+            None if is_pending => {}
+            None => self.forget(key),
+        }
+    }
+
+    pub(super) fn look_at_gateway(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut reading = Reading::new(objects, key);
+        let planned = match objects.gateway(key) {
+            Some(gateway) => self.plan_gateway(gateway, key, &mut reading),
+            None => Planned::NotOurs(Vec::new()),
+        };
+        let configurations: Vec<ObjectKey> = self
+            .dependencies
+            .reads(key)
+            .chain(&reading.seen.reads)
+            .filter(|read| read.kind == Kind::GatewayConfiguration)
+            .cloned()
+            .collect();
+        step.dirty.extend(configurations);
+        let is_held = !reading.seen.waits.is_empty();
+        self.dependencies.set(key, reading.seen);
+        let (plan, findings) = match planned {
+            Planned::Pending => return,
+            _ if is_held => return,
+            Planned::NotOurs(findings) => (None, findings),
+            Planned::Ours(plan) => (Some(plan), Vec::new()),
+        };
+        let before = self.gateways.remove(key);
+        self.show_faces(key, before.as_deref(), plan.as_deref(), step);
+        let empty = BTreeMap::new();
+        let materials =
+            |plan: Option<&GatewayPlan>| plan.map_or(empty.clone(), |plan| plan.materials.clone());
+        self.hold(&materials(before.as_deref()), &materials(plan.as_deref()), step);
+        self.replace_listeners(key, before.as_deref(), plan.as_deref(), step);
+        let need = plan.as_ref().and_then(|plan| plan.need.clone());
+        self.provide(key, need, step);
+        match plan {
+            Some(plan) => {
+                self.gateways.insert(key.clone(), plan);
+                step.restate.insert(key.clone());
+            }
+            None => {
+                self.statuses.remove(key);
+                self.diagnose(key, findings, step);
+            }
+        }
+    }
+
+    fn plan_gateway(&mut self, gateway: &Gateway, key: &ObjectKey, reading: &mut Reading<'_>) -> Planned {
+        let name = &gateway.spec.gateway_class_name;
+        let class_key = ObjectKey::new(Kind::GatewayClass, "", name);
+        match reading.presence(&class_key, Unknown::Holds) {
+            Presence::Present => {}
+            Presence::Unknown => return Planned::Pending,
+            Presence::Absent => {
+                let message = format!("there is no GatewayClass {name}, so nobody serves the Gateway");
+                return Planned::NotOurs(vec![Finding::error(
+                    "spec.gatewayClassName",
+                    "GatewayClassNotFound",
+                    message,
+                )]);
+            }
+        }
+        match self.classes.get(&class_key) {
+            Some(class) => gateway::plan(key, gateway, class, &mut self.materials, reading),
+            None => Planned::NotOurs(Vec::new()),
+        }
+    }
+
+    /// Swaps what routes see of a Gateway and its sets; who sees something else is looked at again.
+    fn show_faces(
+        &mut self,
+        key: &ObjectKey,
+        before: Option<&GatewayPlan>,
+        plan: Option<&GatewayPlan>,
+        step: &mut Step,
+    ) {
+        let faces = |plan: Option<&GatewayPlan>| -> BTreeMap<ObjectKey, Arc<Face>> {
+            let own = plan.map(|plan| (key.clone(), Arc::clone(&plan.face)));
+            let sets = plan.into_iter().flat_map(|plan| &plan.sets);
+            own.into_iter().chain(sets.map(|set| (set.key.clone(), Arc::clone(&set.face)))).collect()
+        };
+        let (old, new) = (faces(before), faces(plan));
+        let is_default = new.get(key).is_some_and(|face| face.is_default);
+        let was_default = if is_default {
+            !self.default_gateways.insert(key.clone())
+        } else {
+            self.default_gateways.remove(key)
+        };
+        if was_default != is_default {
+            self.dependencies.mark_readers(&ObjectKey::default_gateways(), &mut step.dirty);
+        }
+        for owner in old.keys().filter(|owner| !new.contains_key(*owner)) {
+            // A set may be another Gateway's by now.
+            if owner == key || self.set_owners.get(owner) == Some(key) {
+                self.faces.remove(owner);
+                self.dependencies.mark_readers(owner, &mut step.dirty);
+            }
+            if self.set_owners.get(owner) == Some(key) {
+                self.set_owners.remove(owner);
+                self.forget(owner);
+                step.dirty.insert(owner.clone());
+            }
+        }
+        for (owner, face) in new {
+            if owner != *key {
+                self.set_owners.insert(owner.clone(), key.clone());
+            }
+            let before = self.faces.insert(owner.clone(), Arc::clone(&face));
+            if before.as_ref() != Some(&face) {
+                self.dependencies.mark_readers(&owner, &mut step.dirty);
+            }
+        }
+    }
+
+    /// Swaps the resources of a Gateway's listeners, and where it is known to listen.
+    fn replace_listeners(
+        &mut self,
+        key: &ObjectKey,
+        before: Option<&GatewayPlan>,
+        plan: Option<&GatewayPlan>,
+        step: &mut Step,
+    ) {
+        let old = before.map(|plan| plan.resources(key)).unwrap_or_default();
+        let new = plan.map(|plan| plan.resources(key)).unwrap_or_default();
+        if old == new {
+            return;
+        }
+        for (resource_key, listener) in &old {
+            step.restate.extend(self.counts.leave(key, listener));
+            if !new.contains_key(resource_key) {
+                self.put(resource_key, None, step);
+            }
+        }
+        for (resource_key, listener) in new {
+            step.restate.extend(self.counts.join(key, &listener));
+            self.put(&resource_key, Some(Body::Listener(listener)), step);
+        }
+    }
+
+    /// A set that no Gateway of ours judges.
+    pub(super) fn look_at_listener_set(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut reading = Reading::new(objects, key);
+        let mut findings = Vec::new();
+        let object = objects.get(key);
+        if let Some(gateway) = object.and_then(Object::gateway_of_set)
+            && reading.presence(&gateway, Unknown::Passes) == Presence::Absent
+        {
+            let message = format!("there is no {gateway}, so nothing serves the ListenerSet");
+            findings.push(Finding::error("spec.parentRef", "GatewayNotFound", message));
+        }
+        self.dependencies.set(key, reading.seen);
+        if object.is_none() {
+            self.forget(key);
+        } else if !self.set_owners.contains_key(key) {
+            self.statuses.remove(key);
+            self.diagnose(key, findings, step);
+        }
+    }
+
+    pub(super) fn look_at_configuration(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let in_use = self
+            .dependencies
+            .readers(key)
+            .any(|reader| self.classes.contains_key(reader) || self.gateways.contains_key(reader));
+        match objects.gateway_configuration(key).filter(|_| in_use) {
+            Some(configuration) => {
+                let (status, findings) = class::configuration_status(configuration);
+                self.state(key, Status::GatewayConfiguration(status), step);
+                self.diagnose(key, findings, step);
+            }
+            None => self.forget(key),
+        }
+    }
+
+    pub(super) fn look_at_ingress(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut reading = Reading::new(objects, key);
+        let findings = match objects.get(key) {
+            Some(Object::Ingress(ingress)) => ingress::findings(ingress, &mut reading),
+            _ => Vec::new(),
+        };
+        self.dependencies.set(key, reading.seen);
+        self.diagnose(key, findings, step);
+    }
+
+    pub(super) fn restate_gateway(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let Some(plan) = self.gateways.get(key) else {
+            return;
+        };
+        let attached = |owner: &ObjectKey| self.counts.attached(owner);
+        let around = Surroundings {
+            attached: &attached,
+            binds: objects.binds(),
+            neighbours: plan
+                .resources(key)
+                .into_iter()
+                .filter_map(|(resource_key, listener)| {
+                    let others = status::neighbours(self.counts.equals(&listener), key);
+                    (!others.is_empty()).then_some((resource_key, others))
+                })
+                .collect(),
+        };
+        let (status, mut findings) = status::gateway_status(key, plan, &around);
+        findings.extend(plan.findings.iter().cloned());
+        let mut stated = vec![(key.clone(), Status::Gateway(status), findings)];
+        for set in &plan.sets {
+            let (status, mut findings) = status::set_status(plan, set, &around);
+            findings.extend(set.findings.iter().cloned());
+            stated.push((set.key.clone(), Status::ListenerSet(status), findings));
+        }
+        for (key, status, findings) in stated {
+            self.state(&key, status, step);
+            self.diagnose(&key, findings, step);
+        }
+    }
+}

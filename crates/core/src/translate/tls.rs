@@ -1,0 +1,244 @@
+//! Certificates and authorities out of Secrets and ConfigMaps: read, checked, and named by their content.
+//!
+//! Owns the memory of what each Secret or ConfigMap holds, so that it is parsed once however many refer to it.
+//! Invariants: what is given on can be parsed and, as far as the key itself says which public key it has, fits together.
+//! Deliberately absent: validity in time (there is no clock here) and chains of trust; a client judges those.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustc_hash::FxHashMap;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use weir_api::core_v1::{
+    CA_CERTIFICATES_KEY, Secret, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY, TLS_SECRET_TYPE,
+};
+use weir_api::gateway::{ObjectReference, SecretReference};
+use weir_model::resource::{Body, CaBundle, Certificate};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
+use super::der;
+use super::grant::{self, Referrer};
+use super::reading::{Reading, Unknown};
+use crate::objects::{Kind, Object, ObjectKey, Presence};
+
+/// A certificate that can be shown.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CertificateView {
+    pub(super) resource: Certificate,
+    /// DNS names that it is for, lower case.
+    pub(super) names: Vec<String>,
+}
+
+/// Where a reference to a certificate or to authorities leads.
+pub(super) enum Followed<T> {
+    Found(T),
+    /// Something that it depends on has not been seen yet; the reading knows what.
+    Pending,
+    /// It is of a kind that holds no such thing.
+    WrongKind(String),
+    NotPermitted(String),
+    /// It is not there, or what is there cannot be used.
+    Unusable(String),
+}
+
+type Parsed<T> = Result<Arc<T>, String>;
+
+/// What Secrets and ConfigMaps were found to hold.
+#[derive(Debug, Default)]
+pub(super) struct Materials {
+    certificates: FxHashMap<ObjectKey, Parsed<CertificateView>>,
+    authorities: FxHashMap<ObjectKey, Parsed<CaBundle>>,
+}
+
+impl Materials {
+    /// The object changed.
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        self.certificates.remove(key);
+        self.authorities.remove(key);
+    }
+
+    /// Follows a reference to a TLS Secret.
+    pub(super) fn certificate(
+        &mut self,
+        reference: &SecretReference,
+        from: &Referrer<'_>,
+        reading: &mut Reading<'_>,
+    ) -> Followed<Arc<CertificateView>> {
+        let SecretReference { group, kind, name, namespace } = reference;
+        if !matches!(group.as_str(), "" | "core") || kind != "Secret" {
+            return Followed::WrongKind(format!(
+                "kind {kind:?} in group {group:?} holds no certificate; Secret does"
+            ));
+        }
+        let target =
+            ObjectKey::new(Kind::Secret, namespace.as_deref().unwrap_or(from.namespace), name.clone());
+        if let Some(stopped) = stopped(&target, from, reading) {
+            return stopped;
+        }
+        let parsed =
+            self.certificates.entry(target.clone()).or_insert_with(|| match reading.objects.get(&target) {
+                Some(Object::Secret(secret)) => certificate(secret).map(Arc::new),
+                _ => Err("it is not there".to_owned()),
+            });
+        match parsed {
+            Ok(view) => Followed::Found(Arc::clone(view)),
+            Err(why) => Followed::Unusable(format!("{target} cannot be used: {why}")),
+        }
+    }
+
+    /// Follows a reference to a ConfigMap with certificate authorities.
+    pub(super) fn authorities(
+        &mut self,
+        reference: &ObjectReference,
+        from: &Referrer<'_>,
+        reading: &mut Reading<'_>,
+    ) -> Followed<Arc<CaBundle>> {
+        let ObjectReference { group, kind, name, namespace } = reference;
+        if !matches!(group.as_str(), "" | "core") || kind != "ConfigMap" {
+            return Followed::WrongKind(format!(
+                "kind {kind:?} in group {group:?} holds no certificate authorities; ConfigMap does"
+            ));
+        }
+        let target =
+            ObjectKey::new(Kind::ConfigMap, namespace.as_deref().unwrap_or(from.namespace), name.clone());
+        if let Some(stopped) = stopped(&target, from, reading) {
+            return stopped;
+        }
+        let parsed =
+            self.authorities.entry(target.clone()).or_insert_with(|| match reading.objects.get(&target) {
+                Some(Object::ConfigMap(map)) => {
+                    let text = map.data.authorities.as_deref();
+                    text.ok_or_else(|| format!("it has no {CA_CERTIFICATES_KEY}"))
+                        .and_then(authorities)
+                        .map(Arc::new)
+                }
+                _ => Err("it is not there".to_owned()),
+            });
+        match parsed {
+            Ok(bundle) => Followed::Found(Arc::clone(bundle)),
+            Err(why) => Followed::Unusable(format!("{target} cannot be used: {why}")),
+        }
+    }
+}
+
+/// Why the target of a reference cannot be looked at, if so.
+fn stopped<T>(target: &ObjectKey, from: &Referrer<'_>, reading: &mut Reading<'_>) -> Option<Followed<T>> {
+    if target.namespace != from.namespace {
+        match grant::permits(from, target, reading) {
+            Presence::Present => {}
+            Presence::Unknown => return Some(Followed::Pending),
+            Presence::Absent => return Some(Followed::NotPermitted(grant::refusal(from, target))),
+        }
+    }
+    match reading.presence(target, Unknown::Holds) {
+        Presence::Present => None,
+        Presence::Unknown => Some(Followed::Pending),
+        Presence::Absent => Some(Followed::Unusable(format!("there is no {target}"))),
+    }
+}
+
+fn certificate(secret: &Secret) -> Result<CertificateView, String> {
+    if secret.type_ != TLS_SECRET_TYPE {
+        return Err(format!("its type is {:?}, not {TLS_SECRET_TYPE}", secret.type_));
+    }
+    let chain = decoded(secret.data.certificate.as_deref(), TLS_CERTIFICATE_KEY)?;
+    let private_key = decoded(secret.data.private_key.as_deref(), TLS_PRIVATE_KEY_KEY)?;
+    let certificates = certificates(&chain, TLS_CERTIFICATE_KEY)?;
+    let leaf = certificates.first().ok_or_else(|| format!("{TLS_CERTIFICATE_KEY} holds no certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(&private_key)
+        .map_err(|error| format!("{TLS_PRIVATE_KEY_KEY} holds no private key: {error}"))?;
+    let (_, leaf) = X509Certificate::from_der(leaf)
+        .map_err(|error| format!("{TLS_CERTIFICATE_KEY} cannot be parsed: {error}"))?;
+    if !belongs(&key, &leaf) {
+        return Err(format!("the key of {TLS_PRIVATE_KEY_KEY} is not that of {TLS_CERTIFICATE_KEY}"));
+    }
+    let names = names(&leaf);
+    let mut hash = Sha256::new();
+    hash.update((chain.len() as u64).to_be_bytes());
+    hash.update(&chain);
+    hash.update(&private_key);
+    let key = format!("certificate/{:x}", hash.finalize());
+    Ok(CertificateView { resource: Certificate { key, chain, private_key }, names })
+}
+
+fn authorities(pem: &str) -> Result<CaBundle, String> {
+    if certificates(pem.as_bytes(), CA_CERTIFICATES_KEY)?.is_empty() {
+        return Err(format!("{CA_CERTIFICATES_KEY} holds no certificate"));
+    }
+    let key = format!("cabundle/{:x}", Sha256::digest(pem));
+    Ok(CaBundle { key, certificates: pem.as_bytes().to_vec() })
+}
+
+fn decoded(value: Option<&str>, name: &str) -> Result<Vec<u8>, String> {
+    let value = value.ok_or_else(|| format!("it has no {name}"))?;
+    STANDARD.decode(value.trim()).map_err(|_| format!("{name} is not base64"))
+}
+
+/// Every certificate of a PEM text; all of them must be certificates.
+fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut all = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("{name} is not PEM: {error}"))?;
+        X509Certificate::from_der(&certificate)
+            .map_err(|error| format!("{name} cannot be parsed: {error}"))?;
+        all.push(certificate);
+    }
+    Ok(all)
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = extension
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Whether the key is the certificate's, as far as the key says which public key is its own: an EC or Ed25519 key need
+/// not, and what the data plane then finds out is told by it.
+fn belongs(key: &PrivateKeyDer<'_>, certificate: &X509Certificate<'_>) -> bool {
+    let public = match key {
+        PrivateKeyDer::Pkcs1(key) => der::rsa_modulus(key.secret_pkcs1_der()),
+        PrivateKeyDer::Sec1(key) => der::ec_point(key.secret_sec1_der()),
+        PrivateKeyDer::Pkcs8(key) => der::pkcs8_public(key.secret_pkcs8_der()),
+        _ => None,
+    };
+    let Some(public) = public else {
+        return true;
+    };
+    let subject = certificate.public_key();
+    match subject.parsed() {
+        Ok(PublicKey::RSA(rsa)) => der::without_zeros(rsa.modulus) == der::without_zeros(public),
+        _ => subject.subject_public_key.data.as_ref() == public,
+    }
+}
+
+/// The resources that `users` of certificates and authorities bring along.
+pub(super) fn bodies(
+    certificates: &[Arc<CertificateView>],
+    bundles: &[Arc<CaBundle>],
+) -> impl Iterator<Item = (String, Body)> {
+    let certificates: Vec<_> = certificates
+        .iter()
+        .map(|view| (view.resource.key.clone(), Body::Certificate(view.resource.clone())))
+        .collect();
+    let bundles: Vec<_> =
+        bundles.iter().map(|bundle| (bundle.key.clone(), Body::CaBundle((**bundle).clone()))).collect();
+    certificates.into_iter().chain(bundles)
+}
