@@ -207,6 +207,24 @@ limits! {
     endpoint_retry_delay: Duration = 1_000, Milliseconds,
         "ours: short enough to notice a recovery at once, long enough not to dial a dead address for each request",
         "How long an endpoint that could not be connected to is passed over while others can.";
+    client_hello_bytes: usize = 16 * 1024, Bytes,
+        "Envoy tls_inspector max_client_hello_size 16 KiB; hellos of the day have 2 KiB",
+        "Largest ClientHello. Larger: the connection is closed.";
+    tls_handshake_timeout: Duration = 10_000, Milliseconds,
+        "HAProxy timeout client-hs, 10 s in its guides; Envoy transport_socket_connect_timeout in its edge guide 10 s",
+        "From the first look at a connection to a TLS listener until hands are shaken.";
+    stream_idle_timeout: Duration = 3_600_000, Milliseconds,
+        "Envoy tcp_proxy idle_timeout 1 h",
+        "How long a TCP or TLS stream may carry nothing in either direction.";
+    udp_idle_timeout: Duration = 60_000, Milliseconds,
+        "Envoy udp_proxy idle_timeout 1 min",
+        "How long a UDP flow may carry nothing in either direction before it is forgotten.";
+    udp_flows: usize = 10_000, Count,
+        "Envoy circuit breaker max_connections 1024 for a cluster; a socket each, under a usual limit of 65,536 files",
+        "UDP flows of one socket. Datagrams that would begin more are dropped.";
+    listener_drain_timeout: Duration = 30_000, Milliseconds,
+        "as drain_timeout: what is under way gets the time that a shutdown would give it",
+        "How long connections go on after the listener that they came through is gone.";
     drain_delay: Duration = 5_000, Milliseconds,
         "ours: time for load balancers to see that we are not ready",
         "How long connections are still accepted after a signal to end.";

@@ -148,6 +148,10 @@ impl Snapshot {
         self.state.binds.get(address)
     }
 
+    pub fn listener(&self, key: &str) -> Option<&Arc<CompiledListener>> {
+        self.state.listeners.get(key)
+    }
+
     pub fn backend(&self, key: &str) -> Option<&Arc<BackendState>> {
         self.state.backends.get(key)
     }

@@ -6,17 +6,19 @@
 //! each update and by a slow timer, and heals.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_model::resource::{Applied, BindReport, Update};
-use weir_model::table::{BindAddress, BindKind, Snapshot, Transport};
+use weir_model::table::{BindAddress, Snapshot, Transport};
 
-use crate::bind::{self, AcceptOrder, Bind};
+use crate::bind::{self, AcceptOrder, Bind, Opened};
 use crate::metrics::FrontMetrics;
 use crate::worker::{Order, Settings, WorkerHandle};
 
@@ -95,19 +97,18 @@ impl Applier {
                 None => break,
             }
         }
-        let (done, closed) = oneshot::channel();
-        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
-            let _ = closed.await;
-        }
+        self.close_all().await;
     }
 
     async fn apply(&mut self, update: &Update) -> Applied {
         let before = self.current.lock().clone();
-        let (snapshot, rejected) = before.apply_at(update, self.settings.epoch.now().millis());
+        let (snapshot, mut rejected) = before.apply_at(update, self.settings.epoch.now().millis());
+        rejected.extend(self.settings.tls.admit(update));
         self.metrics.updates.fetch_add(1, Relaxed);
         self.metrics.rejected_resources.fetch_add(rejected.len() as u64, Relaxed);
         let opened = if self.draining { Vec::new() } else { self.open_wanted(&snapshot) };
         self.run_on_workers(&snapshot).await;
+        self.settings.tls.release(update, &snapshot);
         *self.current.lock() = snapshot.clone();
         self.accept_on(opened).await;
         if self.close_unwanted(&snapshot).await && !self.draining {
@@ -124,7 +125,12 @@ impl Applier {
         let mut pending = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
             let (done, running) = oneshot::channel();
-            if worker.orders.send(Order::Snapshot(Box::new(snapshot.clone()), done)).await.is_ok() {
+            let order = Order::Snapshot {
+                snapshot: Box::new(snapshot.clone()),
+                listeners: snapshot.work().listeners > 0,
+                done,
+            };
+            if worker.orders.send(order).await.is_ok() {
                 pending.push(running);
             }
         }
@@ -135,21 +141,15 @@ impl Applier {
     }
 
     /// Tries every wanted bind that has no socket.
-    fn open_wanted(&mut self, snapshot: &Snapshot) -> Vec<(Arc<Bind>, std::net::TcpListener)> {
+    fn open_wanted(&mut self, snapshot: &Snapshot) -> Vec<(Arc<Bind>, Opened)> {
         let wanted: Vec<BindAddress> = snapshot.binds().map(|(address, _)| address).collect();
         let mut opened = Vec::new();
         for address in &wanted {
-            let served = snapshot.bind(address).is_some_and(|table| table.kind() == BindKind::Http);
             if matches!(self.binds.get(address), Some(State::Bound(_))) {
                 continue;
             }
             let dual_stack = bind::is_dual_stack(*address, wanted.iter().copied());
-            let opening = if served {
-                bind::open(*address, dual_stack, self.low_port_fallback)
-            } else {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "listeners of this protocol are not served"))
-            };
-            let state = match opening {
+            let state = match bind::open(*address, dual_stack, self.low_port_fallback) {
                 Ok((socket, bound_port)) => {
                     let bind = Arc::new(Bind { address: *address, bound_port });
                     opened.push((bind.clone(), socket));
@@ -169,18 +169,60 @@ impl Applier {
         opened
     }
 
-    async fn accept_on(&mut self, opened: Vec<(Arc<Bind>, std::net::TcpListener)>) {
+    async fn accept_on(&mut self, opened: Vec<(Arc<Bind>, Opened)>) {
         for (bind, socket) in opened {
             let address = bind.address;
             let (done, added) = oneshot::channel();
-            let sent = self.accept.send(AcceptOrder::Add(bind, socket, done)).await;
+            let sent = match socket {
+                Opened::Listener(socket) => {
+                    self.accept.send(AcceptOrder::Add(bind, socket, done)).await.is_ok()
+                }
+                Opened::Datagrams(socket) => {
+                    let orders = &self.server_of(address).orders;
+                    orders.send(Order::Datagrams(bind, socket, done)).await.is_ok()
+                }
+            };
             let outcome = match sent {
-                Ok(()) => added.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
-                Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+                true => added.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+                false => Err(io::ErrorKind::BrokenPipe.into()),
             };
             if let Err(error) = outcome {
                 tracing::error!(%address, %error, "a bound socket could not be accepted on");
                 self.binds.insert(address, State::Failed(error));
+            }
+        }
+    }
+
+    /// The worker that serves this socket for datagrams.
+    fn server_of(&self, address: BindAddress) -> &WorkerHandle {
+        // There is at least one worker; which, only has to be the same each time.
+        let at = FxBuildHasher.hash_one(address) % self.workers.len() as u64;
+        &self.workers[at as usize]
+    }
+
+    /// Returns when the socket is closed; what waits in it is taken before.
+    async fn close(&self, address: BindAddress) {
+        let (done, closed) = oneshot::channel();
+        let sent = match address.transport {
+            Transport::Tcp => self.accept.send(AcceptOrder::Remove(address, done)).await.is_ok(),
+            Transport::Udp => {
+                self.server_of(address).orders.send(Order::EndDatagrams(address, done)).await.is_ok()
+            }
+        };
+        if sent {
+            let _ = closed.await;
+        }
+    }
+
+    /// Closes all sockets.
+    pub(crate) async fn close_all(&mut self) {
+        let (done, closed) = oneshot::channel();
+        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+        for (address, state) in std::mem::take(&mut self.binds) {
+            if address.transport == Transport::Udp && matches!(state, State::Bound(_)) {
+                self.close(address).await;
             }
         }
     }
@@ -192,10 +234,7 @@ impl Applier {
         let mut freed = Vec::new();
         for address in unwanted {
             if let Some(State::Bound(bind)) = self.binds.remove(&address) {
-                let (done, closed) = oneshot::channel();
-                if self.accept.send(AcceptOrder::Remove(address, done)).await.is_ok() {
-                    let _ = closed.await;
-                }
+                self.close(address).await;
                 freed.push(bind.bound_port);
             }
         }

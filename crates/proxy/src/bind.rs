@@ -18,13 +18,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use weir_model::table::BindAddress;
+use weir_model::table::{BindAddress, Transport};
 
 use crate::metrics::FrontMetrics;
 use crate::worker::{Handed, Order, WorkerHandle};
 
 /// Connections that may wait in the kernel. Unit: connections. Source: ours (the kernel's `somaxconn` bounds it further).
 const BACKLOG: i32 = 4096;
+
+/// Datagrams that may wait in the kernel. Unit: bytes. Source: ours (the kernel's `rmem_max` bounds it further).
+const RECEIVE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Distance of the ports that stand in for one under 1024. Source: ours.
 const FALLBACK_FIRST: u16 = 8_000;
@@ -39,13 +42,23 @@ pub(crate) struct Bind {
     pub(crate) bound_port: u16,
 }
 
-/// Opens a socket and listens on it. Gives the socket and the port that it really has.
+/// A socket that was opened.
+pub(crate) enum Opened {
+    Listener(std::net::TcpListener),
+    Datagrams(std::net::UdpSocket),
+}
+
+/// Opens a socket, and listens on it if it is one for connections. Gives the socket and the port that it really has.
 pub(crate) fn open(
     address: BindAddress,
     dual_stack: bool,
     low_port_fallback: bool,
-) -> io::Result<(std::net::TcpListener, u16)> {
-    let denied = match listen(SocketAddr::from(address), dual_stack) {
+) -> io::Result<(Opened, u16)> {
+    let open = |address: SocketAddr, transport| match transport {
+        Transport::Tcp => listen(address, dual_stack).map(Opened::Listener),
+        Transport::Udp => receive(address, dual_stack).map(Opened::Datagrams),
+    };
+    let denied = match open(SocketAddr::from(address), address.transport) {
         Ok(socket) => return Ok((socket, address.port)),
         Err(error) => error,
     };
@@ -53,7 +66,7 @@ pub(crate) fn open(
         return Err(denied);
     }
     for port in stand_ins(address.port) {
-        if let Ok(socket) = listen(SocketAddr::new(address.ip, port), dual_stack) {
+        if let Ok(socket) = open(SocketAddr::new(address.ip, port), address.transport) {
             return Ok((socket, port));
         }
     }
@@ -75,6 +88,19 @@ fn listen(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::TcpList
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn receive(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::UdpSocket> {
+    // Without SO_REUSEADDR, which for datagrams would let two sockets have one port.
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    // What the system allows of it: datagrams that find no room are lost.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
+    socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::apply::Applier;
-use crate::bind::AcceptOrder;
 use crate::worker::Order;
 
 impl Applier {
@@ -23,11 +22,7 @@ impl Applier {
             let _ = worker.orders.send(Order::Retire).await;
         }
         tokio::time::sleep(delay).await;
-        let (done, closed) = oneshot::channel();
-        if self.accept.send(AcceptOrder::RemoveAll(done)).await.is_ok() {
-            let _ = closed.await;
-        }
-        self.binds.clear();
+        self.close_all().await;
         self.report();
         let mut pending = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {

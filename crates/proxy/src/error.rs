@@ -5,6 +5,8 @@ use weir_codec::body::BodyError;
 use weir_codec::head::HeadError;
 use weir_model::path::PathError;
 
+use crate::tls::hello::HelloError;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// The request head was refused.
@@ -51,6 +53,10 @@ pub(crate) enum Failure {
     Connect,
     /// No endpoint of the backend took a connection in time.
     ConnectTimeout,
+    /// The backend is to be spoken to over TLS, and how cannot be met.
+    BackendPolicy,
+    /// TLS with the endpoint could not be set up: it is not whom we believe, or does not speak it.
+    UpstreamHandshake,
     /// The endpoint closed without an answer.
     UpstreamClosed,
     /// The endpoint's response head was refused.
@@ -63,6 +69,20 @@ pub(crate) enum Failure {
     BackendRequestTimeout,
     /// The rule's time for the request was up.
     RequestTimeout,
+    /// The first bytes of a connection to a TLS listener were refused.
+    Hello(HelloError),
+    /// Hands were not shaken in time.
+    HandshakeTimeout,
+    /// Nobody serves the name that the client asked for.
+    UnknownName,
+    /// The listener has no certificate to show, or nothing to verify clients with.
+    HandshakeRefused,
+    /// Hands could not be shaken with the client.
+    Handshake,
+    /// Nothing moved on a stream for too long.
+    StreamIdle,
+    /// The listener that a stream came through is gone, and its time with it.
+    ListenerGone,
 }
 
 /// Whose fault a failure is.
@@ -147,6 +167,15 @@ reasons! {
     UpstreamTimeout => "upstream_timeout",
     BackendRequestTimeout => "backend_request_timeout",
     RequestTimeout => "request_timeout",
+    BackendPolicy => "backend_policy",
+    UpstreamHandshake => "upstream_handshake",
+    Hello => "tls_hello",
+    HandshakeTimeout => "tls_timeout",
+    UnknownName => "tls_unknown_name",
+    HandshakeRefused => "tls_refused",
+    Handshake => "tls_handshake",
+    StreamIdle => "stream_idle",
+    ListenerGone => "listener_gone",
 }
 
 const BAD_REQUEST: (u16, &str) = (400, "Bad request");
@@ -193,6 +222,17 @@ impl Failure {
             Failure::UpstreamTimeout => kept(TIMING_OUT, Upstream, Reason::UpstreamTimeout),
             Failure::BackendRequestTimeout => kept(TIMING_OUT, Upstream, Reason::BackendRequestTimeout),
             Failure::RequestTimeout => kept(TIMING_OUT, Upstream, Reason::RequestTimeout),
+            Failure::BackendPolicy => kept(UNEXPECTED, Configuration, Reason::BackendPolicy),
+            Failure::UpstreamHandshake => {
+                retryable(kept(INVALID_RESPONSE, Upstream, Reason::UpstreamHandshake))
+            }
+            Failure::Hello(_) => silent(Reason::Hello),
+            Failure::HandshakeTimeout => silent(Reason::HandshakeTimeout),
+            Failure::UnknownName => silent(Reason::UnknownName),
+            Failure::HandshakeRefused => Verdict { blame: Configuration, ..silent(Reason::HandshakeRefused) },
+            Failure::Handshake => silent(Reason::Handshake),
+            Failure::StreamIdle => silent(Reason::StreamIdle),
+            Failure::ListenerGone => Verdict { blame: Configuration, ..silent(Reason::ListenerGone) },
         }
     }
 }

@@ -64,9 +64,31 @@ impl Socket {
         matches!(self, Socket::Stream(_))
     }
 
+    /// Whether its bytes are inside TLS of its own.
+    pub(crate) fn is_secure(&self) -> bool {
+        matches!(self, Socket::Tls(_))
+    }
+
     /// Whether the peer has said that it did nothing with what was sent.
     pub(crate) fn was_refused(&self) -> bool {
         matches!(self, Socket::Stream(stream) if stream.was_refused())
+    }
+
+    /// What is read and written from now on is inside this session, which has begun on this very connection.
+    pub(crate) fn encrypted(self, session: Session) -> Socket {
+        match self {
+            Socket::Plain(wire) => Socket::Tls(Box::new(Secure { wire, session })),
+            // There is no TLS inside anything here.
+            other => other,
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Socket::Plain(wire) => wire.local_addr(),
+            Socket::Tls(tls) => tls.wire.local_addr(),
+            Socket::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Whether there may be something to read. No kernel entry.

@@ -30,7 +30,9 @@ mod mirror;
 mod record;
 mod retry;
 mod session;
+mod tcp;
 mod tls;
+mod udp;
 mod upstream;
 mod worker;
 

@@ -93,6 +93,32 @@ pub(crate) struct WorkerMetrics {
     /// Those that were closed because of resets or of frames that carry nothing.
     pub(crate) http2_floods: Counter,
     pub(crate) panics: Counter,
+    /// TLS with clients that came about.
+    pub(crate) handshakes: Counter,
+    /// Connections to TLS listeners that came to nothing.
+    pub(crate) handshake_failures: Counter,
+    pub(crate) upstream_handshakes: Counter,
+    pub(crate) upstream_handshake_failures: Counter,
+    /// Connections whose bytes go to a backend as they are.
+    pub(crate) streams: Lives,
+    /// Of UDP.
+    pub(crate) flows: Lives,
+    pub(crate) datagrams_dropped: Counter,
+}
+
+/// What begins and ends.
+#[derive(Debug, Default)]
+pub(crate) struct Lives {
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+}
+
+impl Lives {
+    fn open(&self) -> u64 {
+        // The later first, so that the difference cannot be negative.
+        let closed = self.closed.get();
+        self.opened.get().saturating_sub(closed)
+    }
 }
 
 /// What is counted outside the workers.
@@ -151,6 +177,8 @@ pub(crate) fn render(
     text.head("socket_calls_total", "counter", "Reads and writes that entered the kernel.");
     text.line("socket_calls_total", &[("call", "read")], sum(&|w| w.socket_calls.reads.get()));
     text.line("socket_calls_total", &[("call", "write")], sum(&|w| w.socket_calls.writes.get()));
+    text.gauge("streams_open", "TCP and TLS streams open now.", sum(&|w| w.streams.open()));
+    text.gauge("udp_flows_open", "UDP flows open now.", sum(&|w| w.flows.open()));
     text.gauge("binds_open", "Listening sockets.", gauges.binds as u64);
     text.splits(splits);
     text.0
@@ -255,6 +283,29 @@ impl Text {
                 sum(&|w| w.http2_floods.get()),
             ),
             ("panics_total", "Connections lost to a panic.", sum(&|w| w.panics.get())),
+            ("tls_handshakes_total", "TLS handshakes with clients.", sum(&|w| w.handshakes.get())),
+            (
+                "tls_handshake_failures_total",
+                "Connections to TLS listeners that were refused or broke off before they were secured.",
+                sum(&|w| w.handshake_failures.get()),
+            ),
+            (
+                "upstream_tls_handshakes_total",
+                "TLS handshakes with endpoints.",
+                sum(&|w| w.upstream_handshakes.get()),
+            ),
+            (
+                "upstream_tls_handshake_failures_total",
+                "Failed TLS handshakes with endpoints.",
+                sum(&|w| w.upstream_handshake_failures.get()),
+            ),
+            ("streams_total", "TCP and TLS streams for backends.", sum(&|w| w.streams.opened.get())),
+            ("udp_flows_total", "UDP flows.", sum(&|w| w.flows.opened.get())),
+            (
+                "udp_datagrams_dropped_total",
+                "Datagrams of clients that went nowhere.",
+                sum(&|w| w.datagrams_dropped.get()),
+            ),
             ("updates_total", "Updates applied.", front.updates.load(Relaxed)),
             (
                 "rejected_resources_total",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use weir_codec::head::Asked;
-use weir_model::table::BackendState;
+use weir_model::table::{BackendState, CompiledListener};
 
 use crate::http::h1::Call;
 use crate::worker::Worker;
@@ -24,6 +24,8 @@ const TURN_BYTES: usize = 128 * 1024;
 
 /// A request that is to be copied.
 pub(crate) struct Copied {
+    /// That the request came through.
+    pub(crate) listener: Arc<CompiledListener>,
     pub(crate) backend: Arc<BackendState>,
     /// The head, and what of the body has passed already.
     pub(crate) request: Vec<u8>,
@@ -48,6 +50,7 @@ pub(crate) fn send(worker: &Rc<Worker>, copied: Copied) -> Option<Tap> {
     };
     let call = Call {
         backend: copied.backend,
+        listener: copied.listener,
         request: copied.request,
         rest,
         asked: copied.asked,

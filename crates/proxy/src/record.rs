@@ -9,7 +9,8 @@ use crate::clock::Moment;
 use crate::error::Failure;
 use crate::worker::Worker;
 
-/// What is known about the request that a connection is busy with.
+/// What is known about the request that a connection is busy with; or about a connection or flow whose bytes are nobody's
+/// business.
 #[derive(Debug)]
 pub(crate) struct RequestRecord {
     pub(crate) started: Moment,
@@ -85,6 +86,17 @@ impl RequestRecord {
         let class = usize::from(self.status / 100).min(5);
         metrics.requests[class].add(1);
         metrics.durations.observe(micros);
+        self.finish_any(worker, micros);
+    }
+
+    /// The connection or flow, which is no request, is over.
+    pub(crate) fn finish_stream(self, worker: &Worker) {
+        let micros = worker.clock.now().micros_since(self.started);
+        self.finish_any(worker, micros);
+    }
+
+    fn finish_any(self, worker: &Worker, micros: u64) {
+        let metrics = &worker.metrics;
         if self.retries > 0 {
             metrics.retries.add(u64::from(self.retries));
         }

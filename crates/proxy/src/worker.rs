@@ -16,22 +16,30 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use weir_codec::body::BodyLimits;
 use weir_codec::head::HeadLimits;
 use weir_model::limits::Limits;
-use weir_model::table::Snapshot;
+use weir_model::resource::BackendTls;
+use weir_model::table::{BindAddress, BindKind, Snapshot};
 
 use crate::access_log::Log;
 use crate::bind::Bind;
-use crate::buffer::{Buffers, LARGEST_HEAD_BYTES};
+use crate::buffer::{Buffers, LARGEST_HEAD_BYTES, ReadBuffer};
 use crate::clock::{Clock, Epoch, Moment};
 use crate::config::{HeaderTokens, Network};
+use crate::error::Failure;
 use crate::http::{h1, h2};
+use crate::io::{Counted, Socket};
 use crate::metrics::WorkerMetrics;
 use crate::session::Sealer;
+use crate::tls::accept;
+use crate::tls::store::{BrokenPolicy, Inside, TlsStore, UpstreamTls};
 use crate::upstream::pool::{Pool, PoolLimits};
+use crate::{tcp, udp};
 
 /// How often idle upstream connections are looked through, at least. Unit: time. Source: ours.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -50,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) access_log: Option<Log>,
     pub(crate) sealer: Sealer,
     pub(crate) epoch: Epoch,
+    pub(crate) tls: TlsStore,
 }
 
 impl Settings {
@@ -82,6 +91,7 @@ impl Settings {
             access_log,
             sealer,
             epoch: Epoch::start(),
+            tls: TlsStore::new(),
         }
     }
 }
@@ -93,10 +103,33 @@ pub(crate) struct Handed {
     pub(crate) bind: Arc<Bind>,
 }
 
+/// A connection that begins to be served.
+pub(crate) struct Incoming {
+    pub(crate) registered: Registered,
+    pub(crate) client: Socket,
+    /// What was read already.
+    pub(crate) input: ReadBuffer,
+    pub(crate) peer: SocketAddr,
+    pub(crate) bind: Arc<Bind>,
+    /// `None`: in the clear.
+    pub(crate) front: Option<Front>,
+}
+
+/// What a client said when it shook hands.
+#[derive(Debug)]
+pub(crate) struct Front {
+    /// Lower case.
+    pub(crate) server_name: Option<Box<[u8]>>,
+}
+
 /// What a worker is told.
 pub(crate) enum Order {
-    /// Run this snapshot; acknowledged when it runs.
-    Snapshot(Box<Snapshot>, oneshot::Sender<()>),
+    /// Run this snapshot; acknowledged when it runs. `listeners` says whether any of them changed.
+    Snapshot { snapshot: Box<Snapshot>, listeners: bool, done: oneshot::Sender<()> },
+    /// Serve this socket for datagrams.
+    Datagrams(Arc<Bind>, std::net::UdpSocket, oneshot::Sender<std::io::Result<()>>),
+    /// Close it; acknowledged when it is closed.
+    EndDatagrams(BindAddress, oneshot::Sender<()>),
     /// Close up to so many idle connections, those first that have been idle longest.
     Shed(usize),
     /// From now on each answer is the last one of its connection.
@@ -137,6 +170,10 @@ pub(crate) struct Worker {
     pub(crate) mirrors: Cell<usize>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
+    /// How backends of this snapshot are spoken to over TLS.
+    upstream_tls: RefCell<UpstreamIdentities>,
+    /// Sockets for datagrams that this worker serves.
+    datagrams: RefCell<BTreeMap<BindAddress, udp::Serving>>,
     snapshot: RefCell<Snapshot>,
     random: Cell<u64>,
     retiring: Cell<bool>,
@@ -157,7 +194,17 @@ pub(crate) struct Presence {
     pub(crate) waker: RefCell<Option<Waker>>,
     /// The connection is to close as soon as it is idle.
     pub(crate) asked_to_close: Cell<bool>,
+    /// What it came through.
+    pub(crate) bind: Cell<Option<BindAddress>>,
+    /// The listener that a stream belongs to; HTTP requests on one connection may belong to several.
+    pub(crate) listener: RefCell<Option<Arc<str>>>,
+    /// That is gone, and at this moment the connection has to be.
+    pub(crate) leave_at: Cell<Option<Moment>>,
 }
+
+/// By policy (kept, so that its address names it) and what is spoken: for each certificate of ours the identity.
+type UpstreamIdentities = FxHashMap<(*const BackendTls, Inside), (Arc<BackendTls>, CertifiedIdentities)>;
+type CertifiedIdentities = SmallVec<[(Option<Box<str>>, Result<Arc<UpstreamTls>, BrokenPolicy>); 1]>;
 
 impl Worker {
     /// Starts a worker's thread.
@@ -212,6 +259,8 @@ impl Worker {
             held: RefCell::default(),
             mirrors: Cell::new(0),
             paths: RefCell::default(),
+            upstream_tls: RefCell::default(),
+            datagrams: RefCell::default(),
             snapshot: RefCell::new(snapshot),
             random: Cell::new(seed),
             retiring: Cell::new(false),
@@ -241,11 +290,31 @@ impl Worker {
 
     fn obey(self: Rc<Self>, order: Order) {
         match order {
-            Order::Snapshot(snapshot, done) => {
+            Order::Snapshot { snapshot, listeners, done } => {
                 *self.snapshot.borrow_mut() = *snapshot;
+                self.upstream_tls.borrow_mut().clear();
+                if listeners {
+                    self.part_with_listeners();
+                }
                 self.endpoints_changed.notify_waiters();
                 // Nobody waits any more: the proxy is being dropped.
                 let _ = done.send(());
+            }
+            Order::Datagrams(bind, socket, done) => {
+                let address = bind.address;
+                let served = udp::serve(self.clone(), bind, socket).map(|serving| {
+                    self.datagrams.borrow_mut().insert(address, serving);
+                });
+                let _ = done.send(served);
+            }
+            Order::EndDatagrams(address, done) => {
+                let serving = self.datagrams.borrow_mut().remove(&address);
+                tokio::task::spawn_local(async move {
+                    if let Some(serving) = serving {
+                        serving.end().await;
+                    }
+                    let _ = done.send(());
+                });
             }
             Order::Shed(count) => self.shed(count),
             Order::Retire => {
@@ -281,14 +350,72 @@ impl Worker {
             }
         };
         self.metrics.connections.add(1);
-        let guard = self.clone().register();
-        tokio::task::spawn_local(h1::serve(guard, stream, handed.peer, handed.bind));
+        let bind = handed.bind;
+        let kind = self.snapshot().bind(&bind.address).map(|table| table.kind());
+        let incoming = Incoming {
+            client: Socket::Plain(Counted::new(stream, self.metrics.clone())),
+            input: ReadBuffer::default(),
+            peer: handed.peer,
+            front: None,
+            registered: self.register(bind.address),
+            bind,
+        };
+        match kind {
+            Some(BindKind::Http) => tokio::task::spawn_local(h1::serve(incoming)),
+            Some(BindKind::Tls) => tokio::task::spawn_local(accept::serve(incoming)),
+            Some(BindKind::Tcp) => tokio::task::spawn_local(tcp::serve(incoming, None, false)),
+            // The listener went away while the connection waited.
+            Some(BindKind::Udp) | None => return,
+        };
     }
 
-    fn register(self: Rc<Self>) -> Registered {
+    /// Connections whose listener is gone may go on for a while.
+    fn part_with_listeners(&self) {
+        let at = self.clock.tick() + self.settings.limits.listener_drain_timeout;
+        let snapshot = self.snapshot();
+        for presence in self.connections.borrow().values() {
+            let Some(bind) = presence.bind.get() else { continue };
+            let is_there = match &*presence.listener.borrow() {
+                Some(key) => snapshot.listener(key).is_some_and(|listener| listener.bind == bind),
+                None => snapshot.bind(&bind).is_some(),
+            };
+            match presence.leave_at.get() {
+                None if !is_there => {
+                    presence.leave_at.set(Some(at));
+                    wake(presence);
+                }
+                Some(_) if is_there => presence.leave_at.set(None),
+                _ => {}
+            }
+        }
+    }
+
+    /// How connections to a backend with this policy are encrypted.
+    pub(crate) fn upstream_tls(
+        &self,
+        policy: &Arc<BackendTls>,
+        inside: Inside,
+        certificate: Option<&str>,
+    ) -> Result<Arc<UpstreamTls>, Failure> {
+        let mut identities = self.upstream_tls.borrow_mut();
+        let known = identities.entry((Arc::as_ptr(policy), inside));
+        let (_, known) = known.or_insert_with(|| (policy.clone(), SmallVec::new()));
+        let at = known.iter().position(|(ours, _)| ours.as_deref() == certificate).unwrap_or_else(|| {
+            let identity = self.settings.tls.upstream(policy, certificate, inside);
+            if let Err(BrokenPolicy(reason)) = &identity {
+                tracing::warn!(hostname = policy.hostname, reason, "a backend's TLS policy cannot be met");
+            }
+            known.push((certificate.map(Into::into), identity));
+            known.len() - 1
+        });
+        known[at].1.clone().map_err(|_| Failure::BackendPolicy)
+    }
+
+    fn register(self: Rc<Self>, bind: BindAddress) -> Registered {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         let presence = Rc::<Presence>::default();
+        presence.bind.set(Some(bind));
         self.connections.borrow_mut().insert(id, presence.clone());
         Registered { worker: self, id, presence }
     }

@@ -64,8 +64,11 @@ pub(crate) fn read(bytes: &[u8], limit: usize) -> Hello {
     }
 }
 
+/// Two parts of the bytes.
+type Split<'b> = (&'b [u8], &'b [u8]);
+
 /// What there is of the first record's payload, and what follows the record. `None` if not even its head is there.
-fn record(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, HelloError> {
+fn record(bytes: &[u8]) -> Result<Option<Split<'_>>, HelloError> {
     let is_tls = match bytes {
         [] => return Ok(None),
         [kind] => *kind == HANDSHAKE_RECORD,

@@ -41,11 +41,6 @@ impl Session {
         Session { connection: connection.into(), plaintext: 0, ended: false, broken_off: false }
     }
 
-    /// What both sides agreed to speak inside.
-    pub(crate) fn application_protocol(&self) -> Option<&[u8]> {
-        self.connection.alpn_protocol()
-    }
-
     /// Takes in what was read before the session was there.
     pub(crate) fn feed(&mut self, mut ciphertext: &[u8]) -> Result<(), rustls::Error> {
         while !ciphertext.is_empty() && self.take_in(&mut ciphertext)? {}
@@ -73,8 +68,7 @@ impl Session {
                 Poll::Ready(self.feed(&room[..count]).map_err(HandshakeError::Tls))
             });
             if let Err(error) = ready!(read) {
-                // The alert says why; a peer that does not take it must do without.
-                let _ = self.flush_now(wire);
+                self.say_why(wire);
                 return Poll::Ready(Err(error));
             }
         }
@@ -103,7 +97,7 @@ impl Session {
             let filled = match ready!(filled) {
                 Ok(filled) => filled,
                 Err(error) => {
-                    let _ = self.flush_now(wire);
+                    self.say_why(wire);
                     return Poll::Ready(Err(error));
                 }
             };
@@ -206,6 +200,11 @@ impl Session {
                 flushed => return Poll::Ready(flushed),
             }
         }
+    }
+
+    /// Sends the alert that an error has left behind. Does not wait.
+    pub(crate) fn say_why(&mut self, wire: &Counted) {
+        let _ = self.flush_now(wire);
     }
 
     pub(crate) fn say_goodbye(&mut self, wire: &Counted) {

@@ -13,12 +13,13 @@ use weir_model::table::BackendState;
 
 use super::balance::{InFlight, Tried, choose, failed};
 use super::connect::connect;
-use super::pool::{Busy, Taken};
+use super::pool::{Busy, Place, Taken};
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::http::h2::Given;
 use crate::io::Socket;
 use crate::retry::may_try_another;
+use crate::tls::store::{Inside, UpstreamTls};
 use crate::worker::Worker;
 
 /// A connection in hand.
@@ -45,8 +46,21 @@ pub(crate) struct Want<'a> {
     pub(crate) attempts: usize,
     /// Not a kept connection: one turned out to be closed.
     pub(crate) fresh: bool,
-    /// HTTP/2 is spoken whatever the backend says of itself.
-    pub(crate) http2: bool,
+    /// What is spoken to the backend.
+    pub(crate) speaks: Speaks<'a>,
+}
+
+/// What a connection is to carry. Whether it is encrypted is for the backend's policy to say, not for who wants it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Speaks<'a> {
+    /// Requests, in the version that the backend speaks; the certificate (a key) is shown to backends that ask for one.
+    Http(Option<&'a str>),
+    /// Requests in HTTP/2, whatever the backend says of itself; the same.
+    Http2(Option<&'a str>),
+    /// Bytes; the same.
+    Bytes(Option<&'a str>),
+    /// A client's TLS, as it is.
+    ClientsTls,
 }
 
 /// Finds a connection. `tried` are endpoints to pass over, and grows.
@@ -55,7 +69,18 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
-    let Want { backend, deadline, preferred, attempts, fresh, http2 } = *want;
+    let Want { backend, deadline, preferred, attempts, fresh, speaks } = *want;
+    let inside = match speaks {
+        Speaks::Http(_) if backend.protocol == BackendProtocol::Http1 => Inside::Http1,
+        Speaks::Http(_) | Speaks::Http2(_) => Inside::Http2,
+        Speaks::Bytes(_) | Speaks::ClientsTls => Inside::Bytes,
+    };
+    let tls = match (&backend.tls, speaks) {
+        (None, _) | (_, Speaks::ClientsTls) => None,
+        (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
+            Some(worker.upstream_tls(policy, inside, ours)?)
+        }
+    };
     let mut failed_tries = 0;
     let mut last = None;
     loop {
@@ -69,8 +94,9 @@ pub(crate) async fn acquire(
             continue;
         };
         let address = in_flight.endpoint().address;
-        let opened = if http2 || backend.protocol == BackendProtocol::Http2 {
-            match stream(worker, backend, address, deadline).await? {
+        let place = Place { address, tls: tls.clone() };
+        let opened = if inside == Inside::Http2 {
+            match stream(worker, backend, place, deadline).await? {
                 Ok((socket, reused)) => {
                     worker.metrics.upstream_reuses.add(u64::from(reused));
                     return Ok(Acquired { socket, in_flight, busy: None, reused, failed_tries });
@@ -78,7 +104,7 @@ pub(crate) async fn acquire(
                 Err(failure) => Err(failure),
             }
         } else {
-            let busy = match worker.pool.take(address, fresh, worker.settings.pool_limits) {
+            let busy = match worker.pool.take(place, fresh, worker.settings.pool_limits) {
                 Taken::Kept(socket, busy) => {
                     worker.metrics.upstream_reuses.add(1);
                     let busy = Some(busy);
@@ -90,7 +116,7 @@ pub(crate) async fn acquire(
                     continue;
                 }
             };
-            open(worker, address, deadline).await.map(|socket| (socket, busy))
+            open(worker, address, tls.as_ref(), deadline).await.map(|socket| (socket, busy))
         };
         match opened {
             Ok((socket, busy)) => {
@@ -111,23 +137,28 @@ pub(crate) async fn acquire(
 }
 
 /// Connects, within the time for that and the request's own.
-async fn open(worker: &Worker, endpoint: SocketAddr, deadline: Option<Moment>) -> Result<Socket, Failure> {
+async fn open(
+    worker: &Worker,
+    endpoint: SocketAddr,
+    tls: Option<&Arc<UpstreamTls>>,
+    deadline: Option<Moment>,
+) -> Result<Socket, Failure> {
     let mut limit = worker.settings.limits.upstream_connect_timeout;
     if let Some(deadline) = deadline {
         limit = limit.min(deadline.since(worker.clock.now()));
     }
-    connect(worker, endpoint, limit).await.map_err(|failure| late(worker, deadline).unwrap_or(failure))
+    connect(worker, endpoint, tls, limit).await.map_err(|failure| late(worker, deadline).unwrap_or(failure))
 }
 
 /// A stream to an endpoint, and whether its connection has carried others. The inner failure is the endpoint's.
 async fn stream(
     worker: &Rc<Worker>,
     backend: &Arc<BackendState>,
-    endpoint: SocketAddr,
+    place: Place,
     deadline: Option<Moment>,
 ) -> Result<Result<(Socket, bool), Failure>, Failure> {
     loop {
-        let dial = match worker.links.take(worker, endpoint) {
+        let dial = match worker.links.take(worker, &place) {
             Given::Stream(socket, reused) => return Ok(Ok((socket, reused))),
             Given::Full(freed) => {
                 wait_for_room(worker, backend, &freed, deadline).await?;

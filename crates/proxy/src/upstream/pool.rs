@@ -8,8 +8,10 @@
 //! connection is counted by one [`Busy`], however it ends; bounds per endpoint hold.
 
 use std::cell::RefCell;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -17,6 +19,35 @@ use tokio::sync::Notify;
 
 use crate::clock::Moment;
 use crate::io::Socket;
+use crate::tls::store::UpstreamTls;
+
+/// What connections are kept apart by: those of one place can carry each other's exchanges.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    /// `None`: in the clear.
+    pub(crate) tls: Option<Arc<UpstreamTls>>,
+}
+
+impl Place {
+    fn identity(&self) -> (SocketAddr, u64) {
+        (self.address, self.tls.as_ref().map_or(0, |tls| tls.identity))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Place) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
 
 #[derive(Debug)]
 struct Idle {
@@ -34,7 +65,7 @@ struct Connections {
 
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    endpoints: RefCell<FxHashMap<SocketAddr, Rc<RefCell<Connections>>>>,
+    endpoints: RefCell<FxHashMap<Place, Rc<RefCell<Connections>>>>,
 }
 
 /// What bounds a pool.
@@ -60,8 +91,8 @@ pub(crate) enum Taken {
 
 impl Pool {
     /// A kept connection unless `fresh`, or leave to open one.
-    pub(crate) fn take(&self, endpoint: SocketAddr, fresh: bool, limits: PoolLimits) -> Taken {
-        let connections = self.endpoints.borrow_mut().entry(endpoint).or_default().clone();
+    pub(crate) fn take(&self, place: Place, fresh: bool, limits: PoolLimits) -> Taken {
+        let connections = self.endpoints.borrow_mut().entry(place).or_default().clone();
         let mut of = connections.borrow_mut();
         if !fresh {
             while let Some(mut idle) = of.idle.pop() {

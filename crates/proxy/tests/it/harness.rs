@@ -152,6 +152,8 @@ pub(crate) fn ok(body: &str) -> String {
 /// One end of a connection, with blocking reads that give up in time.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
+    /// `None`: in the clear.
+    pub(crate) tls: Option<Box<rustls::Connection>>,
     pub(crate) buffer: Vec<u8>,
     /// Which connection of its origin it is, from 0.
     pub(crate) index: usize,
@@ -198,7 +200,8 @@ impl Peer {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Peer { stream, buffer: Vec::new(), index: 0, requests: Arc::default(), heads: Arc::default() }
+        let (requests, heads) = (Arc::default(), Arc::default());
+        Peer { stream, tls: None, buffer: Vec::new(), index: 0, requests, heads }
     }
 
     pub(crate) fn connect(address: SocketAddr) -> Peer {
@@ -207,13 +210,42 @@ impl Peer {
 
     /// A peer may be gone already; what it answered tells.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.stream.write_all(bytes.as_ref());
+        let _ = self.try_send(bytes.as_ref());
+    }
+
+    fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(tls) = &mut self.tls else { return self.stream.write_all(bytes) };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = tls.writer().write(rest)?;
+            rest = &rest[taken..];
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return self.stream.read(chunk) };
+        loop {
+            match tls.reader().read(chunk) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            tls.read_tls(&mut self.stream)?;
+            let processed = tls.process_new_packets();
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+            processed.map_err(std::io::Error::other)?;
+        }
     }
 
     /// Reads more; false at the end of input or after a reset.
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
-        match self.stream.read(&mut chunk) {
+        match self.receive(&mut chunk) {
             Ok(0) => false,
             Ok(count) => {
                 self.buffer.extend_from_slice(&chunk[..count]);
@@ -343,6 +375,12 @@ impl Peer {
     }
 
     pub(crate) fn finish_sending(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream).unwrap();
+            }
+        }
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 }
@@ -359,9 +397,17 @@ impl World {
         World::at(SocketAddr::new(own_address().into(), PORT), config)
     }
 
+    /// Without a listener.
+    pub(crate) fn bare(config: ProxyConfig) -> World {
+        World {
+            proxy: Proxy::start(config).unwrap(),
+            address: SocketAddr::new(own_address().into(), PORT),
+            sequence: AtomicU64::new(1),
+        }
+    }
+
     pub(crate) fn at(address: SocketAddr, config: ProxyConfig) -> World {
-        let proxy = Proxy::start(config).unwrap();
-        let world = World { proxy, address, sequence: AtomicU64::new(1) };
+        let world = World { address, ..World::bare(config) };
         let applied = world.apply(vec![listener(address.ip(), address.port())]);
         assert_eq!(applied.binds[0].error, "", "{applied:?}");
         assert_eq!(applied.rejected, []);

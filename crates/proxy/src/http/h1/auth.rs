@@ -22,12 +22,12 @@ use weir_codec::rewrite::{field, finish, number_field};
 use weir_model::cors::CorsHeaders;
 use weir_model::filter::{AuthProtocol, ExternalAuth};
 use weir_model::path::normalised;
-use weir_model::table::BackendState;
+use weir_model::table::{BackendState, CompiledListener};
 
 use super::call::{Call, Reply};
 use super::connection::Connection;
 use super::pipe::Pipe;
-use super::route::{self, Answer, Decision, Pending, Routed, SCHEME};
+use super::route::{self, Answer, Decision, Pending, Routed};
 use super::walk::Incoming;
 use crate::error::Failure;
 use crate::ext_authz::{
@@ -54,6 +54,7 @@ const NOT_ASKED_WITH: KnownSet =
 pub(super) struct Question {
     filter: Arc<ExternalAuth>,
     backend: Arc<BackendState>,
+    listener: Arc<CompiledListener>,
     /// Which list of filters, and which of them.
     place: [usize; 2],
     form: Wording,
@@ -92,7 +93,8 @@ impl Question {
                 text(incoming.connection.down.peer()),
             ),
         };
-        Ok(Question { filter: filter.clone(), backend, place, form })
+        let listener = incoming.listener.clone();
+        Ok(Question { filter: filter.clone(), backend, listener, place, form })
     }
 
     /// Bytes of the request's body that may be sent along, 0 for none.
@@ -111,6 +113,7 @@ impl Question {
         let limits = &worker.settings.limits;
         let call = Call {
             backend: self.backend.clone(),
+            listener: self.listener.clone(),
             request: self.worded(body, limits.auth_timeout),
             rest: None,
             asked: self.asked(),
@@ -273,7 +276,7 @@ fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, fields: &Fields<'_,
         headers,
         path,
         host: text(authority(incoming)),
-        scheme: SCHEME.to_owned(),
+        scheme: incoming.connection.down.scheme().to_owned(),
         size: match head.framing {
             Framing::None => 0,
             Framing::Length(length) => i64::try_from(length).unwrap_or(i64::MAX),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::FieldStore;
 use weir_codec::head::{Asked, HeadError, HeadScan};
-use weir_model::table::BackendState;
+use weir_model::table::{BackendState, CompiledListener};
 
 use super::pipe::Pipe;
 use crate::buffer::ReadBuffer;
@@ -19,13 +19,15 @@ use crate::clock::Moment;
 use crate::error::Failure;
 use crate::mirror::Tapped;
 use crate::retry::Outcome;
-use crate::upstream::acquire::{Acquired, Want, acquire};
+use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
 use crate::upstream::balance::{self, Tried};
 use crate::worker::Worker;
 
 /// A request of the proxy's own.
 pub(crate) struct Call {
     pub(crate) backend: Arc<BackendState>,
+    /// Its Gateway's certificate is shown to a backend that asks for one.
+    pub(crate) listener: Arc<CompiledListener>,
     /// The head, and what is there of the body.
     pub(crate) request: Vec<u8>,
     /// Where the rest of the body comes from.
@@ -65,13 +67,14 @@ impl Call {
         let mut tried = Tried::new();
         let (mut fresh, mut repeats) = (false, 0);
         loop {
+            let ours = self.listener.backend_client_certificate();
             let want = Want {
                 backend: &self.backend,
                 deadline: Some(self.deadline),
                 preferred: None,
                 attempts: worker.settings.limits.retry_attempts,
                 fresh,
-                http2: self.http2,
+                speaks: if self.http2 { Speaks::Http2(ours) } else { Speaks::Http(ours) },
             };
             let acquired = acquire(worker, &want, &mut tried).await?;
             let mut conversation = Conversation::new(acquired, self.request.clone());

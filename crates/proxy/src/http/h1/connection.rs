@@ -6,21 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::net::TcpStream;
 use weir_codec::head::HeadScan;
 use weir_codec::rewrite::connection_lines;
 
 use super::pipe::Pipe;
-use super::route::{self, Decision, SCHEME};
+use super::route::{self, Decision};
 use crate::bind::Bind;
 use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::http::h2;
-use crate::io::{Counted, Socket};
+use crate::io::Socket;
 use crate::record::RequestRecord;
-use crate::worker::{Registered, Worker};
+use crate::worker::{Front, Incoming, Registered, Worker};
 
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
 const FIRST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
@@ -29,8 +28,8 @@ const FIRST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection until it ends.
-pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) {
-    let mut connection = Connection::new(registered, stream, peer, bind);
+pub(crate) async fn serve(incoming: Incoming) {
+    let mut connection = Connection::new(incoming);
     loop {
         match connection.turn().await {
             Next::Request => {}
@@ -49,6 +48,10 @@ pub(crate) async fn serve(registered: Registered, stream: TcpStream, peer: Socke
 pub(crate) async fn serve_stream(down: Rc<Downstream>, stream: Socket) {
     // Whatever follows, there is no other request.
     Connection::over(down, stream).turn().await;
+}
+
+fn scheme(front: Option<&Front>) -> &'static str {
+    if front.is_some() { "https" } else { "http" }
 }
 
 /// What follows a request.
@@ -77,6 +80,8 @@ enum Arrival {
 pub(crate) struct Downstream {
     pub(crate) registered: Registered,
     pub(super) bind: Arc<Bind>,
+    /// What the client said when it shook hands; `None` in the clear.
+    pub(super) front: Option<Front>,
     /// The peer may say on whose behalf it speaks.
     pub(super) trusted: bool,
     /// The lines that every ordinary request of this connection is forwarded with.
@@ -86,18 +91,25 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    fn new(registered: Registered, stream: &TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Downstream {
+    fn new(
+        registered: Registered,
+        client: &Socket,
+        peer: SocketAddr,
+        bind: Arc<Bind>,
+        front: Option<Front>,
+    ) -> Downstream {
         let ip = peer.ip().to_canonical();
         let local = if bind.address.ip.is_unspecified() {
-            stream.local_addr().map(|address| address.to_string()).unwrap_or_default()
+            client.local_addr().map(|address| address.to_string()).unwrap_or_default()
         } else {
             SocketAddr::new(bind.address.ip, bind.bound_port).to_string()
         };
         let peer = ip.to_string();
         let mut lines = Vec::new();
-        connection_lines(peer.as_bytes(), SCHEME.as_bytes(), bind.bound_port, &mut lines);
+        connection_lines(peer.as_bytes(), scheme(front.as_ref()).as_bytes(), bind.bound_port, &mut lines);
         Downstream {
             bind,
+            front,
             trusted: registered.worker.settings.trusted.iter().any(|network| network.contains(ip)),
             lines: lines.into(),
             peer: peer.into(),
@@ -108,6 +120,11 @@ impl Downstream {
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.registered.worker
+    }
+
+    /// What the client's addresses begin with.
+    pub(super) fn scheme(&self) -> &'static str {
+        scheme(self.front.as_ref())
     }
 
     /// The peer's address without a port.
@@ -142,10 +159,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(registered: Registered, stream: TcpStream, peer: SocketAddr, bind: Arc<Bind>) -> Connection {
-        let down = Downstream::new(registered, &stream, peer, bind);
-        let client = Socket::Plain(Counted::new(stream, down.worker().metrics.clone()));
-        Connection::over(Rc::new(down), client)
+    fn new(incoming: Incoming) -> Connection {
+        let Incoming { registered, client, input, peer, bind, front } = incoming;
+        let down = Downstream::new(registered, &client, peer, bind, front);
+        Connection { input, ..Connection::over(Rc::new(down), client) }
     }
 
     fn over(down: Rc<Downstream>, client: Socket) -> Connection {
@@ -230,7 +247,10 @@ impl Connection {
         }
         if self.input.is_empty() {
             presence.idle_since.set(Some(if self.served == 0 { began + FIRST_WORDS } else { began }));
-            if presence.asked_to_close.get() || (worker.is_draining() && self.served > 0) {
+            if presence.asked_to_close.get()
+                || presence.leave_at.get().is_some()
+                || (worker.is_draining() && self.served > 0)
+            {
                 return Poll::Ready(Arrival::End);
             }
         }

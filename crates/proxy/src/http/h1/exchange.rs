@@ -30,7 +30,7 @@ use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::retry::{self, Outcome};
 use crate::session::Kept;
-use crate::upstream::acquire::{Acquired, Want, acquire};
+use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
 use crate::upstream::balance::{self, InFlight, Tried};
 use crate::upstream::pool::Busy;
 use crate::worker::Worker;
@@ -91,14 +91,16 @@ impl Forward {
         fresh: bool,
     ) -> Result<Acquired, Failure> {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
+        let backend = self.state().ok_or(Failure::InvalidBackend)?;
+        let certificate = self.listener.as_ref().and_then(|listener| listener.backend_client_certificate());
         let want = Want {
-            backend: self.state().ok_or(Failure::InvalidBackend)?,
+            backend,
             deadline: self.deadline,
             preferred: self.extras.as_deref().and_then(kept_at),
             // A rule that says how often to try means these tries too.
             attempts: if self.rule.retry.is_some() { 0 } else { worker.settings.limits.retry_attempts },
             fresh,
-            http2: false,
+            speaks: Speaks::Http(certificate),
         };
         acquire(worker, &want, tried).await
     }
@@ -359,8 +361,13 @@ impl Exchange {
             self.moved = moved;
             self.moved_at = now;
         }
-        connection.deadline.set(self.wait_until(forward, worker));
+        let leave_at = connection.down.registered.presence.leave_at.get();
+        let at = self.wait_until(forward, worker);
+        connection.deadline.set(leave_at.map_or(at, |leave_at| leave_at.min(at)));
         ready!(connection.deadline.poll(cx, &worker.clock));
+        if leave_at.is_some_and(|leave_at| leave_at < at) && !matches!(self.phase, Phase::Tunnel { .. }) {
+            return Poll::Ready(Err(Failure::ListenerGone));
+        }
         Poll::Ready(self.timed_out(worker.clock.tick(), forward))
     }
 

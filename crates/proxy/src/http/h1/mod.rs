@@ -22,3 +22,4 @@ mod walk;
 
 pub(crate) use self::call::Call;
 pub(crate) use self::connection::{Downstream, serve, serve_stream};
+pub(crate) use self::pipe::{Pipe, PipeError, Waiting};

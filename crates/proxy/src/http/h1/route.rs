@@ -15,8 +15,10 @@ use weir_codec::target::Target;
 use weir_model::filter::CompiledFilter;
 use weir_model::path::{Normalised, normalise};
 use weir_model::rewrite::{Redirect, RedirectedRequest, location, replace_path, strip_path};
-use weir_model::select::{Headers, NoProbe, PathMatch, RequestView, select};
-use weir_model::table::{BackendState, CompiledRule};
+use weir_model::select::{
+    Headers, NoProbe, PathMatch, RequestView, Selected, SelectedHttps, select, select_https,
+};
+use weir_model::table::{BackendState, CompiledListener, CompiledRule};
 
 use super::answer::{self, Context};
 use super::auth::Question;
@@ -30,9 +32,6 @@ use crate::filter::{Edited, Passed};
 use crate::http::h2;
 use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
-
-/// What clients of this release's listeners use.
-pub(super) const SCHEME: &str = "http";
 
 /// What becomes of a request.
 pub(super) enum Decision {
@@ -53,6 +52,7 @@ pub(super) struct Pending {
     pub(super) question: Box<Question>,
     pub(super) walk: Box<Walk>,
     pub(super) received: Received,
+    listener: Arc<CompiledListener>,
     rule: Arc<CompiledRule>,
     matched: PathMatch,
     /// The client's, as it was received.
@@ -87,6 +87,8 @@ pub(crate) struct Forward {
     pub(crate) deadline: Option<Moment>,
     /// `None` for most rules.
     pub(super) extras: Option<Box<Extras>>,
+    /// Only where the backend is spoken to over TLS.
+    pub(super) listener: Option<Arc<CompiledListener>>,
 }
 
 impl Forward {
@@ -154,7 +156,7 @@ pub(super) fn resume(
     pending: Pending,
     record: &mut RequestRecord,
 ) -> Decision {
-    let Pending { mut walk, received, rule, matched, head: kept, .. } = pending;
+    let Pending { mut walk, received, listener, rule, matched, head: kept, .. } = pending;
     let mut store = FieldStore::new();
     let head = match RequestHead::parse(&kept, &mut store) {
         Ok(head) => head,
@@ -163,12 +165,13 @@ pub(super) fn resume(
     let mut paths = worker.paths.borrow_mut();
     let [normal, rewritten] = &mut *paths;
     let mut out = worker.buffers.out();
-    let result = admit(worker, &head).and_then(|(raw_path, query)| {
+    let result = admit(connection, worker, &head).and_then(|(raw_path, query)| {
         let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
             Normalised::AsReceived => raw_path,
             Normalised::InBuffer => normal,
         };
-        let incoming = Incoming { connection, worker, head: &head, rule: &rule, matched, path, query };
+        let (head, listener, rule) = (&head, &listener, &rule);
+        let incoming = Incoming { connection, worker, head, listener, rule, matched, path, query };
         walk.go_on(incoming, rewritten, &mut out, record)
     });
     drop(paths);
@@ -209,10 +212,11 @@ fn settle(
     let Outcome { result, walk, head, mut out } = outcome;
     match result {
         Ok(Routed::Forward(forward)) => send_on(worker, received, forward, walk, out),
-        Ok(Routed::Ask { question, rule, matched }) => {
+        Ok(Routed::Ask { question, listener, rule, matched }) => {
             worker.buffers.give_back_out(out);
             let walk = walk.unwrap_or_default();
-            Decision::Ask(Box::new(Pending { question, walk, received, rule, matched, head }))
+            let pending = Pending { question, walk, received, listener, rule, matched, head };
+            Decision::Ask(Box::new(pending))
         }
         Ok(Routed::Answer(answer)) => {
             let mut body = Remaining { framing: received.framing, walk };
@@ -378,6 +382,7 @@ pub(super) enum Routed {
     /// Another server has to be asked.
     Ask {
         question: Box<Question>,
+        listener: Arc<CompiledListener>,
         rule: Arc<CompiledRule>,
         matched: PathMatch,
     },
@@ -412,7 +417,7 @@ fn route(
     if worker.settings.access_log.is_some() {
         record.text = Some(Box::new(text(connection, head)));
     }
-    let (raw_path, query) = admit(worker, head)?;
+    let (raw_path, query) = admit(connection, worker, head)?;
     let [normal, rewritten] = paths;
     let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
         Normalised::AsReceived => raw_path,
@@ -421,11 +426,23 @@ fn route(
     let headers = HeadHeaders(&head.fields);
     let view = RequestView { method: head.method, host: head.authority.host, path, query, headers: &headers };
     let snapshot = worker.snapshot();
-    let table = snapshot.bind(&connection.down.bind.address).ok_or(Failure::NoRoute)?;
-    let selected = select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?;
+    let down = &*connection.down;
+    let table = snapshot.bind(&down.bind.address).ok_or(Failure::NoRoute)?;
+    let selected = match &down.front {
+        None => select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?,
+        Some(front) => match select_https(table, front.server_name.as_deref(), &view, &mut NoProbe) {
+            SelectedHttps::Rule(selected) => selected,
+            SelectedHttps::Misdirected => return Err(Failure::Misdirected),
+            SelectedHttps::NotFound => return Err(Failure::NoRoute),
+        },
+    };
     let rule = selected.rule;
     record.selected(selected.listener, rule);
-    let incoming = Incoming { connection, worker, head, rule, matched: selected.path_match, path, query };
+    let Selected { listener, path_match: matched, .. } = selected;
+    let incoming = Incoming { connection, worker, head, listener, rule, matched, path, query };
+    if head.upgrade.is_some() && !connection.client.is_stream() {
+        *down.registered.presence.listener.borrow_mut() = Some(listener.key.clone());
+    }
     if rule.has_extras {
         record.deadline = rule.request_timeout.map(|timeout| record.started + timeout);
         return walk.insert(Box::default()).go_on(incoming, rewritten, out, record);
@@ -436,21 +453,20 @@ fn route(
     let backend = rule.split.next().ok_or(Failure::NoBackends)?.backend;
     record.chosen(rule, backend);
     let chosen = rule.backends.get(backend).ok_or(Failure::NoBackends)?;
-    if chosen.state().is_none() {
-        return Err(Failure::InvalidBackend);
-    }
+    let state = chosen.state().ok_or(Failure::InvalidBackend)?;
     if let Some(redirect) = find_redirect(&chosen.filters) {
         return Ok(redirected(redirect, incoming, backend));
     }
     let request_id = request_id(connection, worker, &head.fields, record);
     write_head(incoming, &Passed::all(filters(rule, backend)), rewritten, &request_id, out);
-    Ok(Routed::Forward(forward(incoming, backend, request_id, record)))
+    Ok(Routed::Forward(forward(incoming, backend, state, request_id, record)))
 }
 
 /// A request for this backend, whose head has been written.
 pub(super) fn forward(
     incoming: Incoming<'_>,
     backend: usize,
+    state: &BackendState,
     request_id: SmallVec<[u8; 32]>,
     record: &RequestRecord,
 ) -> Forward {
@@ -467,16 +483,21 @@ pub(super) fn forward(
         request_id,
         deadline: rule.request_timeout.map(|timeout| record.started + timeout),
         extras: None,
+        listener: state.tls.is_some().then(|| incoming.listener.clone()),
     }
 }
 
 /// The path and query of a request that may be looked up.
-fn admit<'b>(worker: &Worker, head: &RequestHead<'_, 'b>) -> Result<(&'b [u8], Option<&'b [u8]>), Failure> {
+fn admit<'b>(
+    connection: &Connection,
+    worker: &Worker,
+    head: &RequestHead<'_, 'b>,
+) -> Result<(&'b [u8], Option<&'b [u8]>), Failure> {
     let Target::Path { path, query, absolute } = head.target else {
         // `OPTIONS *` is about the server, and no route says anything about that.
         return Err(Failure::NoRoute);
     };
-    if absolute.is_some_and(|absolute| absolute.secure) {
+    if absolute.is_some_and(|absolute| absolute.secure != connection.down.front.is_some()) {
         return Err(Failure::Misdirected);
     }
     let limit = worker.settings.limits.request_body_bytes;
@@ -489,7 +510,7 @@ fn admit<'b>(worker: &Worker, head: &RequestHead<'_, 'b>) -> Result<(&'b [u8], O
 pub(super) fn redirected(redirect: &Redirect, incoming: Incoming<'_>, backend: usize) -> Routed {
     let Incoming { connection, head, rule, .. } = incoming;
     let request = RedirectedRequest {
-        scheme: SCHEME,
+        scheme: connection.down.scheme(),
         host: if head.authority.host.is_empty() { connection.down.local_host() } else { head.authority.host },
         listener_port: connection.down.bind.bound_port,
         path: incoming.path,
@@ -572,7 +593,7 @@ pub(super) fn write_head(
     let forwarding = Forwarding {
         peer: connection.down.peer(),
         trusted,
-        scheme: SCHEME.as_bytes(),
+        scheme: connection.down.scheme().as_bytes(),
         authority: head.authority.raw,
         port: connection.down.bind.bound_port,
         path,

@@ -14,11 +14,11 @@ use weir_codec::head::{Asked, RequestHead};
 use weir_model::cors::{Cors, Preflight};
 use weir_model::filter::{CompiledFilter, ExternalAuth, Mirror};
 use weir_model::select::PathMatch;
-use weir_model::table::CompiledRule;
+use weir_model::table::{CompiledListener, CompiledRule};
 
 use super::auth::{self, Question};
 use super::connection::Connection;
-use super::route::{Answer, Routed, SCHEME, forward, redirected, request_id, write_head};
+use super::route::{Answer, Routed, forward, redirected, request_id, write_head};
 use crate::error::Failure;
 use crate::filter::{Grant, Passed};
 use crate::mirror::{self, Copied, Taps};
@@ -32,6 +32,7 @@ pub(super) struct Incoming<'a> {
     pub(super) connection: &'a Connection,
     pub(super) worker: &'a Rc<Worker>,
     pub(super) head: &'a RequestHead<'a, 'a>,
+    pub(super) listener: &'a Arc<CompiledListener>,
     pub(super) rule: &'a Arc<CompiledRule>,
     pub(super) matched: PathMatch,
     /// In its normal form.
@@ -87,15 +88,13 @@ impl Walk {
         self.backend = Some(backend);
         record.chosen(rule, backend);
         let chosen = rule.backends.get(backend).ok_or(Failure::NoBackends)?;
-        if chosen.state().is_none() {
-            return Err(Failure::InvalidBackend);
-        }
+        let state = chosen.state().ok_or(Failure::InvalidBackend)?;
         if let Some(routed) = self.pass(1, &chosen.filters, incoming, rewritten, record)? {
             return Ok(routed);
         }
         let request_id = self.request_id(incoming, record);
         write_head(incoming, &self.passed(rule), rewritten, &request_id, out);
-        let mut forward = forward(incoming, backend, request_id, record);
+        let mut forward = forward(incoming, backend, state, request_id, record);
         let mut extras = std::mem::take(&mut self.extras);
         extras.tries_left = rule.retry.as_ref().map_or(0, |retry| retry.attempts);
         forward.extras = Some(Box::new(extras));
@@ -132,8 +131,9 @@ impl Walk {
                 CompiledFilter::ExternalAuth(auth) => {
                     let question = Box::new(self.ask(auth, incoming, rewritten, record)?);
                     self.next += 1;
-                    let (rule, matched) = (incoming.rule.clone(), incoming.matched);
-                    return Ok(Some(Routed::Ask { question, rule, matched }));
+                    let Incoming { listener, rule, matched, .. } = incoming;
+                    let (listener, rule) = (listener.clone(), rule.clone());
+                    return Ok(Some(Routed::Ask { question, listener, rule, matched }));
                 }
             }
             self.next += 1;
@@ -175,7 +175,7 @@ impl Walk {
     /// A live session's backend, else that of the next ticket.
     fn choose(&mut self, incoming: Incoming<'_>) -> Result<usize, Failure> {
         let Incoming { rule, worker, .. } = incoming;
-        let secure = SCHEME == "https";
+        let secure = incoming.connection.down.front.is_some();
         if let Some((backend, kept)) = Kept::find(rule, worker, &incoming.head.fields, secure) {
             worker.metrics.session_requests.add(1);
             self.extras.session = Some(kept);
@@ -222,6 +222,7 @@ impl Walk {
         write_head(incoming, &self.passed(incoming.rule), rewritten, &request_id, &mut request);
         request.extend_from_slice(self.body.as_deref().unwrap_or_default());
         let copied = Copied {
+            listener: incoming.listener.clone(),
             backend: backend.clone(),
             request,
             more: self.body.is_none() && !matches!(head.framing, Framing::None | Framing::Length(0)),

@@ -245,6 +245,7 @@ impl Served {
         let leaving = (worker.is_retiring() && self.requests > 0)
             || worker.is_draining()
             || presence.asked_to_close.get()
+            || presence.leave_at.get().is_some()
             || self.requests >= limits.requests_per_connection;
         if self.end != End::No || !leaving {
             return false;
@@ -306,6 +307,9 @@ impl Served {
     /// Nothing is left to wait for.
     fn is_late(&self, now: Moment, worker: &Worker) -> bool {
         let limits = &worker.settings.limits;
+        if self.streams.presence().leave_at.get().is_some_and(|at| now >= at) {
+            return true;
+        }
         let idle = self.streams.active.get() == 0;
         match self.end {
             End::Now(since) if now >= since + limits.linger_timeout => true,
@@ -331,6 +335,9 @@ impl Served {
         };
         if let Some(since) = self.meter.head_since() {
             at = at.min(since + limits.header_read_timeout);
+        }
+        if let Some(leave_at) = self.streams.presence().leave_at.get() {
+            at = at.min(leave_at);
         }
         Some(at)
     }

@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -28,12 +27,13 @@ use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::io::Socket;
 use crate::upstream::connect::connect;
+use crate::upstream::pool::Place;
 use crate::worker::Worker;
 
 /// One worker's connections.
 #[derive(Default)]
 pub(crate) struct Links {
-    endpoints: RefCell<FxHashMap<SocketAddr, Endpoint>>,
+    endpoints: RefCell<FxHashMap<Place, Endpoint>>,
 }
 
 #[derive(Default)]
@@ -52,6 +52,8 @@ struct Link {
 
 /// What a connection's task, its streams and the list of connections know about it.
 struct Shared {
+    /// With TLS.
+    secure: bool,
     active: Cell<usize>,
     /// It has carried a request.
     used: Cell<bool>,
@@ -101,7 +103,7 @@ impl Slot {
 
     /// Whether the connection is encrypted.
     pub(super) fn is_secure(&self) -> bool {
-        false
+        self.0.secure
     }
 }
 
@@ -134,11 +136,11 @@ impl Link {
 }
 
 impl Links {
-    /// A stream to `address`, or what to wait for.
-    pub(crate) fn take(&self, worker: &Rc<Worker>, address: SocketAddr) -> Given {
+    /// A stream to this place, or what to wait for.
+    pub(crate) fn take(&self, worker: &Rc<Worker>, place: &Place) -> Given {
         let limits = &worker.settings.limits;
         let mut endpoints = self.endpoints.borrow_mut();
-        let endpoint = endpoints.entry(address).or_default();
+        let endpoint = endpoints.entry(place.clone()).or_default();
         let most = limits.upstream_http2_streams.max(1);
         let mut usable = None;
         endpoint.links.retain_mut(|link| {
@@ -163,13 +165,13 @@ impl Links {
         let dial = Rc::new(Dial { outcome: Cell::new(None), done: Notify::new() });
         endpoint.dial = Some(dial.clone());
         // In a task of its own: it does not end with the request that asked for it.
-        tokio::task::spawn_local(open(worker.clone(), address, dial.clone(), endpoint.freed.clone()));
+        tokio::task::spawn_local(open(worker.clone(), place.clone(), dial.clone(), endpoint.freed.clone()));
         Given::Dialing(dial)
     }
 
-    fn opened(&self, address: SocketAddr, opened: Result<Link, Failure>, dial: &Dial) {
+    fn opened(&self, place: Place, opened: Result<Link, Failure>, dial: &Dial) {
         let mut endpoints = self.endpoints.borrow_mut();
-        let endpoint = endpoints.entry(address).or_default();
+        let endpoint = endpoints.entry(place).or_default();
         endpoint.dial = None;
         dial.outcome.set(Some(opened.map(|link| endpoint.links.push(link))));
         dial.done.notify_waiters();
@@ -194,27 +196,29 @@ impl Links {
 }
 
 /// Opens a connection and begins to serve it.
-async fn open(worker: Rc<Worker>, address: SocketAddr, dial: Rc<Dial>, freed: Rc<Notify>) {
+async fn open(worker: Rc<Worker>, place: Place, dial: Rc<Dial>, freed: Rc<Notify>) {
     let limit = worker.settings.limits.upstream_connect_timeout;
-    let opened = match connect(&worker, address, limit).await {
+    let opened = match connect(&worker, place.address, place.tls.as_ref(), limit).await {
         Ok(socket) => tokio::time::timeout(limit, begin(&worker, socket, freed))
             .await
             .unwrap_or(Err(Failure::ConnectTimeout)),
         Err(failure) => Err(failure),
     };
     worker.clock.tick();
-    worker.links.opened(address, opened, &dial);
+    worker.links.opened(place, opened, &dial);
 }
 
 async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result<Link, Failure> {
     let now = worker.clock.now();
     let meter = Rc::new(Meter::of_endpoint(now));
+    let secure = socket.is_secure();
     let io = Io { socket, input: ReadBuffer::default(), meter: meter.clone(), worker: worker.clone() };
     let (send, mut machine) = builder(worker).handshake(io).await.map_err(|error| {
         tracing::debug!(%error, "an endpoint does not speak HTTP/2");
         Failure::Connect
     })?;
     let shared = Rc::new(Shared {
+        secure,
         active: Cell::new(0),
         used: Cell::new(false),
         closed: Cell::new(false),

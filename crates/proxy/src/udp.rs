@@ -1,0 +1,308 @@
+//! Datagrams: what comes from one address and port is one flow, and a flow goes to one backend.
+//!
+//! A socket for datagrams is served by one worker. The first datagram from an address takes a ticket; the flow keeps what it was given until
+//! nothing has moved for a while, whatever changes meanwhile. Each flow has a socket of its own towards its endpoint, so that answers
+//! find their way back. An endpoint that is gone is replaced by another of the same backend.
+//!
+//! Invariants: the number of flows is bounded; an invalid backend's share is dropped, and the flow remembered, so that it takes no second
+//! ticket; nothing is queued here: what the kernel does not take is lost, as datagrams are.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use rustc_hash::FxHashMap;
+use socket2::SockRef;
+use tokio::io::ReadBuf;
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::bind::Bind;
+use crate::clock::Moment;
+use crate::deadline::Deadline;
+use crate::error::Failure;
+use crate::record::RequestRecord;
+use crate::tcp::{self, Given};
+use crate::upstream::balance::{self, InFlight, Tried};
+use crate::worker::Worker;
+
+/// The largest datagram. Unit: bytes. Source: UDP's length field.
+const LARGEST: usize = 64 * 1024;
+
+/// Datagrams that are taken from a socket before others have their turn. Unit: datagrams. Source: ours.
+const BURST: usize = 64;
+
+thread_local! {
+    static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGEST].into_boxed_slice());
+}
+
+/// A socket that is served.
+pub(crate) struct Serving {
+    stop: Rc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Ends its flows; the socket is closed when this returns.
+    pub(crate) async fn end(self) {
+        self.stop.notify_one();
+        // A task that panicked has closed its socket, too.
+        let _ = self.task.await;
+    }
+}
+
+/// Begins to serve a socket.
+pub(crate) fn serve(worker: Rc<Worker>, bind: Arc<Bind>, socket: std::net::UdpSocket) -> io::Result<Serving> {
+    let front =
+        Rc::new(Front { socket: UdpSocket::from_std(socket)?, bind, worker, flows: RefCell::default() });
+    let stop = Rc::<Notify>::default();
+    let task = tokio::task::spawn_local(front.run(stop.clone()));
+    Ok(Serving { stop, task })
+}
+
+struct Front {
+    socket: UdpSocket,
+    bind: Arc<Bind>,
+    worker: Rc<Worker>,
+    flows: RefCell<FxHashMap<SocketAddr, Running>>,
+}
+
+/// A flow and the task that waits for its answers.
+type Running = (Rc<Flow>, JoinHandle<()>);
+
+/// What one client's datagrams go through.
+struct Flow {
+    peer: SocketAddr,
+    /// The failure is that of the share: it is dropped.
+    given: Result<Given, Failure>,
+    upstream: RefCell<Option<Upstream>>,
+    /// Of the task that waits for answers.
+    waker: RefCell<Option<Waker>>,
+    moved_at: Cell<Moment>,
+    record: RefCell<RequestRecord>,
+}
+
+struct Upstream {
+    socket: UdpSocket,
+    in_flight: InFlight,
+}
+
+impl Front {
+    async fn run(self: Rc<Self>, stop: Rc<Notify>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.notified() => break,
+                readable = self.socket.readable() => {
+                    if readable.is_err() {
+                        break;
+                    }
+                }
+            }
+            self.worker.clock.tick();
+            for _ in 0..BURST {
+                if !self.clone().take_one() {
+                    break;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        let flows = std::mem::take(&mut *self.flows.borrow_mut());
+        for (flow, task) in flows.into_values() {
+            task.abort();
+            // The flow's task holds the socket until it has ended.
+            let _ = task.await;
+            flow.finish(&self.worker);
+        }
+    }
+
+    /// Passes one datagram on. False when there is none.
+    fn take_one(self: Rc<Self>) -> bool {
+        DATAGRAM.with_borrow_mut(|datagram| match self.socket.try_recv_from(datagram) {
+            Ok((count, peer)) => {
+                let sent =
+                    self.clone().flow(peer).is_some_and(|flow| flow.send(&datagram[..count], &self.worker));
+                if !sent {
+                    self.worker.metrics.datagrams_dropped.add(1);
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                tracing::debug!(%error, "a datagram could not be received");
+                true
+            }
+        })
+    }
+
+    /// The flow of this client. `None` when there are as many as there may be.
+    fn flow(self: Rc<Self>, peer: SocketAddr) -> Option<Rc<Flow>> {
+        let mut flows = self.flows.borrow_mut();
+        if let Some((flow, _)) = flows.get(&peer) {
+            return Some(flow.clone());
+        }
+        let worker = &self.worker;
+        if flows.len() >= worker.settings.limits.udp_flows {
+            return None;
+        }
+        let mut record = RequestRecord::new(worker.clock.now());
+        record.text = tcp::text(worker, peer, None);
+        let given = Given::new(worker, &self.bind.address, None, &mut record).and_then(|given| {
+            // What was to be encrypted is not sent in the clear, and there is no other way for datagrams.
+            if given.backend()?.tls.is_some() { Err(Failure::BackendPolicy) } else { Ok(given) }
+        });
+        worker.metrics.flows.opened.add(1);
+        let flow = Rc::new(Flow {
+            peer,
+            given,
+            upstream: RefCell::default(),
+            waker: RefCell::default(),
+            moved_at: Cell::new(worker.clock.now()),
+            record: RefCell::new(record),
+        });
+        let task = tokio::task::spawn_local(self.clone().answer(flow.clone()));
+        flows.insert(peer, (flow.clone(), task));
+        Some(flow)
+    }
+
+    /// Sends answers back until the flow has been idle for too long.
+    async fn answer(self: Rc<Self>, flow: Rc<Flow>) {
+        let worker = &self.worker;
+        let idle = worker.settings.limits.udp_idle_timeout;
+        let mut deadline = Deadline::new(flow.moved_at.get() + idle, &worker.clock);
+        poll_fn(|cx| {
+            flow.poll_answers(cx, &self.socket, worker);
+            deadline.set(flow.moved_at.get() + idle);
+            deadline.poll(cx, &worker.clock)
+        })
+        .await;
+        self.flows.borrow_mut().remove(&flow.peer);
+        flow.finish(worker);
+    }
+}
+
+impl Flow {
+    /// Whether the datagram was sent.
+    fn send(&self, datagram: &[u8], worker: &Worker) -> bool {
+        self.moved_at.set(worker.clock.now());
+        let Ok(given) = &self.given else { return false };
+        let mut upstream = self.upstream.borrow_mut();
+        if upstream.as_ref().is_none_or(|upstream| !upstream.is_wanted(given)) {
+            *upstream = self.open(given, worker);
+            // The task that waits for answers has to look at the new socket.
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+        let Some(open) = &*upstream else { return false };
+        // Not by the runtime, which of a new socket does not know yet that it can be written to.
+        match SockRef::from(&open.socket).send(datagram) {
+            Ok(_) => {
+                self.record.borrow_mut().request_bytes += datagram.len() as u64;
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                open.failed(&error, worker);
+                *upstream = None;
+                false
+            }
+        }
+    }
+
+    fn open(&self, given: &Given, worker: &Worker) -> Option<Upstream> {
+        let backend = given.backend().ok()?;
+        let (random, now) = (worker.random(), worker.clock.now().millis());
+        let in_flight = balance::choose(&backend.endpoints(), None, &Tried::new(), random, now)?;
+        let address = in_flight.endpoint().address;
+        match connect(address) {
+            Ok(socket) => {
+                if let Some(text) = &mut self.record.borrow_mut().text {
+                    text.endpoint = address.to_string();
+                }
+                Some(Upstream { socket, in_flight })
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %address, %error, "a socket towards an endpoint could not be opened");
+                None
+            }
+        }
+    }
+
+    /// Passes on what has come back.
+    fn poll_answers(&self, cx: &mut Context<'_>, towards_client: &UdpSocket, worker: &Worker) {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        let mut upstream = self.upstream.borrow_mut();
+        let Some(open) = &*upstream else { return };
+        let works = DATAGRAM.with_borrow_mut(|datagram| {
+            let mut passed = 0;
+            loop {
+                if passed == BURST {
+                    // Others have their turn first.
+                    cx.waker().wake_by_ref();
+                    return true;
+                }
+                let mut into = ReadBuf::new(datagram);
+                match open.socket.poll_recv(cx, &mut into) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Ok(())) => {
+                        passed += 1;
+                        self.moved_at.set(worker.clock.tick());
+                        balance::succeeded(open.in_flight.endpoint());
+                        if towards_client.try_send_to(into.filled(), self.peer).is_ok() {
+                            self.record.borrow_mut().response_bytes += into.filled().len() as u64;
+                        }
+                    }
+                    Poll::Ready(Err(error)) => {
+                        open.failed(&error, worker);
+                        return false;
+                    }
+                }
+            }
+        });
+        if !works {
+            // The next datagram is tried with another endpoint, if there is one.
+            *upstream = None;
+        }
+    }
+
+    fn finish(&self, worker: &Worker) {
+        worker.metrics.flows.closed.add(1);
+        let mut record = self.record.replace(RequestRecord::new(worker.clock.now()));
+        record.failure = self.given.as_ref().err().copied();
+        record.finish_stream(worker);
+    }
+}
+
+impl Upstream {
+    /// Whether its endpoint is one of the backend's still.
+    fn is_wanted(&self, given: &Given) -> bool {
+        let address = self.in_flight.endpoint().address;
+        given.backend().is_ok_and(|backend| backend.endpoints().find(address).is_some())
+    }
+
+    /// The endpoint said that nobody is there (ICMP), or cannot be reached.
+    fn failed(&self, error: &io::Error, worker: &Worker) {
+        let endpoint = self.in_flight.endpoint();
+        tracing::debug!(endpoint = %endpoint.address, %error, "datagrams could not be exchanged with an endpoint");
+        let avoid = worker.settings.limits.endpoint_retry_delay;
+        balance::failed(endpoint, worker.clock.now().millis(), avoid);
+    }
+}
+
+/// A socket of its own towards an endpoint: what comes back on it is an answer.
+fn connect(endpoint: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match endpoint {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(endpoint)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
