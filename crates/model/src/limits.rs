@@ -165,12 +165,15 @@ limits! {
     retry_backoff: Duration = 25, Milliseconds,
         "Envoy's base interval of 25 ms; HTTPRouteRetry.backoff takes its place",
         "Least wait before a request is tried again because its rule says so.";
-    mirrors_at_once: usize = 256, Count,
-        "ours: with the next one a bound on memory, 128 MiB a worker",
+    mirrors_at_once: usize = 1_024, Count,
+        "as waiting_requests_per_backend",
         "Mirrored requests of one worker under way. More are not copied.";
-    mirror_body_bytes: usize = 512 * 1024, Bytes,
-        "ours: two large reads; a mirror that keeps up needs less",
+    mirror_body_bytes: usize = 4 * 1024 * 1024, Bytes,
+        "ours: what a fast client sends while a connection to the mirror is opened",
         "Bytes of one request body that wait for a mirror. One that is further behind is given up.";
+    mirror_bytes: usize = 64 * 1024 * 1024, Bytes,
+        "ours: as the buffers that a worker keeps",
+        "Bytes of all request bodies of one worker that wait for mirrors. A mirror that would need more is given up.";
     mirror_timeout: Duration = 60_000, Milliseconds,
         "as upstream_response_timeout",
         "For one mirrored request, from its head to the end of the answer that nobody reads.";
@@ -240,6 +243,12 @@ limits! {
     http2_connection_window_bytes: usize = 1024 * 1024, Bytes,
         "Envoy's edge guide initial_connection_window_size 1 MiB",
         "Bytes of all bodies of one HTTP/2 connection that a peer may send before we have passed them on.";
+    http2_small_data_bytes: usize = 512 * 1024, Bytes,
+        "CVE-2019-9511 and its like; the h2 crate's own for this window (half of it)",
+        "What the bookkeeping of small DATA frames that wait may cost on one connection. More: ENHANCE_YOUR_CALM.";
+    http2_header_table_bytes: usize = 4_096, Bytes,
+        "RFC 9113 section 6.5.2 (what it is to begin with)",
+        "Size of the table by which a peer compresses its heads.";
     http2_frame_bytes: usize = 16 * 1024, Bytes,
         "RFC 9113 section 6.5.2 (the least that may be set)",
         "Largest frame that we take.";
@@ -252,6 +261,9 @@ limits! {
     http2_premature_resets: usize = 200, Count,
         "CVE-2023-44487; Envoy premature_reset_total_stream_count 500",
         "Requests that a client has reset before their answer, when they are more than half of its requests. More: ENHANCE_YOUR_CALM.";
+    http2_requests_under_way: usize = 400, Count,
+        "ours: four times http2_streams; a request that was reset while it waits needs a moment to end",
+        "Most requests of one connection that have not ended, those included that the client has given up. More: ENHANCE_YOUR_CALM.";
     http2_local_resets: usize = 1_024, Count,
         "CVE-2025-8671; the h2 crate's own",
         "Streams that a peer made us reset by breaking the protocol. More: the connection is closed.";

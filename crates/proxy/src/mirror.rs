@@ -1,23 +1,27 @@
 //! Mirrors: copies of requests whose answers nobody waits for.
 //!
 //! A copy goes out the moment its filter is reached, in a task of its own. What follows of the request's body is copied for it
-//! as it passes ([`Tap`]), up to a bound: a mirror that falls behind by more than that is given up, and so is one
-//! too many at once, one that takes too long, and one that cannot be reached. The request itself never waits for any of it; all that
+//! as it passes ([`Tap`]), up to a bound for it and one for all of a worker: a mirror that falls behind by more than that is given up,
+//! and so is one too many at once, one that takes too long, and one that cannot be reached. The request itself never waits for any of it; all that
 //! a copy may cost it is giving the mirrors' tasks a turn while a large body passes.
 //!
 //! Owner: the worker. Copies under way are bounded in number and time, and end with it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
 use weir_codec::head::Asked;
 use weir_model::table::{BackendState, CompiledListener};
 
 use crate::http::h1::Call;
 use crate::worker::Worker;
+
+/// Bytes that a copy takes from what waits for it at a time. Unit: bytes. Source: ours.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Copied bytes after which the mirrors' tasks are given a turn. Unit: bytes. Source: ours.
 const TURN_BYTES: usize = 128 * 1024;
@@ -43,7 +47,8 @@ pub(crate) fn send(worker: &Rc<Worker>, copied: Copied) -> Option<Tap> {
         return None;
     }
     let (tap, rest) = if copied.more {
-        let (tap, rest) = tap(limits.mirror_body_bytes);
+        let room = Room { one: limits.mirror_body_bytes, all: limits.mirror_bytes };
+        let (tap, rest) = tap(room, worker.mirror_bytes.clone());
         (Some(tap), Some(rest))
     } else {
         (None, None)
@@ -89,11 +94,22 @@ impl Drop for UnderWay {
     }
 }
 
+/// The most bytes that may wait.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// For one mirror.
+    one: usize,
+    /// For all of a worker.
+    all: usize,
+}
+
 /// A body's copy on its way from the request that it belongs to.
 #[derive(Debug)]
 struct Passing {
-    bytes: Vec<u8>,
-    most_bytes: usize,
+    bytes: BytesMut,
+    room: Room,
+    /// Bytes that wait for all mirrors of the worker, these included.
+    of_all: Rc<Cell<usize>>,
     end: Option<Result<(), Broken>>,
     /// Who takes the bytes; gone when it has given up.
     reader: Option<Waker>,
@@ -112,13 +128,31 @@ pub(crate) struct Tap(Rc<RefCell<Passing>>);
 #[derive(Debug)]
 pub(crate) struct Tapped(Rc<RefCell<Passing>>);
 
-fn tap(most_bytes: usize) -> (Tap, Tapped) {
-    let passing = Passing { bytes: Vec::new(), most_bytes, end: None, reader: None, abandoned: false };
+fn tap(room: Room, of_all: Rc<Cell<usize>>) -> (Tap, Tapped) {
+    let bytes = BytesMut::new();
+    let passing = Passing { bytes, room, of_all, end: None, reader: None, abandoned: false };
     let passing = Rc::new(RefCell::new(passing));
     (Tap(passing.clone()), Tapped(passing))
 }
 
 impl Passing {
+    /// Takes these bytes in. False if there is no room for them.
+    fn hold(&mut self, bytes: &[u8]) -> bool {
+        let of_all = self.of_all.get() + bytes.len();
+        let fits = self.bytes.len() + bytes.len() <= self.room.one && of_all <= self.room.all;
+        if fits {
+            self.bytes.extend_from_slice(bytes);
+            self.of_all.set(of_all);
+        }
+        fits
+    }
+
+    /// Lets go of everything that waits.
+    fn forget(&mut self) {
+        self.of_all.set(self.of_all.get() - self.bytes.len());
+        self.bytes = BytesMut::new();
+    }
+
     fn finish(&mut self, end: Result<(), Broken>) {
         if self.end.is_none() {
             self.end = Some(end);
@@ -147,12 +181,11 @@ impl Tap {
         if passing.abandoned || passing.end.is_some() {
             return;
         }
-        if passing.bytes.len() + bytes.len() > passing.most_bytes {
-            passing.bytes = Vec::new();
-            passing.finish(Err(Broken));
-        } else {
-            passing.bytes.extend_from_slice(bytes);
+        if passing.hold(bytes) {
             passing.wake();
+        } else {
+            passing.forget();
+            passing.finish(Err(Broken));
         }
     }
 }
@@ -165,11 +198,14 @@ impl Drop for Tap {
 }
 
 impl Tapped {
-    /// Appends what has come. Ready at the end of the body.
+    /// Appends some of what has come; when it appends nothing, nothing is there. Ready at the end of the body.
     pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), Broken>> {
         let mut passing = self.0.borrow_mut();
-        out.append(&mut passing.bytes);
-        if let Some(end) = passing.end {
+        let length = passing.bytes.len().min(PIECE_BYTES);
+        let piece = passing.bytes.split_to(length);
+        out.extend_from_slice(&piece);
+        passing.of_all.set(passing.of_all.get() - length);
+        if let (Some(end), true) = (passing.end, passing.bytes.is_empty()) {
             return Poll::Ready(end);
         }
         passing.wait(cx);
@@ -188,7 +224,7 @@ impl Drop for Tapped {
     fn drop(&mut self) {
         let mut passing = self.0.borrow_mut();
         passing.abandoned = true;
-        passing.bytes = Vec::new();
+        passing.forget();
     }
 }
 
@@ -248,6 +284,10 @@ pub(crate) fn give_a_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
 mod tests {
     use super::*;
 
+    fn tap(one: usize) -> (Tap, Tapped) {
+        super::tap(Room { one, all: 100 }, Rc::default())
+    }
+
     fn taken(tapped: &mut Tapped) -> (Vec<u8>, Poll<Result<(), Broken>>) {
         let mut out = Vec::new();
         let end = tapped.poll_take(&mut Context::from_waker(Waker::noop()), &mut out);
@@ -275,7 +315,7 @@ mod tests {
         tap.push(b"x");
         tap.push(b"y");
         assert_eq!(taken(&mut tapped), (vec![], Poll::Ready(Err(Broken))));
-        assert_eq!(tap.0.borrow().bytes.capacity(), 0);
+        assert_eq!((tap.0.borrow().bytes.capacity(), tap.0.borrow().of_all.get()), (0, 0));
     }
 
     #[test]
@@ -292,6 +332,33 @@ mod tests {
         tap.push(b"abc");
         drop(tapped);
         tap.push(b"def");
-        assert_eq!(tap.0.borrow().bytes.capacity(), 0);
+        assert_eq!((tap.0.borrow().bytes.capacity(), tap.0.borrow().of_all.get()), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_for_all_mirrors_together_is_bounded() {
+        let of_all = Rc::<Cell<usize>>::default();
+        let room = Room { one: 10, all: 25 };
+        let mut pairs: Vec<_> = (0..3).map(|_| super::tap(room, of_all.clone())).collect();
+        for (tap, _) in &pairs {
+            tap.push(b"0123456789");
+        }
+        assert_eq!(of_all.get(), 20);
+        assert_eq!(taken(&mut pairs[2].1), (vec![], Poll::Ready(Err(Broken))));
+        assert_eq!(taken(&mut pairs[0].1), (b"0123456789".to_vec(), Poll::Pending));
+        assert_eq!(of_all.get(), 10);
+        drop(pairs);
+        assert_eq!(of_all.get(), 0);
+    }
+
+    #[test]
+    fn large_bodies_come_out_in_pieces() {
+        let (tap, mut tapped) = super::tap(Room { one: 1 << 20, all: 1 << 20 }, Rc::default());
+        let mut taps = Taps::default();
+        taps.add(tap);
+        taps.push(&vec![7; PIECE_BYTES + 1]);
+        taps.end();
+        assert_eq!(taken(&mut tapped), (vec![7; PIECE_BYTES], Poll::Pending));
+        assert_eq!(taken(&mut tapped), (vec![7], Poll::Ready(Ok(()))));
     }
 }

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use weir_codec::body::BodyError;
 use weir_model::retry::RetryPolicy;
 
 use crate::error::Failure;
@@ -50,8 +51,11 @@ pub(crate) fn may_try_another(failure: Failure, tried: usize, attempts: usize) -
 /// Whether a rule wants another try for this.
 pub(crate) fn is_worth_another_try(policy: &RetryPolicy, failure: Failure) -> bool {
     match failure {
-        // Connection errors.
-        Failure::Connect | Failure::ConnectTimeout | Failure::UpstreamClosed => true,
+        // Connection errors; a head that broke off is one.
+        Failure::Connect
+        | Failure::ConnectTimeout
+        | Failure::UpstreamClosed
+        | Failure::UpstreamBody(BodyError::Truncated) => true,
         Failure::UpstreamStatus(status) => policy.covers(status),
         Failure::BackendRequestTimeout | Failure::UpstreamTimeout => policy.covers(504),
         Failure::UpstreamHead(_) => policy.covers(502),

@@ -34,8 +34,9 @@ const CONTENT_BYTES: usize = 1 + 8 + 16 + 2 + 8 + 8;
 /// Bytes of a token before it is written as text: nonce, contents, tag.
 const TOKEN_BYTES: usize = NONCE_LEN + CONTENT_BYTES + 16;
 
-/// Tokens of one request that are tried: a client may hold one of each of several paths. Unit: tokens. Source: ours.
-const MOST_TRIED: usize = 8;
+/// Tokens of one request that are tried: a client may hold an older one of another path. Unit: tokens. Source: ours (each costs
+/// about a microsecond).
+const MOST_TRIED: usize = 4;
 
 /// What session tokens are sealed with. Data planes that serve the same clients should have the same one.
 #[derive(Clone, PartialEq, Eq)]

@@ -168,6 +168,8 @@ pub(crate) struct Worker {
     pub(crate) held: RefCell<BTreeMap<Arc<str>, usize>>,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
+    /// Bytes of bodies that wait for them.
+    pub(crate) mirror_bytes: Rc<Cell<usize>>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
     /// How backends of this snapshot are spoken to over TLS.
@@ -258,6 +260,7 @@ impl Worker {
             endpoints_changed: Notify::new(),
             held: RefCell::default(),
             mirrors: Cell::new(0),
+            mirror_bytes: Rc::default(),
             paths: RefCell::default(),
             upstream_tls: RefCell::default(),
             datagrams: RefCell::default(),

@@ -152,6 +152,44 @@ fn a_call_that_its_client_cancels_is_cancelled_at_the_backend() {
     assert_eq!(cancelled.recv_timeout(PATIENCE).unwrap(), Reason::CANCEL);
 }
 
+/// However the request's end was announced.
+#[test]
+fn any_request_that_its_client_gives_up_is_given_up_at_the_backend() {
+    let (told, cancelled) = std::sync::mpsc::channel();
+    let origin = Http2Origin::start(move |request, mut respond| {
+        let told = told.clone();
+        async move {
+            let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            told.send(reset.unwrap()).unwrap();
+            drop(request);
+        }
+    });
+    let world = World::to_http2(&origin);
+    in_time(async {
+        let mut client = Http2Client::connect(world.address).await;
+        for (count, length) in [None, Some(0), Some(4)].into_iter().enumerate() {
+            let mut asked = request(http::Method::POST, "/");
+            if let Some(length) = length {
+                asked.headers_mut().insert("content-length", length.into());
+            }
+            let (response, mut stream) = client.begin(asked, false).await;
+            let body = &b"body"[..length.unwrap_or(3)];
+            stream.send_data(Bytes::from_static(body), true).unwrap();
+            while origin.requests() == count {
+                tokio::task::yield_now().await;
+            }
+            stream.send_reset(Reason::CANCEL);
+            drop(response);
+            while world.failures("client_gone") == count as u64 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(cancelled.recv_timeout(PATIENCE).unwrap(), Reason::CANCEL);
+    }
+}
+
 #[test]
 fn calls_are_split_by_weight_and_an_invalid_backend_keeps_its_share() {
     let origin = Http2Origin::start(|_, mut respond| async move { say(&mut respond, 200, "ok") });

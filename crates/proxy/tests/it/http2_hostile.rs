@@ -91,7 +91,12 @@ fn requests_that_are_always_given_up_end_the_connection() {
 #[test]
 fn requests_that_are_given_up_while_they_wait_are_bounded() {
     let origin = Origin::named("ok");
-    let limits = Limits { http2_streams: 5, endpoint_hold: PATIENCE, ..Limits::default() };
+    let limits = Limits {
+        http2_streams: 5,
+        http2_requests_under_way: 20,
+        endpoint_hold: PATIENCE,
+        ..Limits::default()
+    };
     let world = World::with(&origin, with_limits(limits));
     assert_eq!(world.apply(vec![endpoints("b0", &[])]).rejected, []);
     let mut peer = hello_to(&world);
@@ -537,4 +542,28 @@ fn process_where_an_endpoint_that_floods_is_bounded_too() {
         }
     });
     assert!(resident_bytes() < before + BOUND);
+}
+
+/// What the length says and what an endpoint sends must agree, or the client learns that it did not get the whole.
+#[test]
+fn an_answer_that_is_not_as_long_as_announced_is_not_taken_for_whole() {
+    let origin = Http2Origin::start(|_, mut respond| async move {
+        let response = Response::builder().header("content-length", 5).body(()).unwrap();
+        let mut stream = respond.send_response(response, false).unwrap();
+        stream.send_data(Bytes::from_static(b"abc"), true).unwrap();
+    });
+    let world = World::to_http2(&origin);
+    in_time(async {
+        let mut client = Http2Client::connect(world.address).await;
+        let (response, _) = client.begin(request(Method::GET, "/"), true).await;
+        match response.await {
+            Ok(response) if response.status() == 502 => {}
+            Ok(response) => assert!(all(&mut response.into_body()).await.is_err()),
+            Err(error) => assert!(error.is_reset(), "{error}"),
+        }
+    });
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.head().unwrap_or_default();
+    assert!(head.is_empty() || head.starts_with("HTTP/1.1 502") || client.rest().len() < 5);
 }

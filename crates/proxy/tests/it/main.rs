@@ -7,6 +7,7 @@ mod authorisation_grpc;
 mod changes;
 mod cors;
 mod filters;
+mod filters_http2;
 mod guards;
 mod harness;
 mod http2;

@@ -168,6 +168,49 @@ fn an_endpoint_that_closes_without_an_answer_is_tried_again() {
 }
 
 #[test]
+fn a_head_that_breaks_off_is_a_connection_error() {
+    let seen = AtomicUsize::new(0);
+    let origin = Origin::start(move |peer| {
+        while peer.request().is_some() {
+            if seen.fetch_add(1, Ordering::Relaxed) == 0 {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Le");
+                return;
+            }
+            peer.send(ok("second"));
+        }
+    });
+    let world = world(&origin, retry(&[], 1, 1));
+    assert_eq!(world.client().get("/").text(), "second");
+}
+
+#[test]
+fn many_tries_keep_no_more_of_a_body_than_one() {
+    let origin = Origin::start(|peer| {
+        peer.request_head();
+        peer.send("HTTP/1.1 503 Early\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        while peer.fill() {}
+    });
+    let world = world(&origin, retry(&[503], 50, 1));
+    let mut client = world.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
+    // Less than is kept arrives between two tries, so that only the sum is too much.
+    let mut sent = 0;
+    let sender = std::thread::spawn({
+        let mut client = crate::harness::Peer::new(client.stream.try_clone().unwrap());
+        move || {
+            while sent < 1_000_000 {
+                client.send("x".repeat(10_000));
+                sent += 10_000;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    assert_eq!(client.response().status, 503);
+    sender.join().unwrap();
+    assert!(origin.requests() < 51, "{}", origin.requests());
+}
+
+#[test]
 fn another_endpoint_is_preferred_for_another_try() {
     let (bad, good) = (Origin::always(UNAVAILABLE), Origin::named("good"));
     let world = world_of(&[bad.address, good.address], retry(&[503], 1, 1), Limits::default());

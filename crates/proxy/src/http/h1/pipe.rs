@@ -94,7 +94,10 @@ impl Pipe {
 
     /// Keeps what is sent, up to `bytes` of body, for [`Self::rewind`].
     pub(crate) fn keep_for_replay(&mut self, bytes: usize) {
-        self.replay_bytes = self.out.len() + bytes;
+        // What is kept already stays within the bound of the first try.
+        if self.replay_bytes == 0 {
+            self.replay_bytes = self.out.len() + bytes;
+        }
     }
 
     /// Whether [`Self::rewind`] is possible.

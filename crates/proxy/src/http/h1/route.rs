@@ -146,6 +146,9 @@ pub(super) fn decide(
     connection.scan = HeadScan::default();
     connection.served = served;
     connection.input.consume(length);
+    if let Ok(Routed::Forward(forward)) = result {
+        return send_on(worker, received, forward, walk, out);
+    }
     settle(connection, worker, received, Outcome { result, walk, head: kept, out }, record)
 }
 
@@ -269,6 +272,7 @@ impl Answer {
     }
 }
 
+#[inline]
 fn send_on(
     worker: &Worker,
     received: Received,

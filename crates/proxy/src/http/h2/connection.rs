@@ -60,7 +60,8 @@ fn builder(worker: &Worker) -> h2::server::Builder {
         .initial_connection_window_size(window(limits.http2_connection_window_bytes))
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
         .max_header_list_size(number(worker.settings.head_limits.head_bytes))
-        .header_table_size(HEADER_TABLE_BYTES)
+        .header_table_size(number(limits.http2_header_table_bytes))
+        .data_frame_budget(limits.http2_small_data_bytes)
         .max_send_buffer_size(limits.http2_send_buffer_bytes)
         .max_concurrent_reset_streams(limits.http2_reset_streams)
         .reset_stream_duration(limits.http2_reset_hold)
@@ -76,16 +77,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 
-/// How many times as many requests as may be open at a time may be under way. Source: ours (a request that was reset may need a
-/// moment to end).
-const CROWD: usize = 4;
-
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 6.5.2).
 const LEAST_FRAME: u32 = 1 << 14;
 const MOST_FRAME: u32 = (1 << 24) - 1;
-
-/// The size of a header compression table (RFC 9113 section 6.5.2: what it is to begin with). Unit: bytes.
-pub(super) const HEADER_TABLE_BYTES: u32 = 4096;
 
 pub(super) fn number(limit: usize) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX)
@@ -228,7 +222,7 @@ impl Served {
         let resets = self.streams.resets.get();
         let resetting = resets > limits.http2_premature_resets && resets > self.requests / 2;
         // Requests that were reset while they waited, and have not noticed yet.
-        let crowded = self.streams.active.get() > limits.http2_streams.max(1).saturating_mul(CROWD);
+        let crowded = self.streams.active.get() > limits.http2_requests_under_way.max(limits.http2_streams);
         if resetting || crowded || self.meter.debt() > limits.http2_control_frames {
             if matches!(self.end, End::Now(_)) {
                 return false;

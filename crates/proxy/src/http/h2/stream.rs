@@ -183,7 +183,8 @@ impl Stream {
         Poll::Ready(Ok(filled))
     }
 
-    /// Gets the next piece ready. Ready with nothing at the end of a tunnel, and nowhere else.
+    /// Gets the next piece ready. Ready with nothing where a connection would have ended: after a tunnel, and after an endpoint's
+    /// answer.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
             match &mut self.reading.from {
@@ -206,10 +207,20 @@ impl Stream {
                     };
                     return Poll::Ready(Ok(()));
                 }
-                From::Body(..) => return self.reading.poll_body(cx),
+                From::Body(_, written) => {
+                    let tunnel = *written == Written::Tunnel;
+                    ready!(self.reading.poll_body(cx))?;
+                    if tunnel || self.reading.is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
                 From::Over(_) => {
                     self.reading.release();
-                    return self.writing.poll_reset(cx);
+                    return match self.side {
+                        // Whoever waits for an answer is told when the client no longer does.
+                        Side::Client(_) => self.writing.poll_reset(cx),
+                        Side::Endpoint(_) => Poll::Ready(Ok(())),
+                    };
                 }
             }
         }

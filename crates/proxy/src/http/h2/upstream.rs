@@ -17,7 +17,7 @@ use h2::client::SendRequest;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use super::connection::{Alive, HEADER_TABLE_BYTES, frame_bytes, number, window};
+use super::connection::{Alive, frame_bytes, number, window};
 use super::io::Io;
 use super::meter::Meter;
 use super::stream::Stream;
@@ -244,12 +244,13 @@ fn builder(worker: &Worker) -> h2::client::Builder {
     builder
         .enable_push(false)
         .max_concurrent_streams(0)
-        .initial_max_send_streams(limits.upstream_http2_streams)
+        .initial_max_send_streams(limits.upstream_http2_streams.max(1))
         .initial_window_size(window(limits.http2_stream_window_bytes))
         .initial_connection_window_size(window(limits.http2_connection_window_bytes))
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
         .max_header_list_size(number(worker.settings.head_limits.head_bytes))
-        .header_table_size(HEADER_TABLE_BYTES)
+        .header_table_size(number(limits.http2_header_table_bytes))
+        .data_frame_budget(limits.http2_small_data_bytes)
         .max_send_buffer_size(limits.http2_send_buffer_bytes)
         .max_concurrent_reset_streams(limits.http2_reset_streams)
         .reset_stream_duration(limits.http2_reset_hold)
