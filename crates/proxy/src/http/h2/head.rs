@@ -55,10 +55,11 @@ fn written(fields: &HeaderMap) -> Written {
     if fields.contains_key(http::header::CONTENT_LENGTH) && !grpc { Written::Plain } else { Written::Chunks }
 }
 
-/// A client's request as text. `key` is what a WebSocket handshake in HTTP/1.1 needs; `most_fields` is where cookie crumbs
+/// A client's request as text; `ended` where there is no body. `key` is what a WebSocket handshake in HTTP/1.1 needs; `most_fields` is where cookie crumbs
 /// are no longer put together, so that a flood of them is counted.
-pub(super) fn request_text(
-    request: &Request<h2::RecvStream>,
+pub(super) fn request_text<B>(
+    request: &Request<B>,
+    ended: bool,
     key: &[u8],
     most_fields: usize,
     out: &mut Vec<u8>,
@@ -80,7 +81,7 @@ pub(super) fn request_text(
     if let Some(authority) = authority {
         field(b"host", authority, out);
     }
-    let body = match request.body().is_end_stream() {
+    let body = match ended {
         true => Written::Nothing,
         false if websocket => Written::Tunnel,
         false => written(fields),
@@ -127,15 +128,16 @@ fn cookie(fields: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// An endpoint's final response as text.
-pub(super) fn response_text(
-    response: &Response<h2::RecvStream>,
+/// An endpoint's final response as text; `ended` where there is no body.
+pub(super) fn response_text<B>(
+    response: &Response<B>,
+    ended: bool,
     to_head: bool,
     out: &mut Vec<u8>,
 ) -> Written {
     let (status, fields) = (response.status(), response.headers());
     let bodiless = to_head || matches!(status.as_u16(), 204 | 304);
-    let body = match response.body().is_end_stream() {
+    let body = match ended {
         true => Written::Nothing,
         false if bodiless => Written::Nothing,
         false => written(fields),
@@ -329,6 +331,85 @@ mod tests {
         for other in ["", "application/grp", "application/grpc-web", "application/grpcx", "text/plain"] {
             assert!(!is_grpc(other.as_bytes()), "{other}");
         }
+    }
+
+    fn text_of(request: &Request<()>, ended: bool) -> (String, Written) {
+        let mut out = Vec::new();
+        let written = request_text(request, ended, b"KEY", 128, &mut out);
+        (String::from_utf8(out).unwrap(), written)
+    }
+
+    #[test]
+    fn a_request_is_written_with_one_host_and_one_length() {
+        let plain = Request::get("http://h:1/a?b").header("host", "H:1").header("x", "y").body(()).unwrap();
+        let text = "GET /a?b HTTP/1.1\r\nhost: h:1\r\nx: y\r\n";
+        assert_eq!(text_of(&plain, true), (format!("{text}\r\n"), Written::Nothing));
+        let chunked = format!("{text}transfer-encoding: chunked\r\n\r\n");
+        assert_eq!(text_of(&plain, false), (chunked, Written::Chunks));
+        let other = Request::get("http://h/").header("host", "other").body(()).unwrap();
+        assert_eq!(text_of(&other, true).0.matches("host: ").count(), 2, "left to be refused");
+        let call = Request::post("http://h/s/m")
+            .header("content-length", "5")
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (text, written) = text_of(&call, false);
+        assert!(!text.contains("content-length") && written == Written::Chunks, "{text}");
+    }
+
+    #[test]
+    fn a_websocket_becomes_an_upgrade_and_another_connect_stays_one() {
+        let mut asked =
+            Request::connect("http://h/chat").header("sec-websocket-key", "theirs").body(()).unwrap();
+        assert!(text_of(&asked, false).0.starts_with("CONNECT / HTTP/1.1\r\n"));
+        asked.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (text, written) = text_of(&asked, false);
+        let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: KEY\r\n\r\n";
+        assert_eq!(text, format!("GET /chat HTTP/1.1\r\nhost: h\r\n{upgrade}"));
+        assert_eq!(written, Written::Tunnel);
+    }
+
+    /// Whatever the types of the `http` crate can hold, the codec reads as the same request, or refuses.
+    #[test]
+    fn nothing_that_can_be_said_in_http2_is_read_as_something_else() {
+        use weir_codec::field::FieldStore;
+        use weir_codec::head::{HeadLimits, HeadScan};
+        let limits = HeadLimits { head_bytes: 60_000, first_line_bytes: 16_000, fields: 128 };
+        let runner = &mut proptest::test_runner::TestRunner::default();
+        let name = "[!#$%&'*+.^_`|~0-9a-z-]{1,24}";
+        let value = "[\\t -~\u{80}-\u{2ff}]{0,40}";
+        let fields = proptest::collection::vec((name, value), 0..12);
+        let asked = ("[A-Z]{1,8}", "/[!-~]{0,40}", fields, proptest::bool::ANY);
+        let outcome = runner.run(&asked, |(method, target, fields, ended)| {
+            let uri = format!("http://h{target}");
+            let Ok(mut request) = Request::builder().method(method.as_str()).uri(uri).body(()) else {
+                return Ok(());
+            };
+            for (name, value) in &fields {
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                    request.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+                }
+            }
+            let mut out = Vec::new();
+            request_text(&request, ended, b"KEY", 128, &mut out);
+            let end = out.len();
+            out.extend_from_slice(b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
+            let mut store = FieldStore::new();
+            let Ok(read) = HeadScan::default().request(&out, &limits, &mut store) else { return Ok(()) };
+            let (head, length) = read.unwrap();
+            proptest::prop_assert_eq!(length, end);
+            proptest::prop_assert_eq!(head.method, request.method().as_str().as_bytes());
+            proptest::prop_assert_eq!(head.authority.raw, b"h");
+            for (name, value) in head.fields.iter() {
+                let ours = [&b"host"[..], b"cookie", b"transfer-encoding"].contains(&name);
+                let theirs = request.headers().iter().any(|(given, said)| {
+                    given.as_str().as_bytes() == name && said.as_bytes().trim_ascii() == value.trim_ascii()
+                });
+                proptest::prop_assert!(ours || theirs, "{:?}", String::from_utf8_lossy(name));
+            }
+            Ok(())
+        });
+        outcome.unwrap();
     }
 
     #[test]

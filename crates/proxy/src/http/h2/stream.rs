@@ -123,7 +123,8 @@ impl Stream {
         streams: Rc<Streams>,
     ) -> Stream {
         let mut text = Vec::with_capacity(1024);
-        let written = head::request_text(&request, key, most_fields, &mut text);
+        let written =
+            head::request_text(&request, request.body().is_end_stream(), key, most_fields, &mut text);
         let to_head = *request.method() == http::Method::HEAD;
         let body = request.into_body();
         let from =
@@ -199,7 +200,8 @@ impl Stream {
                         continue;
                     }
                     let response = ready!(Pin::new(response).poll(cx))?;
-                    let written = head::response_text(&response, self.to_head, &mut self.reading.text);
+                    let ended = response.body().is_end_stream();
+                    let written = head::response_text(&response, ended, self.to_head, &mut self.reading.text);
                     let body = response.into_body();
                     self.reading.from = match written {
                         Written::Nothing => From::Over(Some(body)),
