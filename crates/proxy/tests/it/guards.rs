@@ -1,11 +1,13 @@
 //! What must not creep in: more than four socket calls a request.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use weir_proxy::ProxyConfig;
 
 use crate::harness::*;
+use crate::secure::*;
 
 const REQUESTS: u64 = 500;
 
@@ -129,6 +131,24 @@ fn proxy_process() {
 /// The official checks of HTTP/2 (`h2spec`), where the program is there: `H2SPEC` is its path.
 #[test]
 fn http2_is_spoken_as_its_specification_says() {
+    spoken_as_specified(&[], |world| world.address.port());
+}
+
+/// The same inside TLS.
+#[test]
+fn http2_inside_tls_is_spoken_as_its_specification_says() {
+    spoken_as_specified(&["-t", "-k"], |world| {
+        let address = SocketAddr::new(world.address.ip(), world.address.port() + 1);
+        let listener = ListenerOf::https(address, "https", "", &["c"]).resource();
+        let route = http_route("secure", &["https"], "", "b0");
+        let applied = world.apply(vec![Pair::self_signed("a.example").resource("c"), listener, route]);
+        assert_eq!(applied.rejected, []);
+        address.port()
+    });
+}
+
+/// `port` gives the one to be checked.
+fn spoken_as_specified(options: &[&str], port: impl Fn(&World) -> u16) {
     let Some(program) = std::env::var_os("H2SPEC") else {
         eprintln!("H2SPEC does not name the program: nothing was checked");
         return;
@@ -143,7 +163,8 @@ fn http2_is_spoken_as_its_specification_says() {
     });
     let world = World::to(&origin);
     let output = Command::new(program)
-        .args(["-h", &world.address.ip().to_string(), "-p", &world.address.port().to_string(), "-o", "5"])
+        .args(["-h", &world.address.ip().to_string(), "-p", &port(&world).to_string(), "-o", "5"])
+        .args(options)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -11,6 +11,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use weir_model::resource::{Backend, BackendProtocol, Body, HttpRule, Resource};
 
@@ -191,8 +192,31 @@ impl Http2Client {
     pub(crate) async fn with(address: SocketAddr, builder: &h2::client::Builder) -> Http2Client {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Http2Client::over(stream, builder).await
+    }
+
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        builder: &h2::client::Builder,
+    ) -> Http2Client {
         let (send, connection) = builder.handshake(stream).await.unwrap();
         Http2Client { send, connection: tokio::spawn(connection) }
+    }
+
+    /// Over TLS, where the server must choose HTTP/2.
+    pub(crate) async fn secure(
+        address: SocketAddr,
+        name: &str,
+        config: &rustls::ClientConfig,
+    ) -> Http2Client {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Http2Client::over(stream, &h2::client::Builder::new()).await
     }
 
     /// Begins a request, and gives what its answer and its body go through.
