@@ -109,6 +109,8 @@ impl<'a> Place<'a> {
 pub(crate) struct Kept {
     /// What the client brought; `None` for a new session.
     token: Option<Token>,
+    /// Where the request went, once it has.
+    at: Option<SocketAddr>,
     /// The client came over TLS.
     secure: bool,
 }
@@ -116,7 +118,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// A session that begins.
     pub(crate) fn new(secure: bool) -> Kept {
-        Kept { token: None, secure }
+        Kept { token: None, at: None, secure }
     }
 
     /// The live session of a request, with the index of its backend. The backend's weight does not matter.
@@ -133,7 +135,7 @@ impl Kept {
             let state = backend.state().filter(|_| fingerprint(&backend.key) == token.backend);
             state.is_some_and(|state| state.endpoints().find(token.endpoint).is_some())
         };
-        let found = |token| Kept { token: Some(token), secure };
+        let found = |token| Kept { token: Some(token), at: None, secure };
         if rule.own_session.is_some() {
             let token = sealer.find(&Place::of(rule, 0)?, now_millis, fields)?;
             let backend = (0..rule.backends.len()).find(|index| is_there(*index, &token))?;
@@ -150,15 +152,20 @@ impl Kept {
         self.token.map(|token| token.endpoint)
     }
 
+    /// The request goes to this endpoint.
+    pub(crate) fn goes_to(&mut self, endpoint: SocketAddr) {
+        self.at = Some(endpoint);
+    }
+
     /// The header that tells the client where its session is now, if it has to be told: it is new, the endpoint is another one,
     /// or its idle time begins anew.
     pub(crate) fn header(
         &self,
         rule: &CompiledRule,
         backend: usize,
-        endpoint: SocketAddr,
         worker: &Worker,
     ) -> Option<(String, String)> {
+        let endpoint = self.at?;
         let place = Place::of(rule, backend)?;
         let same = self.token.filter(|token| token.endpoint == endpoint);
         if same.is_some() && place.session.idle_timeout.is_none() {

@@ -260,10 +260,11 @@ impl Conversation {
         let clean = self.sent && !self.refused && self.input.is_empty();
         self.input.consume(usize::MAX);
         self.input.release(&worker.buffers);
-        if self.reusable && clean {
-            if let Some(busy) = self.acquired.busy {
-                busy.keep(self.acquired.socket, worker.clock.now(), worker.settings.pool_limits);
-            }
+        if self.reusable
+            && clean
+            && let Some(busy) = self.acquired.busy
+        {
+            busy.keep(self.acquired.socket, worker.clock.now(), worker.settings.pool_limits);
         }
         self.reply
     }

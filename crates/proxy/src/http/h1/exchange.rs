@@ -317,6 +317,9 @@ impl Exchange {
         } else {
             forward.up.stop_keeping();
         }
+        if let Some(kept) = forward.extras.as_mut().and_then(|extras| extras.session.as_mut()) {
+            kept.goes_to(acquired.in_flight.endpoint().address);
+        }
         Exchange {
             upstream: acquired.socket,
             in_flight: acquired.in_flight,
@@ -577,10 +580,7 @@ impl Exchange {
         let latency = worker.clock.now().since(self.sent_at);
         record.upstream_latency = Some(latency);
         self.head_begins = self.down.end();
-        let told = forward.extras.as_ref().and_then(|extras| extras.session.as_ref()).and_then(|kept| {
-            kept.header(&forward.rule, forward.backend, self.in_flight.endpoint().address, worker)
-        });
-        write_head(&head, delimiting, self.keep_alive, forward, told, record, worker, self.down.out_mut());
+        write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
         self.input.consume(length);
         self.begin_body(framing, delimiting, forward, worker);
         Ok(true)
@@ -715,10 +715,8 @@ impl Exchange {
         self.input.consume(usize::MAX);
         self.input.release(&worker.buffers);
         worker.buffers.give_back_out(self.down.into_out());
-        if whole {
-            if let Some(busy) = self.busy {
-                busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
-            }
+        if whole && let Some(busy) = self.busy {
+            busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
         }
     }
 
@@ -762,7 +760,6 @@ fn write_head(
     delimiting: Delimiting,
     keep_alive: bool,
     forward: &Forward,
-    told: Option<(String, String)>,
     record: &RequestRecord,
     worker: &Worker,
     out: &mut Vec<u8>,
@@ -776,6 +773,8 @@ fn write_head(
         ours = ours.with(Known::RequestId);
     }
     let mut edited = Edited::new(rewrite::response_dropped(head, delimiting, ours));
+    let session = forward.extras.as_ref().and_then(|extras| extras.session.as_ref());
+    let told = session.and_then(|kept| kept.header(&forward.rule, forward.backend, worker));
     let origin = forward.extras.as_ref().and_then(|extras| extras.origin.as_deref());
     edited.response(forward.filters(), origin, &head.fields);
     if let Some((name, _)) = &told
