@@ -8,7 +8,9 @@ use weir_model::limits::Limits;
 use weir_model::resource::{Filter, FilterKind, HttpRule, RequestMirror};
 use weir_proxy::ProxyConfig;
 
-use crate::harness::{Origin, World, backend, eventually, fields, filter, ok, rule, to};
+use crate::harness::{
+    Origin, World, backend, eventually, fields, filter, in_its_own_process, ok, resident_bytes, rule, to,
+};
 
 fn mirror(name: &str, numerator: u32, denominator: u32) -> Filter {
     filter(FilterKind::RequestMirror(RequestMirror {
@@ -242,4 +244,55 @@ fn a_request_whose_body_breaks_off_leaves_no_copy_that_looks_whole() {
     drop(client);
     eventually("the copy was given up", || drops(&world) == 1);
     eventually("its connection is closed", || whole.load(std::sync::atomic::Ordering::Relaxed) <= 10);
+}
+
+#[test]
+fn mirrors_that_read_nothing_hold_a_bounded_memory_together() {
+    in_its_own_process("mirrors::process_with_stalled_mirrors");
+}
+
+#[test]
+#[ignore = "run by mirrors_that_read_nothing_hold_a_bounded_memory_together"]
+fn process_with_stalled_mirrors() {
+    // Takes the body and says how long it was, so that only the proxy's memory grows.
+    let primary = Origin::start(|peer| {
+        while let Some(head) = peer.request_head() {
+            let mut left: usize = fields(&head, "content-length")[0].parse().unwrap();
+            while left > 0 {
+                if peer.buffer.is_empty() && !peer.fill() {
+                    return;
+                }
+                let taken = peer.buffer.len().min(left);
+                peer.buffer.drain(..taken);
+                left -= taken;
+            }
+            peer.send(ok("taken"));
+        }
+    });
+    let mirror = stalled();
+    let limits = Limits {
+        mirror_body_bytes: 4 << 20,
+        mirror_bytes: 16 << 20,
+        mirror_timeout: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let world = world(&primary, &[("m", &[mirror.address], (1, 1))], limits);
+    let length = 13 << 20;
+    let piece = vec![b'x'; 1 << 20];
+    let mut client = world.client();
+    let mut upload = || {
+        client.send(format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n"));
+        for _ in 0..length >> 20 {
+            client.send(&piece);
+        }
+        assert_eq!(client.response().text(), "taken");
+    };
+    upload();
+    let before = resident_bytes();
+    for _ in 0..40 {
+        upload();
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    // What waits for the mirrors, twice for what allocators keep, and the kernel holds the rest.
+    assert!(grown < 48 << 20, "{} MiB for 520 MiB of copies", grown >> 20);
 }

@@ -265,6 +265,40 @@ fn no_try_begins_before_the_backoff_is_over() {
 }
 
 #[test]
+fn a_client_that_resets_its_connection_ends_the_wait_for_the_next_try() {
+    let origin = Origin::always(UNAVAILABLE);
+    let world = world(&origin, retry(&[503], 3, 3_600_000));
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    crate::harness::eventually("the first try has failed", || origin.requests() == 1);
+    socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    world.expect_failures("client_gone", 1);
+    assert_eq!(origin.requests(), 1);
+}
+
+#[test]
+fn a_client_that_has_said_all_it_will_still_gets_the_answer_of_the_next_try() {
+    let origin = fails_first(1, UNAVAILABLE);
+    let world = world(&origin, retry(&[503], 1, 100));
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.finish_sending();
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn a_request_that_comes_during_the_wait_is_answered_next() {
+    let origin = fails_first(1, UNAVAILABLE);
+    let world = world(&origin, retry(&[503], 1, 100));
+    let mut client = world.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\none");
+    crate::harness::eventually("the first try has failed", || origin.requests() == 1);
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\ntwo");
+    assert_eq!((client.response().text(), client.response().text()), ("one", "two"));
+}
+
+#[test]
 fn nothing_is_tried_again_once_the_client_has_seen_anything() {
     let origin =
         Origin::always("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n");

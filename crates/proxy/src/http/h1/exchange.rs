@@ -129,15 +129,15 @@ impl Forward {
         allowed
     }
 
-    /// Waits as long as the rule wants between two tries, or until the request's time is up.
-    async fn back_off(&self, worker: &Worker) -> Result<(), Failure> {
+    /// Until when to wait before the next try, and whether the request's time is up then.
+    fn waits_until(&self, worker: &Worker) -> (Moment, bool) {
         let asked = self.rule.retry.as_ref().map_or(Duration::ZERO, |policy| policy.backoff);
         let least = if asked.is_zero() { worker.settings.limits.retry_backoff } else { asked };
         let until = worker.clock.now() + retry::wait(least, worker.random());
-        let late = self.deadline.filter(|deadline| *deadline < until);
-        tokio::time::sleep_until(worker.clock.instant(late.unwrap_or(until))).await;
-        worker.clock.tick();
-        late.map_or(Ok(()), |_| Err(Failure::RequestTimeout))
+        match self.deadline {
+            Some(deadline) if deadline < until => (deadline, true),
+            _ => (until, false),
+        }
     }
 }
 
@@ -225,7 +225,32 @@ impl Connection {
             balance::leave_a_choice(&state.endpoints(), tried);
         }
         forward.up.rewind();
-        forward.back_off(&worker).await
+        let (until, is_late) = forward.waits_until(&worker);
+        poll_fn(|cx| self.poll_until(cx, &worker, until)).await?;
+        if is_late { Err(Failure::RequestTimeout) } else { Ok(()) }
+    }
+
+    /// Waits, and notices a client that goes away meanwhile.
+    fn poll_until(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        until: Moment,
+    ) -> Poll<Result<(), Failure>> {
+        if self.input.is_empty()
+            && let Poll::Ready(read) = self.input.poll_fill(&mut self.client, &worker.buffers, cx)
+        {
+            match read {
+                Err(_) => return Poll::Ready(Err(Failure::ClientGone)),
+                // A half-closed client is waiting still.
+                Ok(0) => {}
+                Ok(_) => self.input.park(&worker.buffers),
+            }
+        }
+        self.deadline.set(until);
+        ready!(self.deadline.poll(cx, &worker.clock));
+        worker.clock.tick();
+        Poll::Ready(Ok(()))
     }
 
     /// Answers a request that could not be forwarded.
