@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `connection` | a client's connection: heads in, answers out, keep-alive, its end |
 //! | `route` | one head: selection, filters, ticket, the head for the next hop |
+//! | `tries` | a request's tries, one after another |
 //! | `exchange` | one request at one endpoint, both directions at once |
 //! | `pipe` | one direction's bytes |
 //! | `answer` | the proxy's own responses |
@@ -18,6 +19,7 @@ mod connection;
 mod exchange;
 mod pipe;
 mod route;
+mod tries;
 mod walk;
 
 pub(crate) use self::call::Call;

@@ -34,6 +34,7 @@ use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
 
 /// What becomes of a request.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 pub(super) enum Decision {
     /// The head is not there whole.
     Wait,

@@ -1,0 +1,225 @@
+//! The tries of one request: at an endpoint, at another, and what the client is told when there are none left.
+//!
+//! When another try may be made is said in [`crate::retry`] and by the rule; what happens in one is an [`Exchange`].
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use weir_model::retry::RetryPolicy;
+use weir_model::table::EndpointState;
+
+use super::connection::{Connection, Next};
+use super::exchange::Exchange;
+use super::route::{self, Decision, Forward};
+use super::walk::Extras;
+use crate::clock::Moment;
+use crate::error::Failure;
+use crate::record::RequestRecord;
+use crate::retry;
+use crate::session::Kept;
+use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
+use crate::upstream::balance::{self, Tried};
+use crate::worker::Worker;
+
+impl Forward {
+    /// A connection for the request.
+    async fn acquire(
+        &self,
+        worker: &Rc<Worker>,
+        tried: &mut Tried,
+        fresh: bool,
+    ) -> Result<Acquired, Failure> {
+        let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
+        let backend = self.state().ok_or(Failure::InvalidBackend)?;
+        let certificate = self.listener.as_ref().and_then(|listener| listener.backend_client_certificate());
+        let want = Want {
+            backend,
+            deadline: self.deadline,
+            preferred: self.extras.as_deref().and_then(kept_at),
+            // A rule that says how often to try means these tries too.
+            attempts: if self.rule.retry.is_some() { 0 } else { worker.settings.limits.retry_attempts },
+            fresh,
+            speaks: Speaks::Http(certificate),
+        };
+        acquire(worker, &want, tried).await
+    }
+
+    /// Whether the rule allows another try, whatever came of this one.
+    pub(super) fn has_tries_left(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.tries_left > 0)
+    }
+
+    /// Whether a try that came to this is worth another one.
+    pub(super) fn wants_another_try(&self, failure: Failure) -> bool {
+        let covers = |policy: &Arc<RetryPolicy>| retry::is_worth_another_try(policy, failure);
+        self.has_tries_left() && self.rule.retry.as_ref().is_some_and(covers) && self.up.can_rewind()
+    }
+
+    /// Uses up one of the tries. False when the backend's budget does not allow it.
+    fn take_try(&mut self, worker: &Worker) -> bool {
+        if let Some(extras) = &mut self.extras {
+            extras.tries_left = extras.tries_left.saturating_sub(1);
+        }
+        let budget = self.state().and_then(|state| state.budget.as_ref());
+        let allowed = budget.is_none_or(|budget| budget.retry(worker.clock.now().millis()));
+        if !allowed {
+            worker.metrics.retries_refused.add(1);
+        }
+        allowed
+    }
+
+    /// Until when to wait before the next try, and whether the request's time is up then.
+    fn waits_until(&self, worker: &Worker) -> (Moment, bool) {
+        let asked = self.rule.retry.as_ref().map_or(Duration::ZERO, |policy| policy.backoff);
+        let least = if asked.is_zero() { worker.settings.limits.retry_backoff } else { asked };
+        let until = worker.clock.now() + retry::wait(least, worker.random());
+        match self.deadline {
+            Some(deadline) if deadline < until => (deadline, true),
+            _ => (until, false),
+        }
+    }
+}
+
+impl Connection {
+    /// Gets a request its answer.
+    pub(super) async fn forward(&mut self, mut forward: Forward, mut record: RequestRecord) -> Next {
+        let worker = self.worker().clone();
+        let mut tried = Tried::new();
+        let (mut fresh, mut repeats) = (false, 0);
+        if forward.extras.is_some()
+            && let Some(budget) = forward.state().and_then(|state| state.budget.as_ref())
+        {
+            budget.request(worker.clock.now().millis());
+        }
+        loop {
+            let acquired = match forward.acquire(&worker, &mut tried, fresh).await {
+                Ok(acquired) => acquired,
+                Err(failure) if forward.wants_another_try(failure) => {
+                    match Box::pin(self.try_again(&mut forward, &mut record, &mut tried, None)).await {
+                        Ok(()) => continue,
+                        Err(failure) => {
+                            let out = worker.buffers.out();
+                            return self.give_up(forward, record, failure, out).await;
+                        }
+                    }
+                }
+                Err(failure) => {
+                    let out = worker.buffers.out();
+                    return self.give_up(forward, record, failure, out).await;
+                }
+            };
+            record.retries += acquired.failed_tries;
+            if let Some(text) = &mut record.text {
+                text.endpoint = acquired.in_flight.endpoint().address.to_string();
+            }
+            let mut exchange = Exchange::new(acquired, &mut forward, &worker);
+            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, &mut record, &worker)).await;
+            let failure = match outcome {
+                Ok(()) => return self.conclude(exchange, forward, record),
+                Err(failure) => failure,
+            };
+            if repeats <= worker.settings.limits.retry_attempts
+                && exchange.may_be_repeated(failure, &mut forward)
+            {
+                record.retries += 1;
+                repeats += 1;
+                fresh = true;
+                exchange.abandon(&worker);
+            } else if exchange.is_unanswered() && forward.wants_another_try(failure) {
+                exchange.note(failure, &worker);
+                let endpoint = exchange.in_flight.endpoint().clone();
+                exchange.set_aside(&forward, &worker);
+                fresh = false;
+                let again = self.try_again(&mut forward, &mut record, &mut tried, Some(endpoint));
+                if let Err(failure) = Box::pin(again).await {
+                    let out = worker.buffers.out();
+                    return self.give_up(forward, record, failure, out).await;
+                }
+            } else if exchange.may_be_answered() {
+                exchange.note(failure, &worker);
+                // Interim responses that are not out yet go first: the client may have seen the start of one.
+                let out = exchange.into_unsent(&worker);
+                return self.give_up(forward, record, failure, out).await;
+            } else {
+                return self.cut_short(exchange, forward, record, failure);
+            }
+        }
+    }
+
+    /// Makes a request ready for another try, at another endpoint of its backend if there is one, and waits until it is time.
+    async fn try_again(
+        &mut self,
+        forward: &mut Forward,
+        record: &mut RequestRecord,
+        tried: &mut Tried,
+        endpoint: Option<Arc<EndpointState>>,
+    ) -> Result<(), Failure> {
+        let worker = self.worker().clone();
+        if !forward.take_try(&worker) {
+            return Err(Failure::RetryBudget);
+        }
+        record.retries += 1;
+        tried.extend(endpoint);
+        if let Some(state) = forward.state() {
+            balance::leave_a_choice(&state.endpoints(), tried);
+        }
+        forward.up.rewind();
+        let (until, is_late) = forward.waits_until(&worker);
+        poll_fn(|cx| self.poll_until(cx, &worker, until)).await?;
+        if is_late { Err(Failure::RequestTimeout) } else { Ok(()) }
+    }
+
+    /// Waits, and notices a client that goes away meanwhile.
+    fn poll_until(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        until: Moment,
+    ) -> Poll<Result<(), Failure>> {
+        if self.input.is_empty()
+            && let Poll::Ready(read) = self.input.poll_fill(&mut self.client, &worker.buffers, cx)
+        {
+            match read {
+                Err(_) => return Poll::Ready(Err(Failure::ClientGone)),
+                // A half-closed client is waiting still.
+                Ok(0) => {}
+                Ok(_) => self.input.park(&worker.buffers),
+            }
+        }
+        self.deadline.set(until);
+        ready!(self.deadline.poll(cx, &worker.clock));
+        worker.clock.tick();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Answers a request that could not be forwarded.
+    async fn give_up(
+        &mut self,
+        forward: Forward,
+        mut record: RequestRecord,
+        failure: Failure,
+        out: Vec<u8>,
+    ) -> Next {
+        let worker = self.worker().clone();
+        let mut up = forward.up;
+        record.request_bytes = up.written();
+        // What is left of the body would have to be read before the next request could be.
+        let body_read = up.skip_body(&mut self.input);
+        let keep_alive =
+            forward.keep_alive && body_read && !forward.asked.upgrade && !failure.verdict().close;
+        worker.buffers.give_back_out(up.into_out());
+        let context = route::context(&worker, forward.asked.head, keep_alive, &record).for_grpc(forward.grpc);
+        if failure.verdict().answer.is_none() {
+            record.failure = Some(failure);
+            record.finish(&worker);
+            return Next::Close;
+        }
+        match route::fail(&worker, failure, context, out, &mut record) {
+            Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+            Decision::Wait | Decision::Forward(_) | Decision::Ask(_) => Next::Close,
+        }
+    }
+}
