@@ -74,7 +74,7 @@ impl Socket {
         matches!(self, Socket::Stream(stream) if stream.was_refused())
     }
 
-    /// What is read and written from now on is inside this session, which has begun on this very connection.
+    /// What is read and written from now on is inside TLS, which has begun on this very connection.
     pub(crate) fn encrypted(self, session: Session) -> Socket {
         match self {
             Socket::Plain(wire) => Socket::Tls(Box::new(Secure { wire, session })),

