@@ -14,6 +14,7 @@ use crate::head::{RequestHead, ResponseHead, Version};
 /// How this gateway names itself in `Via`.
 const VIA: &[u8] = b"Via: 1.1 weir\r\n";
 const VIA_OLD: &[u8] = b"Via: 1.0 weir\r\n";
+const VIA_HTTP2: &[u8] = b"Via: 2 weir\r\n";
 const KEEP_ALIVE: &[u8] = b"Connection: keep-alive\r\n";
 
 /// What the next hop is told about the client.
@@ -37,18 +38,29 @@ pub struct Forwarding<'a> {
     pub request_id: &'a [u8],
     /// Kinds that a filter sets or removes: nothing is written for them here.
     pub overridden: KnownSet,
-    /// What [`connection_lines`] wrote for this peer, scheme and port.
+    /// The client speaks HTTP/2, and the head was written for it.
+    pub http2: bool,
+    /// What [`connection_lines`] wrote for this peer, scheme, port and version.
     pub connection: &'a [u8],
 }
 
 /// Writes the lines that are the same for every ordinary request of one connection, to be written once and copied.
-pub fn connection_lines(peer: &[u8], scheme: &[u8], port: u16, out: &mut Vec<u8>) {
+pub fn connection_lines(peer: &[u8], scheme: &[u8], port: u16, http2: bool, out: &mut Vec<u8>) {
     field(b"X-Forwarded-For", peer, out);
     field(b"X-Forwarded-Proto", scheme, out);
     number_field(b"X-Forwarded-Port", u64::from(port), out);
     field(b"X-Real-IP", peer, out);
-    out.extend_from_slice(VIA);
+    out.extend_from_slice(via(Version::Http11, http2));
     out.extend_from_slice(KEEP_ALIVE);
+}
+
+/// The line that says which protocol a message came by (RFC 9110 section 7.6.3).
+fn via(version: Version, http2: bool) -> &'static [u8] {
+    match version {
+        _ if http2 => VIA_HTTP2,
+        Version::Http10 => VIA_OLD,
+        Version::Http11 => VIA,
+    }
 }
 
 /// The first line and `Host` of a forwarded request.
@@ -106,7 +118,7 @@ pub fn request(
         request_lines(forwarding, out);
     } else {
         forwarding_fields(&head.fields, forwarding, out);
-        out.extend_from_slice(if head.version == Version::Http10 { VIA_OLD } else { VIA });
+        out.extend_from_slice(via(head.version, forwarding.http2));
         match (head.upgrade, head.te_trailers) {
             (Some(protocols), _) => {
                 out.extend_from_slice(b"Connection: upgrade\r\n");
@@ -209,13 +221,23 @@ pub fn response_dropped(head: &ResponseHead<'_, '_>, delimiting: Delimiting, als
     head.fields.dropping(kinds)
 }
 
+/// What `Via` says about a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CameBy {
+    /// Nothing.
+    Untold,
+    /// The version of its head.
+    Http1,
+    Http2,
+}
+
 /// Writes a final response's head, or a 101's, without its final empty line.
 pub fn response(
     head: &ResponseHead<'_, '_>,
     delimiting: Delimiting,
     dropped: Dropped,
     keep_alive: bool,
-    via: bool,
+    came_by: CameBy,
     out: &mut Vec<u8>,
 ) {
     status_line(head, out);
@@ -232,8 +254,8 @@ pub fn response(
         }
         None => connection(keep_alive && delimiting != Delimiting::Close, out),
     }
-    if via {
-        out.extend_from_slice(if head.version == Version::Http10 { VIA_OLD } else { VIA });
+    if came_by != CameBy::Untold {
+        out.extend_from_slice(via(head.version, came_by == CameBy::Http2));
     }
 }
 

@@ -90,7 +90,7 @@ fn forwarded_request(head: &RequestHead<'_, '_>) {
         head.fields.drop_name(&mut dropped, b"host");
     }
     let mut lines = Vec::new();
-    rewrite::connection_lines(b"192.0.2.1", b"http", 80, &mut lines);
+    rewrite::connection_lines(b"192.0.2.1", b"http", 80, false, &mut lines);
     let forwarding = Forwarding {
         peer: b"192.0.2.1",
         trusted: false,
@@ -101,6 +101,7 @@ fn forwarded_request(head: &RequestHead<'_, '_>) {
         prefix: None,
         request_id: b"00000000000000000000000000000000",
         overridden: KnownSet::EMPTY,
+        http2: false,
         connection: &lines,
     };
     let mut out = Vec::new();
@@ -174,7 +175,7 @@ fn forwarded_response(head: &ResponseHead<'_, '_>, asked: Asked, client: Version
         rewrite::interim(head, &mut out);
     } else {
         let dropped = rewrite::response_dropped(head, delimiting, KnownSet::EMPTY);
-        rewrite::response(head, delimiting, dropped, true, true, &mut out);
+        rewrite::response(head, delimiting, dropped, true, rewrite::CameBy::Http1, &mut out);
         rewrite::finish(&mut out);
     }
     let roomy = HeadLimits { head_bytes: 1 << 20, first_line_bytes: 1 << 20, fields: 128 };

@@ -6,6 +6,7 @@ use weir_codec::rewrite::{self, Delimiting, Forwarding, RequestTarget};
 use weir_codec::target::Target;
 
 const FORWARDING: Forwarding<'_> = Forwarding {
+    http2: false,
     peer: b"192.0.2.7",
     trusted: false,
     scheme: b"http",
@@ -26,7 +27,7 @@ const CONNECTION: &[u8] =
 #[test]
 fn an_ordinary_request_gets_the_lines_of_its_connection() {
     let mut lines = Vec::new();
-    rewrite::connection_lines(b"192.0.2.7", b"http", 80, &mut lines);
+    rewrite::connection_lines(b"192.0.2.7", b"http", 80, false, &mut lines);
     assert_eq!(lines, CONNECTION);
     let forwarding = Forwarding { prefix: Some(b"/p"), request_id: b"id", ..FORWARDING };
     assert_eq!(
@@ -58,7 +59,7 @@ fn returned(bytes: &str, client: Version) -> String {
         rewrite::interim(&head, &mut out);
     } else {
         let dropped = rewrite::response_dropped(&head, delimiting, KnownSet::EMPTY);
-        rewrite::response(&head, delimiting, dropped, true, true, &mut out);
+        rewrite::response(&head, delimiting, dropped, true, rewrite::CameBy::Http1, &mut out);
         rewrite::finish(&mut out);
     }
     String::from_utf8(out).unwrap()

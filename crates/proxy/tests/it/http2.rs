@@ -27,6 +27,7 @@ fn a_plain_listener_takes_http2_by_its_preface() {
     assert_eq!(fields(&head, "host"), ["example.com"]);
     assert_eq!(fields(&head, "x-forwarded-host"), ["example.com"]);
     assert_eq!(fields(&head, "x-forwarded-proto"), ["http"]);
+    assert_eq!(fields(&head, "via"), ["2 weir"]);
     assert_eq!(origin.connections(), 1, "streams share the pool");
     assert_eq!(world.metric("weir_proxy_http2_connections_total"), 1);
     assert_eq!(world.metric("weir_proxy_http2_streams_total"), 3);
@@ -87,12 +88,14 @@ fn an_http1_client_reaches_an_endpoint_of_http2() {
         let answer = client.exchange("POST /x?y HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\nTE: trailers\r\nKeep-Alive: 3\r\n\r\nabc");
         assert_eq!((answer.status, answer.text()), (200, "hello"));
         assert_eq!(answer.field("x-length"), Some("3"));
+        assert_eq!(answer.field("via"), Some("2 weir"));
         assert_eq!(answer.field("content-length"), Some("5"));
     }
     let seen = origin.last();
     assert_eq!(seen.uri().to_string(), "http://a.example/x?y");
     assert_eq!(seen.headers()["te"], "trailers");
     assert_eq!(seen.headers()["content-length"], "3");
+    assert_eq!(seen.headers()["via"], "1.1 weir");
     for gone in ["host", "connection", "keep-alive", "transfer-encoding"] {
         assert!(!seen.headers().contains_key(gone), "{gone}");
     }

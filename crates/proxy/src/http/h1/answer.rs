@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{Asked, ResponseHead};
-use weir_codec::rewrite::{self, Delimiting, connection, field, finish, number_field};
+use weir_codec::rewrite::{self, CameBy, Delimiting, connection, field, finish, number_field};
 use weir_model::cors;
 
 use super::call::Reply;
@@ -122,7 +122,7 @@ pub(super) fn passed_on(
         head.fields.drop_name(&mut dropped, b"content-encoding");
         b""
     };
-    let via = worker.settings.headers.server;
+    let via = if worker.settings.headers.server { CameBy::Http1 } else { CameBy::Untold };
     rewrite::response(&head, Delimiting::AsReceived, dropped, context.keep_alive, via, out);
     out.extend_from_slice(lines);
     if !(context.head || matches!(head.status, 204 | 304)) {

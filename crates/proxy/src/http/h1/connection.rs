@@ -37,7 +37,11 @@ pub(crate) async fn serve(incoming: Incoming) {
             Next::Linger => return connection.linger().await,
             // Apart, so that the others are no larger for it.
             Next::Http2 => {
-                let Connection { down, client, input, .. } = connection;
+                let Connection { mut down, client, input, .. } = connection;
+                // Nobody else has it before the first stream.
+                if let Some(down) = Rc::get_mut(&mut down) {
+                    down.change_to_http2();
+                }
                 return Box::pin(h2::serve(down, client, input)).await;
             }
         }
@@ -84,6 +88,7 @@ pub(crate) struct Downstream {
     pub(super) front: Option<Front>,
     /// The peer may say on whose behalf it speaks.
     pub(super) trusted: bool,
+    pub(super) http2: bool,
     /// The lines that every ordinary request of this connection is forwarded with.
     pub(super) lines: Box<[u8]>,
     peer: Box<str>,
@@ -105,17 +110,31 @@ impl Downstream {
             SocketAddr::new(bind.address.ip, bind.bound_port).to_string()
         };
         let peer = ip.to_string();
-        let mut lines = Vec::new();
-        connection_lines(peer.as_bytes(), scheme(front.as_ref()).as_bytes(), bind.bound_port, &mut lines);
-        Downstream {
+        let mut down = Downstream {
             bind,
             front,
             trusted: registered.worker.settings.trusted.iter().any(|network| network.contains(ip)),
-            lines: lines.into(),
+            http2: false,
+            lines: Box::default(),
             peer: peer.into(),
             local: local.into(),
             registered,
-        }
+        };
+        down.write_lines();
+        down
+    }
+
+    fn write_lines(&mut self) {
+        let mut lines = Vec::new();
+        let (scheme, port) = (self.scheme().as_bytes(), self.bind.bound_port);
+        connection_lines(self.peer(), scheme, port, self.http2, &mut lines);
+        self.lines = lines.into();
+    }
+
+    /// The client turned out to speak HTTP/2.
+    fn change_to_http2(&mut self) {
+        self.http2 = true;
+        self.write_lines();
     }
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
-use weir_codec::rewrite::{self, Delimiting, field};
+use weir_codec::rewrite::{self, CameBy, Delimiting, field};
+use weir_model::resource::BackendProtocol;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -607,7 +608,12 @@ fn write_head(
     {
         head.fields.drop_name(&mut edited.dropped, name.as_bytes());
     }
-    rewrite::response(head, delimiting, edited.dropped, keep_alive, tokens.server, out);
+    let came_by = match forward.state() {
+        _ if !tokens.server => CameBy::Untold,
+        Some(state) if state.protocol == BackendProtocol::Http2 => CameBy::Http2,
+        _ => CameBy::Http1,
+    };
+    rewrite::response(head, delimiting, edited.dropped, keep_alive, came_by, out);
     if !head.fields.has(Known::Date) {
         field(b"Date", &worker.clock.date(), out);
     }

@@ -605,6 +605,7 @@ pub(super) fn write_head(
         prefix,
         request_id,
         overridden: edited.overridden,
+        http2: connection.down.http2,
         connection: &connection.down.lines,
     };
     rewrite::request(head, &to, edited.dropped, &forwarding, out);
