@@ -38,7 +38,8 @@ pub enum Body {
 impl Resource {
     /// `listener/<ns>/<gateway>/<section>` (of a ListenerSet: `listener/<ns>/<gateway>/<set ns>/<set>/<section>`),
     /// `httproute/<ns>/<name>`, `grpcroute/<ns>/<name>`, `tlsroute/<ns>/<name>`, `tcproute/<ns>/<name>`,
-    /// `udproute/<ns>/<name>`, `backend/<ns>/<service>/<port>`, `endpoints/<ns>/<service>/<port>`,
+    /// `udproute/<ns>/<name>`, `backend/<ns>/<service>/<port>` and `endpoints/<ns>/<service>/<port>` (both with `/udp` behind
+    /// them for a UDP port, and with `/h2` for HTTP/2 to a port that does not say so, as gRPC has it),
     /// `certificate/<hash>`, `cabundle/<hash>`; empty for a resource of a kind this release does not know.
     pub fn key(&self) -> &str {
         match &self.body {
@@ -552,7 +553,8 @@ pub struct WeightedBackend {
 /// A Service port as a destination.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Backend {
-    /// `backend/<namespace>/<service>/<port>`; of a UDP port `backend/<namespace>/<service>/<port>/udp`.
+    /// `backend/<namespace>/<service>/<port>`; of a UDP port `backend/<namespace>/<service>/<port>/udp`; of
+    /// HTTP/2 to a port that does not say what it speaks `backend/<namespace>/<service>/<port>/h2`.
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(string, tag = "2")]

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use weir_core::{Kind, Object, ObjectKey};
+use weir_core::{Kind, Object, ObjectKey, supported_features};
 
 use super::Reconciler;
 use crate::events::{Finding, Severity};
@@ -38,6 +38,13 @@ impl Reconciler {
 
     fn serve(&mut self, kind: Kind, version: Option<&'static str>) {
         self.tools.statuses.serve(kind, version);
+        self.serve_objects(kind, version);
+        let features = supported_features(|kind| self.versions.contains_key(&kind));
+        self.translator.set_supported_features(features);
+        self.stirred = true;
+    }
+
+    fn serve_objects(&mut self, kind: Kind, version: Option<&'static str>) {
         match version {
             Some(version) => {
                 self.versions.insert(kind, version);

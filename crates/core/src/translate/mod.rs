@@ -54,12 +54,14 @@ pub struct TranslateConfig {
     pub supported_features: Vec<String>,
 }
 
-pub use features::SUPPORTED_FEATURES;
+pub use features::{Channel, FEATURES, supported_features};
 
 /// Turns objects into resources, statuses and diagnostics, a change at a time.
 #[derive(Debug, Default)]
 pub struct Translator {
     config: TranslateConfig,
+    /// The statuses of classes claim other features than were last told.
+    features_changed: bool,
     started: bool,
     /// The objects of the last call, to see what really changed.
     before: Objects,
@@ -102,6 +104,14 @@ impl Translator {
         Translator { config, ..Translator::default() }
     }
 
+    /// Names of features that the statuses of GatewayClasses claim from the next call on; empty: not written.
+    pub fn set_supported_features(&mut self, features: Vec<String>) {
+        if self.config.supported_features != features {
+            self.config.supported_features = features;
+            self.features_changed = true;
+        }
+    }
+
     /// `changed` names what was upserted, removed, confirmed absent, waived or given addresses since the last call;
     /// naming too much costs time only. The first call looks at everything.
     pub fn translate(&mut self, objects: &Objects, changed: &[ObjectKey]) -> Output {
@@ -119,6 +129,9 @@ impl Translator {
             self.touch_settled(objects, &mut step);
         }
         self.touch_binds(objects, &mut step);
+        if std::mem::take(&mut self.features_changed) {
+            step.dirty.extend(objects.of_kind(Kind::GatewayClass).map(|(key, _)| key.clone()));
+        }
         loop {
             while let Some(key) = step.dirty.pop_first() {
                 self.look_at(objects, &key, &mut step);
