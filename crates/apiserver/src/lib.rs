@@ -161,8 +161,8 @@ impl ApiServer {
 
     /// File mode: makes the objects that are there equal to these. What vanished from the list since the last call
     /// is deleted, what is the same is left alone, and what is refused stays as it was before.
-    pub fn replace(&self, objects: Vec<serde_json::Value>) -> Vec<Rejection> {
-        replace::replace(&self.api, objects)
+    pub fn replace<V: Into<Arc<serde_json::Value>>>(&self, objects: Vec<V>) -> Vec<Rejection> {
+        replace::replace(&self.api, objects.into_iter().map(Into::into).collect())
     }
 }
 

@@ -3,9 +3,9 @@
 //! Owns: which objects came from the list, so that those that vanish from it are deleted. Invariants: every object
 //! goes the way that a client's would (server-side apply by a manager of its own, strict about unknown fields), so
 //! files mean what `kubectl apply` means; what is refused leaves the object as it was; what is the same is not
-//! written.
+//! written, and what the list said before already is not even applied.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::object;
 use crate::registry::{Resource, split_api_version};
 use crate::rest::{Api, Call};
 use crate::schema::Patch;
-use crate::store::{Expected, ResourceId};
+use crate::store::{Expected, ResourceId, Stored};
 
 /// The owner of fields that stand in files.
 const MANAGER: &str = "weir-files";
@@ -29,25 +29,57 @@ const ATTEMPTS: usize = 64;
 /// An object of the list in the order in which it must be there.
 struct Entry {
     index: usize,
-    object: Value,
+    object: Arc<Value>,
 }
 
-/// What came from the list: kind and key.
-pub(crate) type Owned = BTreeSet<(ResourceId, String)>;
+/// What came from the list, by kind and key; with what was applied, where the list itself had it and it was taken.
+pub(crate) type Owned = BTreeMap<(ResourceId, String), Option<Taken>>;
 
-pub(crate) fn replace(api: &Arc<Api>, objects: Vec<Value>) -> Vec<Rejection> {
+/// An object of the list that was applied, and what became of it.
+#[derive(Clone)]
+pub(crate) struct Taken {
+    source: Arc<Value>,
+    uid: String,
+    version: Version,
+}
+
+/// What changes when somebody changes more of an object than its status, as far as its kind tells the two apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Generation(i64),
+    Revision(u64),
+}
+
+impl Version {
+    fn of(stored: &Stored) -> Version {
+        let generation = stored.value.pointer("/metadata/generation").and_then(Value::as_i64);
+        generation.map_or(Version::Revision(stored.revision), Version::Generation)
+    }
+}
+
+impl Taken {
+    /// Whether the same words stand in the list still, and nobody else has changed what they made.
+    fn still_holds(&self, source: &Arc<Value>, stored: &Stored) -> bool {
+        (Arc::ptr_eq(&self.source, source) || self.source == *source)
+            && self.uid == object::uid(&stored.value)
+            && self.version == Version::of(stored)
+    }
+}
+
+pub(crate) fn replace(api: &Arc<Api>, objects: Vec<Arc<Value>>) -> Vec<Rejection> {
     let mut owned = api.owned.lock();
     let mut rejections = Vec::new();
     let mut wanted = Owned::new();
     let mut entries: Vec<Entry> =
         objects.into_iter().enumerate().map(|(index, object)| Entry { index, object }).collect();
     entries.sort_by_key(|entry| rank(object::text(&entry.object, "/kind")));
-    for entry in &mut entries {
-        if let Err(found) = settle(api, &mut entry.object, &owned, &mut wanted) {
-            rejections.extend(reject(entry, &found));
+    for entry in &entries {
+        if let Err(found) = settle(api, &entry.object, &owned, &mut wanted) {
+            rejections.extend(reject(api, entry, &found));
         }
     }
-    let mut vanished: Vec<&(ResourceId, String)> = owned.difference(&wanted).collect();
+    let mut vanished: Vec<&(ResourceId, String)> =
+        owned.keys().filter(|key| !wanted.contains_key(key)).collect();
     vanished.sort_by_key(|(id, _)| end_rank(&id.plural));
     for (id, key) in vanished {
         if let Err(error) = remove(api, id, key) {
@@ -78,23 +110,46 @@ fn end_rank(plural: &str) -> u8 {
 }
 
 /// Applies one object and notes it as wanted, whether it was taken or not.
-fn settle(api: &Arc<Api>, object: &mut Value, before: &Owned, wanted: &mut Owned) -> ApiResult<()> {
-    let resource = resource_of(api, object)?;
-    let name = object::name(object).to_owned();
+fn settle(api: &Arc<Api>, source: &Arc<Value>, before: &Owned, wanted: &mut Owned) -> ApiResult<()> {
+    let resource = resource_of(api, source)?;
+    let name = object::name(source);
     if name.is_empty() {
         return Err(ApiError::bad_request("metadata.name is missing"));
     }
-    if resource.namespaced && object::namespace(object).is_empty() {
-        object::set_meta(object, "namespace", Some(Value::from(DEFAULT_NAMESPACE)));
-    }
-    let namespace = object::namespace(object).to_owned();
-    if !wanted.insert((resource.id.clone(), object::key(&namespace, &name))) {
+    let namespace = place(&resource, source);
+    let key = (resource.id.clone(), object::key(namespace, name));
+    if wanted.contains_key(&key) {
         return Err(ApiError::bad_request("the same object is there twice"));
     }
+    wanted.insert(key.clone(), None);
     if resource.namespaced {
-        need_namespace(api, &namespace, before, wanted)?;
+        need_namespace(api, namespace, before, wanted)?;
     }
-    apply(api, object)
+    let stored = || api.store.get(&key.0, &key.1);
+    if let Some(Some(taken)) = before.get(&key)
+        && stored().is_some_and(|stored| taken.still_holds(source, &stored))
+    {
+        wanted.insert(key, Some(taken.clone()));
+        return Ok(());
+    }
+    if namespace != object::namespace(source) {
+        let mut object = Value::clone(source);
+        object::set_meta(&mut object, "namespace", Some(Value::from(DEFAULT_NAMESPACE)));
+        apply(api, &object)?;
+    } else {
+        apply(api, source)?;
+    }
+    if let Some(stored) = stored() {
+        let (uid, version) = (object::uid(&stored.value).to_owned(), Version::of(&stored));
+        wanted.insert(key, Some(Taken { source: source.clone(), uid, version }));
+    }
+    Ok(())
+}
+
+/// The namespace that an object goes to.
+fn place<'a>(resource: &Resource, object: &'a Value) -> &'a str {
+    let written = object::namespace(object);
+    if resource.namespaced && written.is_empty() { DEFAULT_NAMESPACE } else { written }
 }
 
 fn resource_of(api: &Arc<Api>, object: &Value) -> ApiResult<Arc<Resource>> {
@@ -114,14 +169,14 @@ fn resource_of(api: &Arc<Api>, object: &Value) -> ApiResult<Arc<Resource>> {
 fn need_namespace(api: &Arc<Api>, namespace: &str, before: &Owned, wanted: &mut Owned) -> ApiResult<()> {
     let namespaces = ResourceId::new("", "namespaces");
     let key = (namespaces, namespace.to_owned());
-    if wanted.contains(&key) {
+    if wanted.contains_key(&key) {
         return Ok(());
     }
     if api.store.get(&key.0, namespace).is_none() {
         apply(api, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}))?;
-        wanted.insert(key);
-    } else if before.contains(&key) {
-        wanted.insert(key);
+        wanted.insert(key, None);
+    } else if before.contains_key(&key) {
+        wanted.insert(key, None);
     }
     Ok(())
 }
@@ -137,9 +192,12 @@ fn apply(api: &Arc<Api>, object: &Value) -> ApiResult<()> {
 }
 
 /// One rejection for every field that is wrong.
-fn reject(entry: &Entry, error: &ApiError) -> Vec<Rejection> {
+fn reject(api: &Arc<Api>, entry: &Entry, error: &ApiError) -> Vec<Rejection> {
     let kind = object::text(&entry.object, "/kind");
-    let name = object::key(object::namespace(&entry.object), object::name(&entry.object));
+    let resource = resource_of(api, &entry.object).ok();
+    let namespace =
+        resource.map_or(object::namespace(&entry.object), |resource| place(&resource, &entry.object));
+    let name = object::key(namespace, object::name(&entry.object));
     let rejection = |field: String, reason: String| Rejection {
         index: entry.index,
         object: if name.is_empty() { kind.to_owned() } else { format!("{kind} {name}") },

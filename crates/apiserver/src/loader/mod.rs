@@ -47,7 +47,7 @@ pub struct Loaded {
 impl Loaded {
     /// Makes the server's objects equal to these. Returns what the server refuses, with its places.
     pub fn apply(&self, server: &ApiServer) -> Vec<LoadError> {
-        let values: Vec<Value> = self.objects.iter().map(|object| object.value.clone()).collect();
+        let values: Vec<Arc<Value>> = self.objects.iter().map(|object| object.value.clone()).collect();
         let rejections = server.replace(values);
         let errors = rejections.into_iter().filter_map(|rejection| {
             let object = self.objects.get(rejection.index)?;

@@ -23,8 +23,8 @@ pub struct Source {
 pub struct LoadedObject {
     /// Where it came from.
     pub source: Source,
-    /// The object.
-    pub value: Value,
+    /// The object; the same one for as long as its file is not read again.
+    pub value: Arc<Value>,
     /// The lines of its fields.
     pub positions: Positions,
 }
@@ -170,19 +170,21 @@ fn unroll(
     objects: &mut Vec<LoadedObject>,
     errors: &mut Vec<LoadError>,
 ) {
-    let source = Source { file: file.clone(), line: placed.positions.line(), document };
-    let mut object = LoadedObject { source, value: placed.value, positions: placed.positions };
-    let kind = object.value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Some(item_kind) = kind.strip_suffix("List").filter(|_| object.value["items"].is_array()) else {
-        match complaint(&object.value) {
+    let Placed { mut value, positions } = placed;
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Some(item_kind) = kind.strip_suffix("List").filter(|_| value["items"].is_array()) else {
+        let source = Source { file: file.clone(), line: positions.line(), document };
+        let complaint = complaint(&value);
+        let object = LoadedObject { source, value: Arc::new(value), positions };
+        match complaint {
             None => objects.push(object),
             Some((field, reason)) => errors.push(object.error(field, reason)),
         }
         return;
     };
-    let api_version = object.value.get("apiVersion").cloned().unwrap_or_default();
-    let items = object.value["items"].take();
-    let lines = object.positions.entry("items");
+    let api_version = value.get("apiVersion").cloned().unwrap_or_default();
+    let items = value["items"].take();
+    let lines = positions.entry("items");
     let Value::Array(items) = items else { return };
     for (index, mut value) in items.into_iter().enumerate() {
         // The items of a typed list need not say again what they are.

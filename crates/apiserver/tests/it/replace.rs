@@ -1,7 +1,7 @@
 //! File mode: the store made equal to a list of objects.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{DynamicObject, ListParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt};
@@ -56,13 +56,35 @@ async fn what_is_the_same_is_untouched_what_changed_is_written_what_vanished_goe
     assert_eq!(before.0, after.0);
     assert_ne!(before.1, after.1);
     assert_eq!(names(&server, "shop").await, ["a", "b"]);
-    assert_eq!(server.replace(Vec::new()), []);
+    assert_eq!(server.replace(Vec::<Value>::new()), []);
     let namespaces: Api<Namespace> = Api::all(server.client());
     assert!(
         namespaces.get_opt("shop").await.expect("an answer").is_none(),
         "a namespace that files implied goes with them"
     );
     assert!(namespaces.get_opt("default").await.expect("an answer").is_some());
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_as_in_the_files_again() {
+    let server = server();
+    let routes: Api<DynamicObject> = Api::namespaced_with(
+        server.client(),
+        "default",
+        &ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute")),
+    );
+    let path = async || {
+        routes.get("r").await.expect("there").data["spec"]["rules"][0]["matches"][0]["path"]["value"].clone()
+    };
+    assert_eq!(server.replace(vec![route("/a")]), []);
+    let patch = json!({"spec": {"rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/b"}}]}]}});
+    routes.patch("r", &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+    assert_eq!(path().await, "/b");
+    assert_eq!(server.replace(vec![route("/a")]), []);
+    assert_eq!(path().await, "/a");
+    routes.delete("r", &DeleteParams::default()).await.expect("deleted");
+    assert_eq!(server.replace(vec![route("/a")]), []);
+    assert_eq!(path().await, "/a");
 }
 
 #[tokio::test]
