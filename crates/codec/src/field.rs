@@ -103,68 +103,54 @@ const PROTECTED: KnownSet = FORWARDING
 
 /// Classifies a field name.
 pub fn classify(name: &[u8]) -> Known {
-    let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-    match name.len() {
-        2 if is(b"te") => Known::Te,
-        3 if is(b"via") => Known::Via,
-        4 if is(b"host") => Known::Host,
-        4 if is(b"date") => Known::Date,
-        6 if is(b"server") => Known::Server,
-        6 if is(b"expect") => Known::Expect,
-        7 if is(b"upgrade") => Known::Upgrade,
-        7 if is(b"trailer") => Known::Trailer,
-        9 if is(b"x-real-ip") => Known::XRealIp,
-        9 if is(b"forwarded") => Known::Forwarded,
-        9 if disguised(name, b"x-real-ip") => Known::Disguised,
-        10 if is(b"connection") => Known::Connection,
-        10 if is(b"keep-alive") => Known::KeepAlive,
-        14 if is(b"content-length") => Known::ContentLength,
-        14 if is(b"http2-settings") => Known::Http2Settings,
-        14 if disguised(name, b"content-length") => Known::Disguised,
-        15 if is(b"x-forwarded-for") => Known::XForwardedFor,
-        15 if disguised(name, b"x-forwarded-for") => Known::Disguised,
-        16 => sixteen(name),
-        17 => seventeen(name),
-        18 if is(b"x-forwarded-prefix") => Known::XForwardedPrefix,
-        18 if is(b"proxy-authenticate") => Known::ProxyAuthenticate,
-        18 if disguised(name, b"x-forwarded-prefix") => Known::Disguised,
-        19 if is(b"proxy-authorization") => Known::ProxyAuthorization,
-        20 if is(b"x-kong-proxy-latency") => Known::Latency,
-        23 if is(b"x-kong-upstream-latency") => Known::Latency,
-        _ => Known::Other,
+    let Some((plain, known)) = candidate(name) else { return Known::Other };
+    if name.eq_ignore_ascii_case(plain) {
+        return *known;
     }
+    if DISGUISABLE.contains(*known) && disguised(name, plain) { Known::Disguised } else { Known::Other }
 }
 
-fn sixteen(name: &[u8]) -> Known {
-    const NAMES: [(&[u8], Known); 4] = [
-        (b"x-forwarded-host", Known::XForwardedHost),
-        (b"x-forwarded-port", Known::XForwardedPort),
-        (b"x-forwarded-path", Known::XForwardedPath),
-        (b"proxy-connection", Known::ProxyConnection),
-    ];
-    by_name(name, &NAMES)
+/// The only known name with this length and these first and last letters: by them alone most names are told from all
+/// known ones.
+fn candidate(name: &[u8]) -> Option<&'static (&'static [u8], Known)> {
+    let ends = [*name.first()? | 0x20, *name.last()? | 0x20];
+    // By length first: one jump.
+    Some(match name.len() {
+        2 if ends == *b"te" => &(b"te", Known::Te),
+        3 if ends == *b"va" => &(b"via", Known::Via),
+        4 if ends == *b"ht" => &(b"host", Known::Host),
+        4 if ends == *b"de" => &(b"date", Known::Date),
+        6 if ends == *b"sr" => &(b"server", Known::Server),
+        6 if ends == *b"et" => &(b"expect", Known::Expect),
+        7 if ends == *b"ue" => &(b"upgrade", Known::Upgrade),
+        7 if ends == *b"tr" => &(b"trailer", Known::Trailer),
+        9 if ends == *b"xp" => &(b"x-real-ip", Known::XRealIp),
+        9 if ends == *b"fd" => &(b"forwarded", Known::Forwarded),
+        10 if ends == *b"cn" => &(b"connection", Known::Connection),
+        10 if ends == *b"ke" => &(b"keep-alive", Known::KeepAlive),
+        14 if ends == *b"ch" => &(b"content-length", Known::ContentLength),
+        14 if ends == *b"hs" => &(b"http2-settings", Known::Http2Settings),
+        15 if ends == *b"xr" => &(b"x-forwarded-for", Known::XForwardedFor),
+        // The two differ in the first letter of their last word.
+        16 if ends == *b"xt" && name[12] | 0x20 == b'h' => &(b"x-forwarded-host", Known::XForwardedHost),
+        16 if ends == *b"xt" => &(b"x-forwarded-port", Known::XForwardedPort),
+        16 if ends == *b"xh" => &(b"x-forwarded-path", Known::XForwardedPath),
+        16 if ends == *b"pn" => &(b"proxy-connection", Known::ProxyConnection),
+        17 if ends == *b"tg" => &(b"transfer-encoding", Known::TransferEncoding),
+        17 if ends == *b"xo" => &(b"x-forwarded-proto", Known::XForwardedProto),
+        17 if ends == *b"xd" => &(b"x-kong-request-id", Known::RequestId),
+        18 if ends == *b"xx" => &(b"x-forwarded-prefix", Known::XForwardedPrefix),
+        18 if ends == *b"pe" => &(b"proxy-authenticate", Known::ProxyAuthenticate),
+        19 if ends == *b"pn" => &(b"proxy-authorization", Known::ProxyAuthorization),
+        20 if ends == *b"xy" => &(b"x-kong-proxy-latency", Known::Latency),
+        23 if ends == *b"xy" => &(b"x-kong-upstream-latency", Known::Latency),
+        _ => return None,
+    })
 }
 
-fn seventeen(name: &[u8]) -> Known {
-    const NAMES: [(&[u8], Known); 3] = [
-        (b"transfer-encoding", Known::TransferEncoding),
-        (b"x-forwarded-proto", Known::XForwardedProto),
-        (b"x-kong-request-id", Known::RequestId),
-    ];
-    by_name(name, &NAMES)
-}
-
-fn by_name(name: &[u8], names: &[(&[u8], Known)]) -> Known {
-    for (candidate, known) in names {
-        if name.eq_ignore_ascii_case(candidate) {
-            return *known;
-        }
-        if disguised(name, candidate) {
-            return Known::Disguised;
-        }
-    }
-    Known::Other
-}
+/// Fields whose look-alikes are dropped.
+const DISGUISABLE: KnownSet =
+    FORWARDING.with(Known::ContentLength).with(Known::TransferEncoding).with(Known::ProxyConnection);
 
 /// True for `x_forwarded_for` and the like, of equal length, where at least one dash became an underscore.
 fn disguised(name: &[u8], plain: &[u8]) -> bool {
@@ -322,8 +308,13 @@ impl<'s, 'b> Fields<'s, 'b> {
     }
 
     fn offset(&self, index: usize) -> usize {
-        (self.headers[index].name.as_ptr() as usize).wrapping_sub(self.head.as_ptr() as usize)
+        offset(self.head, &self.headers[index])
     }
+}
+
+/// Where a field that was parsed from `head` begins in it.
+pub(crate) fn offset(head: &[u8], header: &httparse::Header<'_>) -> usize {
+    (header.name.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize)
 }
 
 /// Which fields of a head are not copied to the next hop.

@@ -7,7 +7,7 @@
 //! leaves to a recipient taken as "refuse".
 
 use crate::body::Framing;
-use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, is_value_byte, list};
+use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, is_value_byte, list, offset};
 use crate::target::{self, Authority, Target};
 
 /// Bounds on one head.
@@ -130,7 +130,7 @@ impl HeadScan {
         }
         let mut parsed = httparse::Request::new(&mut []);
         let outcome = parsed.parse_with_uninit_headers(bytes, &mut store.0);
-        match self.whole(bytes, outcome, parsed.headers.len(), limits)? {
+        match self.whole(bytes, outcome, parsed.headers, limits)? {
             Some(length) => RequestHead::accept(parsed, &bytes[..length]).map(|head| Some((head, length))),
             None => Ok(None),
         }
@@ -154,7 +154,7 @@ impl HeadScan {
             bytes,
             &mut store.0,
         );
-        match self.whole(bytes, outcome, parsed.headers.len(), limits)? {
+        match self.whole(bytes, outcome, parsed.headers, limits)? {
             Some(length) => {
                 ResponseHead::accept(parsed, asked, &bytes[..length]).map(|head| Some((head, length)))
             }
@@ -168,7 +168,7 @@ impl HeadScan {
         &mut self,
         bytes: &[u8],
         outcome: httparse::Result<usize>,
-        fields: usize,
+        fields: &[httparse::Header<'_>],
         limits: &HeadLimits,
     ) -> Result<Option<usize>, HeadError> {
         if let Ok(httparse::Status::Complete(length)) = outcome
@@ -244,20 +244,25 @@ impl HeadScan {
     }
 }
 
-/// Whether a head that `httparse` took is within the limits, has no blank line before it, and ends every line with CRLF
-/// (`httparse` takes LF and CRLF as a line's end and a CR nowhere else).
-fn is_strict(head: &[u8], fields: usize, limits: &HeadLimits) -> bool {
-    let first_line = memchr::memchr(b'\n', head).unwrap_or(usize::MAX);
-    // Without branches, so that the compiler may look at many bytes at once.
-    let bare = head
-        .iter()
-        .zip(head.iter().skip(1))
-        .fold(0, |bare, (before, byte)| bare | u8::from(*byte == b'\n') & u8::from(*before != b'\r'));
+/// Whether a head that `httparse` took is within the limits, has no blank line before it, and ends every line with CRLF.
+///
+/// `httparse` takes LF and CRLF as a line's end and a CR nowhere else, so it is enough to look before the start of each
+/// field, which is the end of a line, and at the end of the head.
+fn is_strict(head: &[u8], fields: &[httparse::Header<'_>], limits: &HeadLimits) -> bool {
+    let end = head.len().saturating_sub(2);
+    let first_field = fields.first().map_or(end, |field| offset(head, field));
     !matches!(head.first(), Some(b'\r' | b'\n'))
-        && first_line <= limits.first_line_bytes.saturating_add(1)
+        && first_field <= limits.first_line_bytes.saturating_add(2)
         && head.len() <= limits.head_bytes
-        && fields <= limits.fields
-        && bare == 0
+        && fields.len() <= limits.fields
+        && fields.iter().all(|field| ends_line(head, offset(head, field)))
+        && ends_line(head, end)
+        && head.ends_with(b"\r\n")
+}
+
+/// Whether a line that ends in CRLF ends right before `start`.
+fn ends_line(head: &[u8], start: usize) -> bool {
+    start >= 2 && head.get(start - 2..start) == Some(b"\r\n")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -125,8 +125,32 @@ fn is_ip_literal(host: &[u8]) -> bool {
     if host.first() == Some(&b'[') || memchr::memchr(b':', host).is_some() {
         return true;
     }
-    host.last().is_some_and(u8::is_ascii_digit)
-        && std::str::from_utf8(host).is_ok_and(|text| text.parse::<std::net::Ipv4Addr>().is_ok())
+    host.last().is_some_and(u8::is_ascii_digit) && is_dotted_quad(host)
+}
+
+/// Four numbers up to 255, without leading zeros, and nothing else: what the standard library reads as an IPv4 address.
+fn is_dotted_quad(host: &[u8]) -> bool {
+    let mut parts = 1;
+    let mut digits = 0;
+    let mut value = 0u32;
+    for byte in host {
+        match byte {
+            b'.' if digits > 0 && parts < 4 => {
+                parts += 1;
+                digits = 0;
+                value = 0;
+            }
+            b'0'..=b'9' if digits == 0 || value > 0 => {
+                digits += 1;
+                value = value * 10 + u32::from(byte - b'0');
+                if value > 255 {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+    }
+    parts == 4 && digits > 0
 }
 
 /// Values by configured hostname, found by a request's host from the most specific to the least.
@@ -255,6 +279,26 @@ mod tests {
         assert!(visited(&["*.example.com"], "example.com").is_empty());
         assert!(visited(&["*.example.com"], ".example.com").is_empty());
         assert!(visited(&["*.example.com"], "xexample.com").is_empty());
+    }
+
+    #[test]
+    fn a_dotted_quad_is_what_the_standard_library_reads_as_one() {
+        let parts =
+            ["0", "00", "01", "1", "9", "25", "255", "256", "999", "1000", "", "a", "4294967296", "1a"];
+        for a in parts {
+            for b in parts {
+                for text in [
+                    format!("{a}.{b}.1.2"),
+                    format!("1.2.{a}.{b}"),
+                    format!("{a}.{b}"),
+                    format!("{a}.1.2.3.{b}"),
+                    format!("{a}.2.3.{b}."),
+                ] {
+                    let expected = text.parse::<std::net::Ipv4Addr>().is_ok();
+                    assert_eq!(is_dotted_quad(text.as_bytes()), expected, "{text}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -93,16 +93,16 @@ pub(crate) fn segments(pattern: &[u8]) -> usize {
 
 /// True when there is nothing to decode, remove or refuse.
 fn is_plain(path: &[u8]) -> Result<bool, PathError> {
-    let mut plain = true;
-    let mut before = 0;
-    for &byte in path {
-        if is_forbidden(byte) {
-            return Err(PathError::ForbiddenByte);
-        }
-        plain &= byte != b'%' && !(byte == b'.' && starts_piece(before));
-        before = byte;
+    // Without branches, so that the compiler may look at many bytes at once.
+    if path.iter().fold(false, |forbidden, byte| forbidden | is_forbidden(*byte)) {
+        return Err(PathError::ForbiddenByte);
     }
-    Ok(plain)
+    if memchr::memchr2(b'%', b'.', path).is_none() {
+        return Ok(true);
+    }
+    let dots =
+        path.iter().zip(path.iter().skip(1)).any(|(before, byte)| *byte == b'.' && starts_piece(*before));
+    Ok(!dots && memchr::memchr(b'%', path).is_none())
 }
 
 fn is_forbidden(byte: u8) -> bool {

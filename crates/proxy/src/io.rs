@@ -3,6 +3,9 @@
 //! A [`Socket`] asks the readiness that the runtime keeps in user space before it enters the kernel, and counts
 //! each entry ([`SocketCalls`]): the promise of four socket calls a request is tested on these counters, and they are metrics too.
 //!
+//! Reads and sends enter the kernel directly, not through the C library's cancellation points (eight locked instructions
+//! a request).
+//!
 //! Invariants: a short read or write clears readiness (edge-triggered), so that no second call is made to learn
 //! what is known; nothing polls for writability before a write came up short. Bytes that a TLS socket has taken may not have
 //! left yet: who has to know waits for [`Socket::poll_flush`].
@@ -14,7 +17,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 
@@ -101,8 +105,7 @@ impl Socket {
         }
     }
 
-    /// Reads into `buffer`; 0 is the end of input. To be called when [`Self::poll_readable`] said so, since it is counted
-    /// as a kernel entry.
+    /// Reads into `buffer`; 0 is the end of input. Call it when [`Self::poll_readable`] said so.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Socket::Plain(wire) => wire.poll_read(cx, buffer),
@@ -233,16 +236,38 @@ impl Counted {
         self.stream.poll_read_ready(cx)
     }
 
+    /// Reads once there is something to read, or the end.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.metrics.socket_calls.reads.add(1);
-        let mut into = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut into))?;
-        Poll::Ready(Ok(into.filled().len()))
+        loop {
+            match self.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_readable(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    /// Reads what is there; 0 is the end of input, or an empty buffer. `WouldBlock` when there is nothing.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        let outcome = self.stream.try_io(Interest::READABLE, || {
+            self.metrics.socket_calls.reads.add(1);
+            let (count, _) = rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::empty())?;
+            read = count;
+            // A short read says that there is no more: the runtime is told so, and the next read waits for an event.
+            if count == 0 || count == buffer.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        match outcome {
+            Err(error) if read == 0 => Err(error),
+            _ => Ok(read),
+        }
     }
 
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.metrics.socket_calls.writes.add(1);
-        self.stream.try_write(bytes)
+        self.stream.try_io(Interest::WRITABLE, || {
+            self.metrics.socket_calls.writes.add(1);
+            Ok(rustix::net::send(&self.stream, bytes, SendFlags::NOSIGNAL)?)
+        })
     }
 
     pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -29,7 +29,7 @@ use weir_model::table::{BindAddress, BindKind, Snapshot};
 use crate::access_log::Log;
 use crate::bind::Bind;
 use crate::buffer::{Buffers, LARGEST_HEAD_BYTES, ReadBuffer};
-use crate::clock::{Clock, Epoch, Moment};
+use crate::clock::{Clock, Epoch, Moment, thread_has_waited};
 use crate::config::{HeaderTokens, Network};
 use crate::error::Failure;
 use crate::http::{h1, h2};
@@ -225,8 +225,10 @@ impl Worker {
         // A runtime is bound to its thread, so whether it could be made is told from there.
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name(format!("weir-worker-{index}")).spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .on_thread_unpark(thread_has_waited)
+                .build_local(Default::default());
             let runtime = match runtime {
                 Ok(runtime) => runtime,
                 Err(error) => {

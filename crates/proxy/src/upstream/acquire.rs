@@ -69,24 +69,66 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
-    let Want { backend, deadline, preferred, attempts, fresh, speaks } = *want;
-    let inside = match speaks {
-        Speaks::Http(_) if backend.protocol == BackendProtocol::Http1 => Inside::Http1,
-        Speaks::Http(_) | Speaks::Http2(_) => Inside::Http2,
-        Speaks::Bytes(_) | Speaks::ClientsTls => Inside::Bytes,
-    };
-    let tls = match (&backend.tls, speaks) {
-        (None, _) | (_, Speaks::ClientsTls) => None,
-        (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
-            Some(worker.upstream_tls(policy, inside, ours)?)
+    let tls = want.tls(worker)?;
+    match want.choose(worker, tls.as_ref(), tried) {
+        Some(Choice { in_flight, taken: Some(Taken::Kept(socket, busy)) }) => {
+            worker.metrics.upstream_reuses.add(1);
+            Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
         }
-    };
+        // Apart, so that a request which finds a kept connection does not carry all the rest with it.
+        first => Box::pin(search(worker, want, tls, tried, first)).await,
+    }
+}
+
+/// An endpoint, and what the pool has for it.
+struct Choice {
+    in_flight: InFlight,
+    /// None where requests are streams that share connections.
+    taken: Option<Taken>,
+}
+
+impl Want<'_> {
+    fn inside(&self) -> Inside {
+        match self.speaks {
+            Speaks::Http(_) if self.backend.protocol == BackendProtocol::Http1 => Inside::Http1,
+            Speaks::Http(_) | Speaks::Http2(_) => Inside::Http2,
+            Speaks::Bytes(_) | Speaks::ClientsTls => Inside::Bytes,
+        }
+    }
+
+    fn tls(&self, worker: &Worker) -> Result<Option<Arc<UpstreamTls>>, Failure> {
+        match (&self.backend.tls, self.speaks) {
+            (None, _) | (_, Speaks::ClientsTls) => Ok(None),
+            (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
+                Ok(Some(worker.upstream_tls(policy, self.inside(), ours)?))
+            }
+        }
+    }
+
+    fn choose(&self, worker: &Worker, tls: Option<&Arc<UpstreamTls>>, tried: &Tried) -> Option<Choice> {
+        let (random, now) = (worker.random(), worker.clock.now().millis());
+        let in_flight = choose(&self.backend.endpoints(), self.preferred, tried, random, now)?;
+        let place = Place { address: in_flight.endpoint().address, tls: tls.cloned() };
+        let streams = self.inside() == Inside::Http2;
+        let taken = (!streams).then(|| worker.pool.take(place, self.fresh, worker.settings.pool_limits));
+        Some(Choice { in_flight, taken })
+    }
+}
+
+/// Goes on from a first choice until there is a connection, or an end to it.
+async fn search(
+    worker: &Rc<Worker>,
+    want: &Want<'_>,
+    tls: Option<Arc<UpstreamTls>>,
+    tried: &mut Tried,
+    mut first: Option<Choice>,
+) -> Result<Acquired, Failure> {
+    let Want { backend, deadline, attempts, .. } = *want;
     let mut failed_tries = 0;
     let mut last = None;
     loop {
-        let (random, now) = (worker.random(), worker.clock.now().millis());
-        let chosen = choose(&backend.endpoints(), preferred, tried, random, now);
-        let Some(in_flight) = chosen else {
+        let chosen = first.take().or_else(|| want.choose(worker, tls.as_ref(), tried));
+        let Some(Choice { in_flight, taken }) = chosen else {
             if let Some(failure) = last {
                 return Err(failure);
             }
@@ -94,29 +136,25 @@ pub(crate) async fn acquire(
             continue;
         };
         let address = in_flight.endpoint().address;
-        let place = Place { address, tls: tls.clone() };
-        let opened = if inside == Inside::Http2 {
-            match stream(worker, backend, place, deadline).await? {
+        let opened = match taken {
+            None => match stream(worker, backend, Place { address, tls: tls.clone() }, deadline).await? {
                 Ok((socket, reused)) => {
                     worker.metrics.upstream_reuses.add(u64::from(reused));
                     return Ok(Acquired { socket, in_flight, busy: None, reused, failed_tries });
                 }
                 Err(failure) => Err(failure),
+            },
+            Some(Taken::Kept(socket, busy)) => {
+                worker.metrics.upstream_reuses.add(1);
+                return Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries });
             }
-        } else {
-            let busy = match worker.pool.take(place, fresh, worker.settings.pool_limits) {
-                Taken::Kept(socket, busy) => {
-                    worker.metrics.upstream_reuses.add(1);
-                    let busy = Some(busy);
-                    return Ok(Acquired { socket, in_flight, busy, reused: true, failed_tries });
-                }
-                Taken::Room(busy) => Some(busy),
-                Taken::Full(freed) => {
-                    wait_for_room(worker, backend, &freed, deadline).await?;
-                    continue;
-                }
-            };
-            open(worker, address, tls.as_ref(), deadline).await.map(|socket| (socket, busy))
+            Some(Taken::Room(busy)) => {
+                open(worker, address, tls.as_ref(), deadline).await.map(|socket| (socket, Some(busy)))
+            }
+            Some(Taken::Full(freed)) => {
+                wait_for_room(worker, backend, &freed, deadline).await?;
+                continue;
+            }
         };
         match opened {
             Ok((socket, busy)) => {

@@ -34,7 +34,7 @@ pub(crate) async fn serve(incoming: Incoming) {
         match connection.turn().await {
             Next::Request => {}
             Next::Close => return connection.client.say_goodbye(),
-            Next::Linger => return connection.linger().await,
+            Next::Linger => return Box::pin(connection.linger()).await,
             // Apart, so that the others are no larger for it.
             Next::Http2 => {
                 let Connection { mut down, client, input, .. } = connection;
@@ -220,7 +220,7 @@ impl Connection {
                 match decision {
                     Decision::Wait | Decision::Ask(_) => {}
                     Decision::Answer { out, keep_alive } => {
-                        return self.answer(out, keep_alive, record).await;
+                        return Box::pin(self.answer(out, keep_alive, record)).await;
                     }
                     Decision::Forward(forward) => return self.forward(forward, record).await,
                 }
@@ -231,7 +231,7 @@ impl Connection {
                     first_byte.get_or_insert(worker.clock.now());
                 }
                 Arrival::End => return Next::Close,
-                Arrival::TooSlow => return self.refuse(Failure::HeadTimeout, &worker).await,
+                Arrival::TooSlow => return Box::pin(self.refuse(Failure::HeadTimeout, &worker)).await,
             }
         }
     }
@@ -254,7 +254,7 @@ impl Connection {
             // An end in the middle of a head leaves nobody to answer.
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::End),
             Poll::Ready(Ok(_)) => {
-                worker.clock.tick();
+                worker.clock.on_event();
                 return Poll::Ready(Arrival::Bytes);
             }
             Poll::Pending => {}

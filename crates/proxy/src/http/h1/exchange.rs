@@ -180,7 +180,7 @@ impl Exchange {
         record: &mut RequestRecord,
         worker: &Rc<Worker>,
     ) -> Poll<Result<(), Failure>> {
-        worker.clock.tick();
+        worker.clock.on_event();
         if let Poll::Ready(outcome) = self.poll_both(cx, connection, forward, record, worker) {
             return Poll::Ready(outcome);
         }

@@ -645,12 +645,24 @@ fn made_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) ->
     }
     let mut id = [0; 32];
     for (half, number) in id.chunks_exact_mut(16).zip([worker.random(), worker.random()]) {
-        for (at, digit) in half.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(number >> (60 - 4 * at) & 15) as usize];
+        for (digits, byte) in half.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+            digits.copy_from_slice(&HEXADECIMAL[usize::from(byte)]);
         }
     }
     SmallVec::from_slice(&id)
 }
+
+/// Both digits of every octet.
+const HEXADECIMAL: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut all = [[0; 2]; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        all[octet] = [digits[octet >> 4], digits[octet & 15]];
+        octet += 1;
+    }
+    all
+};
 
 fn text(connection: &Connection, head: &RequestHead<'_, '_>) -> RequestText {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

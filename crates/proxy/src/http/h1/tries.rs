@@ -102,13 +102,13 @@ impl Connection {
                         Ok(()) => continue,
                         Err(failure) => {
                             let out = worker.buffers.out();
-                            return self.give_up(forward, record, failure, out).await;
+                            return Box::pin(self.give_up(forward, record, failure, out)).await;
                         }
                     }
                 }
                 Err(failure) => {
                     let out = worker.buffers.out();
-                    return self.give_up(forward, record, failure, out).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             };
             record.retries += acquired.failed_tries;
@@ -136,13 +136,13 @@ impl Connection {
                 let again = self.try_again(&mut forward, &mut record, &mut tried, Some(endpoint));
                 if let Err(failure) = Box::pin(again).await {
                     let out = worker.buffers.out();
-                    return self.give_up(forward, record, failure, out).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             } else if exchange.may_be_answered() {
                 exchange.note(failure, &worker);
                 // Interim responses that are not out yet go first: the client may have seen the start of one.
                 let out = exchange.into_unsent(&worker);
-                return self.give_up(forward, record, failure, out).await;
+                return Box::pin(self.give_up(forward, record, failure, out)).await;
             } else {
                 return self.cut_short(exchange, forward, record, failure);
             }
