@@ -183,6 +183,9 @@ limits! {
     auth_body_bytes: usize = 1024 * 1024, Bytes,
         "HTTPExternalAuthFilter forwardBody.maxSize up to this; Envoy's examples 8 KiB",
         "Largest request body that is held for an authorisation server, whatever a route says. Larger: 413.";
+    auth_bytes: usize = 64 * 1024 * 1024, Bytes,
+        "ours: as mirror_bytes",
+        "Bytes of all request bodies of one worker that are held for authorisation servers. A request that would need more: 503.";
     auth_answer_bytes: usize = 64 * 1024, Bytes,
         "as head_bytes",
         "Largest body of an authorisation server's answer that is passed to the client. A larger one is left out.";

@@ -54,6 +54,7 @@ pub(crate) fn is_worth_another_try(policy: &RetryPolicy, failure: Failure) -> bo
         // Connection errors; a head that broke off is one.
         Failure::Connect
         | Failure::ConnectTimeout
+        | Failure::UpstreamHandshake
         | Failure::UpstreamClosed
         | Failure::UpstreamBody(BodyError::Truncated) => true,
         Failure::UpstreamStatus(status) => policy.covers(status),

@@ -168,7 +168,9 @@ pub(crate) struct Worker {
     pub(crate) held: RefCell<BTreeMap<Arc<str>, usize>>,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
-    /// Bytes of bodies that wait for them.
+    /// Bytes of bodies that are held for authorisation servers.
+    pub(crate) auth_bytes: Rc<Cell<usize>>,
+    /// Bytes of bodies that wait for mirrors.
     pub(crate) mirror_bytes: Rc<Cell<usize>>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
@@ -263,6 +265,7 @@ impl Worker {
             held: RefCell::default(),
             mirrors: Cell::new(0),
             mirror_bytes: Rc::default(),
+            auth_bytes: Rc::default(),
             paths: RefCell::default(),
             upstream_tls: RefCell::default(),
             datagrams: RefCell::default(),

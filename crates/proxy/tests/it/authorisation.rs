@@ -204,6 +204,22 @@ fn a_body_that_is_too_large_is_refused_with_a_413_and_nobody_is_asked() {
     );
 }
 
+#[test]
+fn what_follows_a_body_that_was_read_in_part_is_never_taken_for_a_request() {
+    let (server, origin) = (Origin::always(YES), echo());
+    let limits = Limits { auth_bytes: 10, ..Limits::default() };
+    let filter = ExternalAuth { max_body_bytes: 1_000, ..auth() };
+    let world = world_of(server.address, &origin, vec![FilterKind::ExternalAuth(filter)], limits);
+    let mut client = world.client();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n0123456789x");
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    client.send(format!("{}{smuggled}", "y".repeat(89)));
+    let response = client.response();
+    assert_eq!((response.status, response.field("connection")), (503, Some("close")));
+    assert!(client.rest().is_empty());
+    assert_eq!((server.requests(), origin.requests()), (0, 0));
+}
+
 fn refused(world: &World) -> Response {
     world.client().get("/")
 }
@@ -315,6 +331,34 @@ fn an_answer_that_is_too_large_is_passed_on_without_its_body() {
         assert_eq!((response.status, response.body.len(), response.field("x-why")), (403, 0, Some("size")));
         assert_eq!(response.field("content-type"), None);
     }
+}
+
+#[test]
+fn bodies_that_are_held_are_bounded_together() {
+    let origin = echo();
+    let asked = Arc::new(Mutex::new(()));
+    let gate = asked.clone();
+    let shut = gate.lock().unwrap();
+    let waiting = asked.clone();
+    let server = Origin::start(move |peer| {
+        while peer.request().is_some() {
+            drop(waiting.lock().unwrap());
+            peer.send(YES);
+        }
+    });
+    let limits = Limits { auth_bytes: 100_000, ..Limits::default() };
+    let filter = ExternalAuth { max_body_bytes: 90_000, ..auth() };
+    let world = world_of(server.address, &origin, vec![FilterKind::ExternalAuth(filter)], limits);
+    let body = "x".repeat(80_000);
+    let request = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 80000\r\n\r\n{body}");
+    let mut first = world.client();
+    first.send(&request);
+    eventually("the first question is asked", || server.requests() == 1);
+    assert_eq!(world.client().exchange(&request).status, 503);
+    drop(shut);
+    assert_eq!(first.response().body.len(), 80_000);
+    // There is room again.
+    assert_eq!(world.client().exchange(&request).body.len(), 80_000);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod changes;
 mod cors;
 mod filters;
 mod filters_http2;
+mod filters_tls;
 mod guards;
 mod harness;
 mod http2;

@@ -9,6 +9,7 @@
 //! Of the headers of an answer those that are about the answer itself (framing, `Content-*`, `Date`, `Server`) are never put into
 //! the request, nor is `Host`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -320,6 +321,36 @@ fn prefixed(prefix: &str, path: &[u8]) -> Result<Vec<u8>, Failure> {
     Ok(whole)
 }
 
+/// A body that is held, counted for as long as it is.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: usize,
+    of_all: Rc<Cell<usize>>,
+}
+
+impl Held {
+    fn new(worker: &Worker) -> Held {
+        Held { bytes: 0, of_all: worker.auth_bytes.clone() }
+    }
+
+    /// More of it. False when that is too much for all together.
+    fn grow(&mut self, bytes: usize, most: usize) -> bool {
+        let of_all = self.of_all.get() + bytes;
+        let fits = of_all <= most;
+        if fits {
+            self.bytes += bytes;
+            self.of_all.set(of_all);
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of_all.set(self.of_all.get() - self.bytes);
+    }
+}
+
 /// Lines for what is said about sharing between origins.
 pub(super) fn lines(headers: &CorsHeaders<'_>, out: &mut Vec<u8>) {
     for (name, value) in headers {
@@ -355,7 +386,11 @@ impl Connection {
             Vec::new()
         } else {
             if pending.walk.body.is_none() {
-                let raw = self.read_body(pending, most, worker, record).await?;
+                let read = self.read_body(pending, most, worker, record).await;
+                // Where the body ends is not known any more, nor then what follows it.
+                pending.received.stays &= read.is_ok();
+                let (raw, held) = read?;
+                pending.walk.holds(held);
                 pending.walk.taps.push(&raw);
                 pending.walk.taps.end();
                 pending.walk.body = Some(raw);
@@ -374,7 +409,7 @@ impl Connection {
         most: usize,
         worker: &Rc<Worker>,
         record: &RequestRecord,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<(Vec<u8>, Held), Failure> {
         let framing = pending.received.framing;
         // Chunks have a frame each; what is left of it all is counted later.
         let most_raw = match framing {
@@ -389,6 +424,7 @@ impl Connection {
         }
         let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
         let mut raw = Vec::new();
+        let mut held = Held::new(worker);
         loop {
             let step = scan.step(self.input.bytes()).map_err(Failure::Body)?;
             self.input.consume(step.skip);
@@ -397,9 +433,12 @@ impl Connection {
             if raw.len() > most_raw {
                 return Err(Failure::BodyTooLarge);
             }
+            if !held.grow(step.pass, worker.settings.limits.auth_bytes) {
+                return Err(Failure::TooManyHeld);
+            }
             if scan.is_done() {
                 self.input.release(&worker.buffers);
-                return Ok(raw);
+                return Ok((raw, held));
             }
             if step.skip + step.pass == 0 {
                 self.read_more(worker, record).await?;

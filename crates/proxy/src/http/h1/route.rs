@@ -66,7 +66,7 @@ pub(super) struct Received {
     pub(super) framing: Framing,
     is_head: bool,
     /// The connection may carry another request after this one.
-    stays: bool,
+    pub(super) stays: bool,
     pub(super) expects_continue: bool,
     grpc: bool,
 }

@@ -16,7 +16,7 @@ use weir_model::filter::{CompiledFilter, ExternalAuth, Mirror};
 use weir_model::select::PathMatch;
 use weir_model::table::{CompiledListener, CompiledRule};
 
-use super::auth::{self, Question};
+use super::auth::{self, Held, Question};
 use super::connection::Connection;
 use super::route::{Answer, Routed, forward, redirected, request_id, write_head};
 use crate::error::Failure;
@@ -49,6 +49,8 @@ pub(crate) struct Extras {
     pub(super) session: Option<Kept>,
     /// Tries that the rule still allows.
     pub(super) tries_left: u32,
+    /// A body that was read whole before it was forwarded.
+    held: Option<Held>,
 }
 
 /// How far a request has come.
@@ -143,6 +145,11 @@ impl Walk {
             self.next = 0;
         }
         Ok(None)
+    }
+
+    /// The body is held until the request is over.
+    pub(super) fn holds(&mut self, held: Held) {
+        self.extras.held = Some(held);
     }
 
     /// What the request said of its origin, where a filter wanted to know.
