@@ -417,6 +417,35 @@ fn a_client_that_gives_no_sign_of_life_is_given_up() {
 }
 
 #[test]
+fn idle_connections_cost_little() {
+    in_its_own_process("http2_hostile::process_where_idle_connections_cost_little");
+}
+
+#[test]
+#[ignore = "run by idle_connections_cost_little"]
+fn process_where_idle_connections_cost_little() {
+    const CONNECTIONS: usize = 300;
+    let origin = Origin::named("ok");
+    let world = World::to(&origin);
+    let open = |count: usize| -> Vec<Peer> {
+        let mut peers: Vec<_> = (0..count).map(|_| hello_to(&world)).collect();
+        for peer in &mut peers {
+            peer.ask(1);
+            while peer.frame().expect("an answer").0 != DATA {}
+        }
+        peers
+    };
+    // What is made once is not what a connection costs.
+    let _first = open(5);
+    let before = resident_bytes();
+    let _peers = open(CONNECTIONS);
+    let each = resident_bytes().saturating_sub(before) / CONNECTIONS;
+    // Ours and the client's, which is in this process too.
+    assert!(each < 48 * 1024, "{each} bytes for each");
+    println!("{each} bytes for each idle connection");
+}
+
+#[test]
 fn more_streams_than_allowed_are_refused() {
     let origin = Origin::start(|peer| {
         peer.request_head();

@@ -6,6 +6,7 @@ mod authorisation;
 mod authorisation_grpc;
 mod changes;
 mod cors;
+mod curl;
 mod filters;
 mod filters_http2;
 mod filters_tls;
