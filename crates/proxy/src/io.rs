@@ -183,11 +183,9 @@ impl Socket {
         }
         match self {
             Socket::Plain(_) | Socket::Stream(_) => false,
-            // A server may send tickets at any time; only more than that is noise.
             Socket::Tls(tls) => {
-                let mut byte = [0];
-                let read = poll_fn(|cx| tls.session.poll_read(&mut tls.wire, cx, &mut byte));
-                Pin::new(&mut unconstrained(read)).poll(cx).is_pending()
+                let quiet = poll_fn(|cx| Poll::Ready(tls.session.is_quiet(&mut tls.wire, cx)));
+                Pin::new(&mut unconstrained(quiet)).poll(cx) == Poll::Ready(true)
             }
         }
     }

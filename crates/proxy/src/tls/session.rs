@@ -20,6 +20,9 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Most that is read at once where the caller has little room, and while hands are shaken: rustls holds the plaintext of this much.
 const STEP_BYTES: usize = 4 * 1024;
 
+/// Reads after which an idle connection that still brings something is not quiet. Unit: reads. Source: ours (tickets come in one or two).
+const QUIET_STEPS: usize = 4;
+
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
 }
@@ -89,26 +92,46 @@ impl Session {
             if self.has_input() {
                 return Poll::Ready(self.read_plaintext(buffer));
             }
-            let filled = SCRATCH.with_borrow_mut(|scratch| {
-                let room = &mut scratch[..buffer.len().clamp(STEP_BYTES, SCRATCH_BYTES)];
-                let count = ready!(wire.poll_read(cx, room))?;
-                Poll::Ready(self.decrypt(&room[..count], buffer))
-            });
-            let filled = match ready!(filled) {
-                Ok(filled) => filled,
-                Err(error) => {
-                    self.say_why(wire);
-                    return Poll::Ready(Err(error));
-                }
-            };
-            if self.has_unsent() {
-                // An answer to a key update: it may also leave with the next bytes.
-                let _ = self.flush_now(wire);
-            }
+            let filled = ready!(self.poll_step(wire, cx, buffer))?;
             if filled > 0 {
                 return Poll::Ready(Ok(filled));
             }
         }
+    }
+
+    /// Whether there is nothing for a reader. Takes in what is not for one (a server may send tickets at any time), within reason.
+    pub(crate) fn is_quiet(&mut self, wire: &mut Counted, cx: &mut Context<'_>) -> bool {
+        for _ in 0..QUIET_STEPS {
+            if self.has_input() {
+                return false;
+            }
+            match self.poll_step(wire, cx, &mut []) {
+                Poll::Pending => return true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return false,
+            }
+        }
+        false
+    }
+
+    /// Reads from the socket once; gives the plaintext that came of it, which may be none.
+    fn poll_step(
+        &mut self,
+        wire: &mut Counted,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let filled = SCRATCH.with_borrow_mut(|scratch| {
+            let room = &mut scratch[..buffer.len().clamp(STEP_BYTES, SCRATCH_BYTES)];
+            let count = ready!(wire.poll_read(cx, room))?;
+            Poll::Ready(self.decrypt(&room[..count], buffer))
+        });
+        let filled = ready!(filled);
+        if filled.is_err() || self.has_unsent() {
+            // Why it failed; or an answer to a key update, which may also leave with the next bytes.
+            self.say_why(wire);
+        }
+        Poll::Ready(filled)
     }
 
     /// Takes in all of `ciphertext` (none of it is the end of the stream); gives the plaintext that was there room for.
@@ -202,7 +225,7 @@ impl Session {
         }
     }
 
-    /// Sends the alert that an error has left behind. Does not wait.
+    /// Sends what rustls has to say for itself: the alert that an error has left behind. Does not wait.
     pub(crate) fn say_why(&mut self, wire: &Counted) {
         let _ = self.flush_now(wire);
     }

@@ -24,7 +24,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use webpki::EndEntityCert;
-use weir_model::resource::{BackendTls, Body, Certificate, ClientValidation, Rejected, Update};
+use weir_model::resource::{BackendTls, Body, Certificate, ClientValidation, Rejected, Resource, Update};
 use weir_model::table::{BindAddress, Snapshot};
 
 use super::trust::{Authorities, BackendVerifier, ClientVerifier};
@@ -124,6 +124,14 @@ impl TlsStore {
     /// Takes in what an update brings, before anybody runs its snapshot. Gives what could not be used.
     pub(crate) fn admit(&self, update: &Update) -> Vec<Rejected> {
         let mut rejected = Vec::new();
+        // Read here, once, and not by a worker in the middle of its work.
+        let system = |resource: &Resource| match &resource.body {
+            Some(Body::Backend(backend)) => backend.tls.as_ref().is_some_and(|tls| tls.system_authorities),
+            _ => false,
+        };
+        if update.upserts.iter().any(system) {
+            Authorities::system();
+        }
         let mut reject = |key: &str, reason: String| rejected.push(Rejected { key: key.to_owned(), reason });
         let state = &mut *self.state.lock();
         for resource in &update.upserts {

@@ -233,3 +233,34 @@ fn refused_handshakes_process() {
     assert!(grown < 8 * 1024 * 1024, "{grown} bytes after another 15,000 of {rounds:?}");
     site.serves();
 }
+
+#[test]
+fn idle_connections_inside_tls_cost_little() {
+    in_its_own_process("tls_hostile::idle_connections_process");
+}
+
+/// What the clients need is dropped after their handshakes: the memory that is looked at is the proxy's.
+#[test]
+#[ignore = "run by idle_connections_inside_tls_cost_little"]
+fn idle_connections_process() {
+    let site = Site::start(Limits::default());
+    let config = site.authority.client();
+    let connect = |count: usize| -> Vec<Peer> {
+        let secure = || Peer::secure(site.world.address, "a.example", &config);
+        (0..count)
+            .map(|_| {
+                let mut peer = secure();
+                assert_eq!(peer.get("/").text(), "ok");
+                peer.tls = None;
+                peer.buffer = Vec::new();
+                peer
+            })
+            .collect()
+    };
+    let first = connect(50);
+    let before = resident_bytes();
+    let more = connect(450);
+    let each = resident_bytes().saturating_sub(before) / more.len();
+    assert!(each < 24 * 1024, "{each} bytes for each");
+    drop(first);
+}
