@@ -9,6 +9,7 @@ mod explain;
 mod filter;
 mod garbage;
 mod l4;
+mod limits;
 mod random;
 mod scan;
 mod select;
