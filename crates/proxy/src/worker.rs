@@ -200,7 +200,8 @@ pub(crate) struct Presence {
     pub(crate) asked_to_close: Cell<bool>,
     /// What it came through.
     pub(crate) bind: Cell<Option<BindAddress>>,
-    /// The listener that a stream belongs to; HTTP requests on one connection may belong to several.
+    /// The listener that a stream or a TLS connection belongs to; HTTP requests on one connection in the clear may belong to
+    /// several.
     pub(crate) listener: RefCell<Option<Arc<str>>>,
     /// That is gone, and at this moment the connection has to be.
     pub(crate) leave_at: Cell<Option<Moment>>,

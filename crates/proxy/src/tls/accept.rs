@@ -31,7 +31,12 @@ const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 /// What becomes of a connection.
 enum Way {
     Pass,
-    End { http: bool, config: Arc<ServerConfig> },
+    /// TLS ends here; the connection goes when this listener (a key) does.
+    End {
+        http: bool,
+        config: Arc<ServerConfig>,
+        listener: Option<Arc<str>>,
+    },
 }
 
 /// Serves one connection until it ends.
@@ -46,7 +51,8 @@ pub(crate) async fn serve(mut incoming: Incoming) {
             name = server_name;
             match way(&worker, &incoming, name.as_deref()) {
                 Ok(Way::Pass) => return tcp::serve(incoming, name.as_deref(), true).await,
-                Ok(Way::End { http, config }) => {
+                Ok(Way::End { http, config, listener }) => {
+                    *incoming.registered.presence.listener.borrow_mut() = listener;
                     match shake_hands(&mut incoming, config, &mut deadline, &worker).await {
                         Ok(session) => {
                             incoming.client = incoming.client.encrypted(session);
@@ -115,7 +121,8 @@ fn way(worker: &Worker, incoming: &Incoming, server_name: Option<&[u8]>) -> Resu
     };
     let store = &worker.settings.tls;
     let config = store.front(bind, http, &group.certificates(), group.client_validation());
-    Ok(Way::End { http, config: config.ok_or(Failure::HandshakeRefused)? })
+    let listener = group.listeners.keys().next().cloned();
+    Ok(Way::End { http, config: config.ok_or(Failure::HandshakeRefused)?, listener })
 }
 
 async fn shake_hands(

@@ -296,3 +296,22 @@ fn plain_listeners_beside_are_not_touched() {
     assert_eq!(Peer::connect(plain).get("/").text(), "any");
     assert_eq!(four.ask("a.example", "a.example"), "any");
 }
+
+#[test]
+fn connections_of_a_listener_that_goes_are_drained_and_its_neighbours_stay() {
+    let four = Four::with(&["exact", "wildcard"]);
+    let connect = |four: &Four, name: &str| {
+        let mut client = Peer::secure(four.world.address, name, &four.authority.client());
+        let ask = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+        assert_eq!(client.exchange(&ask).status, 200);
+        (client, ask)
+    };
+    let (mut going, _) = connect(&four, "second.example.org");
+    let (mut staying, ask) = connect(&four, "x.wildcard.org");
+    let removals = vec![named_listener("exact")];
+    four.world.update(Update { removals, ..Update::default() });
+    assert!(going.ends(), "idle, and so at once");
+    assert_eq!(staying.exchange(&ask).text(), "wildcard");
+    let refused = Peer::try_secure(four.world.address, "second.example.org", &four.authority.client());
+    assert_eq!(refused.err(), Some(Refused::Silence));
+}
