@@ -23,6 +23,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::bytemap::ByteMap;
 use crate::hostname::RequestHost;
 use crate::table::{
     Authority, BindKind, BindTable, Candidates, CompiledListener, CompiledMatch, CompiledRule, Depth,
@@ -126,6 +127,7 @@ pub struct NoProbe;
 impl Probe for NoProbe {}
 
 /// The rule for a request, if there is one.
+#[inline]
 pub fn select<'t, P: Probe>(
     bind: &'t BindTable,
     request: &RequestView<'_>,
@@ -173,6 +175,7 @@ pub fn select_https<'t, P: Probe>(
     }
 }
 
+#[inline(always)]
 fn in_group<'t, P: Probe>(
     group: &'t ListenerGroup,
     host: &RequestHost,
@@ -180,12 +183,16 @@ fn in_group<'t, P: Probe>(
     probe: &mut P,
 ) -> Option<Selected<'t>> {
     probe.group(group);
-    let selected = group.hosts.most_specific_first(host, |table| in_host(table, request, probe));
-    let Some(selected) = selected else {
-        probe.no_rule();
-        return None;
-    };
-    Some(Selected { listener: group.current(selected.listener), ..selected })
+    let mut selected = group.hosts.most_specific_first(host, |table| in_host(table, request, probe));
+    match &mut selected {
+        Some(selected) => {
+            if let Some(renewed) = group.renewed(selected.listener) {
+                selected.listener = renewed;
+            }
+        }
+        None => probe.no_rule(),
+    }
+    selected
 }
 
 /// The rule that a connection or flow belongs to. Borrowed from the table: clone the `rule` to keep it.
@@ -214,7 +221,10 @@ pub fn select_l4<'t, P: Probe>(
         return None;
     };
     probe.chosen(entry);
-    Some(SelectedL4 { rule: &entry.rule, listener: group.current(&entry.listener) })
+    Some(SelectedL4 {
+        rule: &entry.rule,
+        listener: group.renewed(&entry.listener).unwrap_or(&entry.listener),
+    })
 }
 
 /// The listeners of a connection, and the name by which their routes are found.
@@ -246,9 +256,20 @@ fn in_host<'t, P: Probe>(
     {
         return Some(selected);
     }
-    let Some(methods) = &table.methods else {
-        return by_prefix(table, &table.prefix_depths, request, probe);
-    };
+    match &table.methods {
+        None => by_prefix(table, &table.prefix_depths, request, probe),
+        Some(methods) => by_prefix_and_method(table, methods, request, probe),
+    }
+}
+
+/// Where there are gRPC methods of any service. Out of the way of everybody else.
+#[cold]
+fn by_prefix_and_method<'t, P: Probe>(
+    table: &'t HostTable,
+    methods: &'t ByteMap<Candidates>,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> Option<Selected<'t>> {
     // The prefix `/`, which is the last, comes after the methods.
     let named = table.prefix_depths.partition_point(|depth| depth.segments > 0);
     let (named, root) = table.prefix_depths.split_at(named);
@@ -265,6 +286,7 @@ fn grpc_method(path: &[u8]) -> Option<&[u8]> {
 }
 
 /// The longest prefix of one of these depths that takes the request.
+#[inline(always)]
 fn by_prefix<'t, P: Probe>(
     table: &'t HostTable,
     depths: &[Depth],

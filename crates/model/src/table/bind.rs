@@ -252,13 +252,10 @@ impl ListenerGroup {
         }
     }
 
-    /// The listener of an entry as it is now.
+    /// An entry's listener as it is now, should it have changed.
     #[inline]
-    pub(crate) fn current<'t>(&'t self, listener: &'t Arc<CompiledListener>) -> &'t Arc<CompiledListener> {
-        if !self.renewed {
-            return listener;
-        }
-        self.listeners.get(&listener.key).unwrap_or(listener)
+    pub(crate) fn renewed(&self, listener: &CompiledListener) -> Option<&Arc<CompiledListener>> {
+        if self.renewed { self.listeners.get(&listener.key) } else { None }
     }
 
     /// What becomes of a TLS connection to these listeners; `None` for listeners without TLS. (Listeners of one hostname that say

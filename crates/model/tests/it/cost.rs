@@ -52,6 +52,11 @@ fn tickets() {
     }
 }
 
+fn asked(name: &str) -> Option<usize> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// `ROUTES` and `ROUNDS` make a run short, to count instructions with callgrind.
 #[test]
 #[ignore = "prints times"]
 fn selections() {
@@ -63,7 +68,8 @@ fn selections() {
         }));
         resources
     };
-    for count in [1, 100, 40_000] {
+    let (routes, rounds) = (asked("ROUTES"), asked("ROUNDS").unwrap_or(3_000_000));
+    for count in routes.map_or(vec![1, 100, 40_000], |count| vec![count]) {
         for (what, resources, host, path) in [
             ("by host", by_host(count), format!("h{}.example.com", count / 2), "/echo".to_owned()),
             ("by path", many(count), "one.example".to_owned(), format!("/r/{}/x/y?", count / 2)),
@@ -73,7 +79,7 @@ fn selections() {
             let headers: [(&str, &str); 0] = [];
             let mut buffer = Vec::new();
             let path = path.trim_end_matches('?');
-            let time = nanoseconds(3_000_000, |_| {
+            let time = nanoseconds(rounds as u32, |_| {
                 normalise(black_box(path.as_bytes()), &mut buffer).unwrap();
                 let request = RequestView {
                     method: b"GET",
@@ -93,7 +99,6 @@ fn selections() {
 #[test]
 #[ignore = "prints times and sizes"]
 fn edits() {
-    let asked = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
     let counts = asked("ROUTES").map_or(vec![100, 1_000, 5_000, 40_000], |count| vec![count]);
     let edits = asked("EDITS").unwrap_or(4_000);
     for count in counts {
