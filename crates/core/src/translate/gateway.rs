@@ -18,7 +18,7 @@ use super::listener::{self, Judge, ListenerPlan};
 use super::listener_set::{self, SetPlan};
 use super::reading::Reading;
 use super::tls::{self, CertificateView, Followed, Materials};
-use crate::objects::{Addresses, Kind, Object, ObjectKey};
+use crate::objects::{Addresses, Kind, Object, ObjectKey, Objects};
 use crate::output::{GatewayNeed, RequestedAddress};
 
 /// A Gateway of ours, judged on its spec, its class, its sets and its addresses.
@@ -103,10 +103,8 @@ pub(super) fn plan(
     let mut used = Vec::new();
     let (client_certificate, client_problem) =
         client_certificate(gateway, &referrer, materials, reading, &mut used);
-    if let Some((reason, message)) = &client_problem {
-        findings.push(Finding::error("spec.tls.backend.clientCertificateRef", reason, message.clone()));
-    }
-
+    let field = "spec.tls.backend.clientCertificateRef";
+    findings.extend(client_problem.as_ref().map(|(reason, why)| Finding::error(field, reason, why.clone())));
     let mut judge = Judge {
         referrer,
         prefix: format!("listener/{}/{}", key.namespace, key.name),
@@ -120,15 +118,9 @@ pub(super) fn plan(
     let mut sets = sets(key, gateway, class, &front.frontend, materials, reading, &mut used);
     settle(&mut listeners, &mut sets, &mut findings);
 
-    let face = |owner: &ObjectKey, listeners: &[ListenerPlan], closed| {
-        let is_default = owner.kind == Kind::Gateway && gateway.spec.default_scope.as_deref() == Some("All");
-        let listeners =
-            listeners.iter().map(|plan| listener_face(plan, rejection.is_some(), &addresses)).collect();
-        let controller = class.controller.clone();
-        Arc::new(Face { controller, gateway: key.clone(), is_default, closed, listeners })
-    };
+    let shown = Shown { key, gateway, class, is_rejected: rejection.is_some(), addresses: &addresses };
     for set in &mut sets {
-        set.face = face(&set.key, &set.listeners, set.refused.clone());
+        set.face = shown.face(&set.key, &set.listeners, set.refused.clone());
     }
     let all = listeners.iter().chain(sets.iter().flat_map(|set| &set.listeners));
     let need = (!class_rejected).then(|| need(key, gateway, class, all));
@@ -136,7 +128,7 @@ pub(super) fn plan(
         if rejection.is_some() { BTreeMap::new() } else { tls::bodies(&used, &front.used).collect() };
     Planned::Ours(Box::new(GatewayPlan {
         generation: gateway.metadata.generation,
-        face: face(key, &listeners, None),
+        face: shown.face(key, &listeners, None),
         addresses,
         rejection,
         listeners,
@@ -148,6 +140,31 @@ pub(super) fn plan(
         client_certificate,
         materials,
     }))
+}
+
+/// What faces are made of beside their listeners.
+struct Shown<'a> {
+    key: &'a ObjectKey,
+    gateway: &'a Gateway,
+    class: &'a ClassView,
+    is_rejected: bool,
+    addresses: &'a Addresses,
+}
+
+impl Shown<'_> {
+    fn face(&self, owner: &ObjectKey, listeners: &[ListenerPlan], closed: Option<String>) -> Arc<Face> {
+        let of_gateway = owner.kind == Kind::Gateway;
+        Arc::new(Face {
+            controller: self.class.controller.clone(),
+            gateway: self.key.clone(),
+            is_default: of_gateway && self.gateway.spec.default_scope.as_deref() == Some("All"),
+            closed,
+            listeners: listeners
+                .iter()
+                .map(|plan| listener_face(plan, self.is_rejected, self.addresses))
+                .collect(),
+        })
+    }
 }
 
 /// Why the Gateway as a whole is not accepted, if it is not; `None` while that cannot be said.
@@ -251,15 +268,7 @@ fn sets(
     reading: &mut Reading<'_>,
     used: &mut Vec<Arc<CertificateView>>,
 ) -> Vec<SetPlan> {
-    let objects = reading.objects;
-    let mut members: Vec<(&ObjectKey, &Arc<ListenerSet>)> = objects
-        .members(key, Kind::ListenerSet)
-        .filter_map(|(key, object)| match object {
-            Object::ListenerSet(set) => Some((key, set)),
-            _ => None,
-        })
-        .collect();
-    members.sort_by(|(_, a), (_, b)| listener_set::precedence(a).cmp(&listener_set::precedence(b)));
+    let members = members(key, reading.objects);
     let mut plans = Vec::with_capacity(members.len());
     for (set_key, set) in members {
         let of_gateway = reading.refer_from(set_key);
@@ -302,6 +311,19 @@ fn sets(
         });
     }
     plans
+}
+
+/// The sets that name the Gateway, in the order of their precedence.
+fn members<'a>(key: &'a ObjectKey, objects: &'a Objects) -> Vec<(&'a ObjectKey, &'a Arc<ListenerSet>)> {
+    let mut members: Vec<(&ObjectKey, &Arc<ListenerSet>)> = objects
+        .members(key, Kind::ListenerSet)
+        .filter_map(|(key, object)| match object {
+            Object::ListenerSet(set) => Some((key, set)),
+            _ => None,
+        })
+        .collect();
+    members.sort_by(|(_, a), (_, b)| listener_set::precedence(a).cmp(&listener_set::precedence(b)));
+    members
 }
 
 fn settle(listeners: &mut [ListenerPlan], sets: &mut [SetPlan], findings: &mut Vec<Finding>) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weir_api::kong::CONTROLLERS;
 use weir_model::resource::Body;
 
+use super::backend::Form;
 use super::gateway::Face;
 use super::policy;
 use super::reading::Reading;
@@ -124,7 +125,9 @@ impl Translator {
                 None => (None, None),
                 Some((mut backend, endpoints, port_name)) => {
                     let plan_of = |policy: &ObjectKey| self.policies.get(policy);
-                    policy::apply(&mut backend, key, &port_name, objects, &plan_of);
+                    if port.form != Form::Udp {
+                        policy::apply(&mut backend, key, &port_name, objects, &plan_of);
+                    }
                     (Some(backend), Some(endpoints))
                 }
             };

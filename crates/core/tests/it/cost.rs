@@ -1,5 +1,6 @@
 //! One edit costs the same whatever else there is.
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use weir_core::Kind;
 
@@ -103,4 +104,52 @@ fn one_more_route_changes_one_count_and_one_less_changes_it_back() {
     world.put(route(201, 1));
     world.remove(&key(Kind::HttpRoute, "apps", "r201"));
     assert_eq!(world.status(&key(Kind::Gateway, "infra", "gw")), before.as_ref());
+}
+
+fn grpc_route(index: usize) -> Value {
+    json!({"kind": "GRPCRoute", "metadata": {"namespace": "apps", "name": format!("g{index}"), "generation": 1},
+           "spec": {"parentRefs": [{"namespace": "infra", "name": "gw"}],
+                    "hostnames": [format!("g{index}.example.com")], "rules": [{}]}})
+}
+
+#[test]
+fn routes_of_another_kind_on_the_listener_cost_an_edit_nothing() {
+    let mut world = populated(500);
+    for index in 0..500 {
+        world.objects.upsert(read(grpc_route(index)));
+    }
+    world.settle();
+    let changed: Vec<_> = (0..500).map(|index| key(Kind::GrpcRoute, "apps", &format!("g{index}"))).collect();
+    world.step(&changed);
+    world.settle();
+    let output = world.put(route(5, 2));
+    assert_eq!(output.looked_at, 1);
+    assert_eq!(output.update.upserts.len(), 1, "the route and nothing else");
+}
+
+#[test]
+fn a_secret_costs_those_who_refer_to_it() {
+    let mut world = populated(300);
+    let secret = |name: &str, host: &str| {
+        let (certificate, private_key) = crate::world::certificate(&[host]);
+        let encode = |text: String| base64::prelude::BASE64_STANDARD.encode(text);
+        json!({"kind": "Secret", "metadata": {"namespace": "infra", "name": name}, "type": "kubernetes.io/tls",
+               "data": {"tls.crt": encode(certificate), "tls.key": encode(private_key)}})
+    };
+    world.put(secret("used", "a.example.com"));
+    world.put(json!({"kind": "Gateway", "metadata": {"namespace": "infra", "name": "tls", "generation": 1},
+        "spec": {"gatewayClassName": "weir", "listeners": [
+            {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "used"}]}}]}}));
+    world.settle();
+    let output = world.put(secret("other", "a.example.com"));
+    assert!(output.update_is_empty() && output.looked_at == 1, "{} objects were looked at", output.looked_at);
+    let output = world.put(secret("used", "b.example.com"));
+    assert_eq!(output.looked_at, 2, "the Secret and the Gateway");
+    let upserts: Vec<&str> = output.update.upserts.iter().map(|resource| resource.key()).collect();
+    assert!(
+        matches!(&upserts[..], [certificate, "listener/infra/tls/https"] if certificate.starts_with("certificate/"))
+    );
+    assert_eq!(output.update.removals.len(), 1, "the certificate before");
+    let output = world.remove(&key(Kind::Secret, "infra", "used"));
+    assert!(output.update.removals[0].starts_with("certificate/"));
 }

@@ -309,3 +309,22 @@ fn a_gateway_that_runs_goes_on_when_its_class_loses_its_parameters() {
         "nothing new is provided for such a class"
     );
 }
+
+#[test]
+fn a_gateway_waits_for_a_certificate_that_nobody_has_looked_for() {
+    let mut world = serving();
+    let before = world.status(&key(Kind::Gateway, "default", "gw")).cloned();
+    let output = world.put(json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": "gw", "generation": 2},
+        "spec": {"gatewayClassName": "weir", "listeners": [
+            {"name": "http", "port": 80, "protocol": "HTTP"},
+            {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c"}]}}]}}));
+    let secret = key(Kind::Secret, "default", "c");
+    assert_eq!((&output.wants, &output.waits), (&vec![secret.clone()], &vec![secret.clone()]));
+    assert!(output.update_is_empty() && output.statuses.is_empty(), "the last good form goes on");
+    assert_eq!(world.status(&key(Kind::Gateway, "default", "gw")), before.as_ref());
+    world.objects.confirm_absent(secret.clone());
+    let output = world.step(&[secret]);
+    let Some((_, Status::Gateway(status))) = output.statuses.first() else { panic!("a status") };
+    let resolved = &status.listeners[1].conditions[2];
+    assert_eq!((resolved.reason.as_str(), resolved.observed_generation), ("InvalidCertificateRef", 2));
+}

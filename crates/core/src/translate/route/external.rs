@@ -83,23 +83,14 @@ pub(super) fn auth(
     if path.bytes().any(|b| b <= b' ' || b == 0x7f) || !(path.is_empty() || path.starts_with('/')) {
         return Err(unsupported(&format!("{field}.http.path"), format!("{path:?} is not a path")));
     }
-    let lower = |list: &str, names: Vec<String>| -> Result<Vec<String>, Finding> {
-        names
-            .iter()
-            .enumerate()
-            .map(|(index, name)| {
-                check_name(name, &format!("{field}.{list}[{index}]")).map(|()| name.to_ascii_lowercase())
-            })
-            .collect()
-    };
     let size = auth.forward_body.and_then(|body| body.max_size).unwrap_or(0);
     let max_body_bytes = u64::try_from(size)
         .map_err(|_| unsupported(&format!("{field}.forwardBody.maxSize"), format!("{size} is not a size")))?;
     let mut filter = ExternalAuth {
         grpc,
         path,
-        allowed_request_headers: lower(request_headers.0, request_headers.1)?,
-        allowed_response_headers: lower("http.allowedResponseHeaders", response_headers)?,
+        allowed_request_headers: lower(&format!("{field}.{}", request_headers.0), &request_headers.1)?,
+        allowed_response_headers: lower(&format!("{field}.http.allowedResponseHeaders"), &response_headers)?,
         max_body_bytes,
         ..ExternalAuth::default()
     };
@@ -117,4 +108,15 @@ pub(super) fn auth(
         }
     }
     Ok(FilterKind::ExternalAuth(filter))
+}
+
+/// Names of headers in lower case.
+fn lower(field: &str, names: &[String]) -> Result<Vec<String>, Finding> {
+    names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            check_name(name, &format!("{field}[{index}]")).map(|()| name.to_ascii_lowercase())
+        })
+        .collect()
 }

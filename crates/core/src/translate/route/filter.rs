@@ -91,6 +91,22 @@ fn compatible(filter: &HttpRouteFilter, before: &[HttpRouteFilter], field: &str)
     Ok(())
 }
 
+/// Whether routes of a kind can have a filter of this type.
+fn allowed(type_: &FilterType, kind: Kind, field: &str) -> Result<(), Finding> {
+    let in_grpc = matches!(
+        type_,
+        FilterType::RequestHeaderModifier
+            | FilterType::ResponseHeaderModifier
+            | FilterType::RequestMirror
+            | FilterType::ExtensionRef
+    );
+    if kind == Kind::GrpcRoute && !in_grpc {
+        let message = format!("filter {type_} is not supported in a GRPCRoute");
+        return Err(unsupported(&format!("{field}.type"), message));
+    }
+    Ok(())
+}
+
 /// `None`: the filter has no effect.
 fn translate_one(
     filter: &HttpRouteFilter,
@@ -103,17 +119,7 @@ fn translate_one(
 ) -> Result<Option<FilterKind>, Finding> {
     let type_ = &filter.type_;
     let missing = |name: &str| unsupported(field, format!("filter {type_} has no {name}"));
-    let allowed_in_grpc = matches!(
-        type_,
-        FilterType::RequestHeaderModifier
-            | FilterType::ResponseHeaderModifier
-            | FilterType::RequestMirror
-            | FilterType::ExtensionRef
-    );
-    if context.kind == Kind::GrpcRoute && !allowed_in_grpc {
-        let message = format!("filter {type_} is not supported in a GRPCRoute");
-        return Err(unsupported(&format!("{field}.type"), message));
-    }
+    allowed(type_, context.kind, field)?;
     let kind = match type_ {
         FilterType::RequestHeaderModifier => {
             let modifier =

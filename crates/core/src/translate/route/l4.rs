@@ -9,7 +9,7 @@ use weir_model::resource::{Attachment, Body, HttpRule, L4Route as RouteResource}
 use weir_model::split::MAX_BACKENDS;
 
 use super::owner;
-use super::rule::{RuleOutcome, weight};
+use super::rule::{RuleOutcome, too_many, weight};
 use crate::objects::{Kind, ObjectKey};
 use crate::translate::backend::{self, Use, Wants};
 use crate::translate::finding::Finding;
@@ -39,11 +39,7 @@ pub(super) fn rules(
         notes: Vec::new(),
         backends: BTreeSet::new(),
     };
-    if rule.backend_refs.len() > MAX_BACKENDS {
-        let count = rule.backend_refs.len();
-        let message = format!("{count} backends; at most {MAX_BACKENDS} can be told apart");
-        outcome.faults.push(Finding::error(field, reasons::UNSUPPORTED_VALUE, message));
-    }
+    outcome.faults.extend(too_many(rule.backend_refs.len(), field));
     let is_broken = !outcome.faults.is_empty();
     let mut broken = 0;
     let mut backends = Vec::new();

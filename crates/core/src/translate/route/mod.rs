@@ -18,7 +18,7 @@ use weir_api::condition::{Condition, reasons, types};
 use weir_api::kong::{ANNOTATION_PREFIX, STRIP_PATH_ANNOTATION};
 use weir_api::meta::ObjectMeta;
 use weir_api::route::{ParentReference, RouteParentStatus};
-use weir_model::resource::{Attachment, Body};
+use weir_model::resource::{Attachment, Body, HttpRule};
 
 use self::attach::Attached;
 use self::parents::Parent;
@@ -187,18 +187,22 @@ fn assemble(
         findings.extend(outcome.notes);
         translated.extend(outcome.rule);
     }
-    if !places.is_empty() && !translated.is_empty() {
-        let attachments = places
-            .into_iter()
-            .map(|(listener_key, hostnames)| Attachment { listener_key, hostnames })
-            .collect();
-        plan.resource = match key.kind {
-            Kind::HttpRoute | Kind::GrpcRoute => http::resource(key, head.metadata, attachments, translated),
-            _ => l4::resource(key, head.metadata, attachments, translated),
-        };
-    }
+    plan.resource = resource(head, places, translated);
     plan.findings = findings;
     plan
+}
+
+/// `None` when nobody serves the route, or nothing of it.
+fn resource(head: &Head<'_>, places: BTreeMap<String, Vec<String>>, rules: Vec<HttpRule>) -> Option<Body> {
+    if places.is_empty() || rules.is_empty() {
+        return None;
+    }
+    let attachments =
+        places.into_iter().map(|(listener_key, hostnames)| Attachment { listener_key, hostnames }).collect();
+    match head.key.kind {
+        Kind::HttpRoute | Kind::GrpcRoute => http::resource(head.key, head.metadata, attachments, rules),
+        _ => l4::resource(head.key, head.metadata, attachments, rules),
+    }
 }
 
 /// Takes away the listeners on which a route of another kind comes first, and notes all that were wanted.

@@ -85,11 +85,7 @@ pub(super) fn translate(
     let session_persistence = spec
         .session_persistence
         .map(|spec| session::translate(spec, &format!("{field}.sessionPersistence"), &mut faults));
-    if spec.backend_refs.len() > MAX_BACKENDS {
-        let message =
-            format!("{} backends; at most {MAX_BACKENDS} can be told apart", spec.backend_refs.len());
-        faults.push(Finding::error(format!("{field}.backendRefs"), reasons::UNSUPPORTED_VALUE, message));
-    }
+    faults.extend(too_many(spec.backend_refs.len(), &format!("{field}.backendRefs")));
     let rule_is_broken = !faults.is_empty();
 
     let mut refs = Refs { used: filters.used, unresolved: filters.unresolved, ..Refs::default() };
@@ -180,6 +176,12 @@ impl Refs {
         self.backends.push(backend.resource);
         self.faults.append(&mut faults);
     }
+}
+
+/// A split has a limit of backends.
+pub(super) fn too_many(count: usize, field: &str) -> Option<Finding> {
+    let message = format!("{count} backends; at most {MAX_BACKENDS} can be told apart");
+    (count > MAX_BACKENDS).then(|| Finding::error(field, reasons::UNSUPPORTED_VALUE, message))
 }
 
 /// A weight, or the default with a fault.
