@@ -13,6 +13,10 @@ const GO_ECHO_PORT: u16 = 1027;
 /// Source: Gateway API's echo-basic.
 const ECHO_BASIC_HTTP_PORT: u16 = 3000;
 const ECHO_BASIC_H2C_PORT: u16 = 3001;
+const ECHO_BASIC_TLS_PORT: u16 = 8443;
+const ECHO_BASIC_UDP_PORT: u16 = 8080;
+/// Source: RFC 1035 4.2.
+const DNS_PORT: u16 = 53;
 /// Where a web server is when it does not say.
 const PAGE_PORT: u16 = 80;
 
@@ -23,6 +27,7 @@ pub(super) enum Behaviour {
     ServeHostname,
     GoEcho,
     EchoBasic,
+    CoreDns,
     Page,
 }
 
@@ -32,6 +37,44 @@ pub(super) enum Speaks {
     Http1,
     /// HTTP/2 with prior knowledge, and HTTP/1.1.
     Http2OrHttp1,
+    /// Either, by ALPN, over TLS.
+    Https,
+    Grpc,
+    GrpcOverTls,
+    /// Lines, greeted by the server first.
+    Lines,
+    LinesOverTls,
+    /// Each datagram is told back.
+    Datagrams,
+    Dns,
+}
+
+impl Speaks {
+    pub(super) fn transport(self) -> Transport {
+        match self {
+            Self::Datagrams | Self::Dns => Transport::Udp,
+            _ => Transport::Tcp,
+        }
+    }
+
+    pub(super) fn over_tls(self) -> bool {
+        matches!(self, Self::Https | Self::GrpcOverTls | Self::LinesOverTls)
+    }
+}
+
+/// Port numbers of one do not meet those of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// The files that a port over TLS is served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TlsPaths<'a> {
+    pub(super) certificate: &'a str,
+    pub(super) key: &'a str,
+    pub(super) client_ca: Option<&'a str>,
 }
 
 /// A port that the container's process would listen on.
@@ -49,6 +92,7 @@ impl Behaviour {
             ("agnhost", _) if words(container).any(|word| word == "serve-hostname") => Self::ServeHostname,
             ("go-echo", _) => Self::GoEcho,
             ("echo-basic", _) => Self::EchoBasic,
+            ("coredns", _) => Self::CoreDns,
             _ => Self::Page,
         }
     }
@@ -67,18 +111,8 @@ impl Behaviour {
                 vec![http(flag(container, environment, "--port").unwrap_or(SERVE_HOSTNAME_PORT))]
             }
             Self::GoEcho => vec![http(GO_ECHO_PORT)],
-            Self::EchoBasic => {
-                let number = |name, default| {
-                    environment.get(name).and_then(|text: &String| text.parse().ok()).unwrap_or(default)
-                };
-                vec![
-                    http(number("HTTP_PORT", ECHO_BASIC_HTTP_PORT)),
-                    WantedPort {
-                        number: number("H2C_PORT", ECHO_BASIC_H2C_PORT),
-                        speaks: Speaks::Http2OrHttp1,
-                    },
-                ]
-            }
+            Self::EchoBasic => echo_basic_ports(environment),
+            Self::CoreDns => vec![WantedPort { number: DNS_PORT, speaks: Speaks::Dns }],
             Self::Page => {
                 let declared: Vec<_> = tcp_ports(container).map(http).collect();
                 if declared.is_empty() && only { vec![http(PAGE_PORT)] } else { declared }
@@ -86,12 +120,56 @@ impl Behaviour {
         };
         let mut seen = Vec::new();
         ports.retain(|port| {
-            let new = !seen.contains(&port.number);
-            seen.push(port.number);
+            let place = (port.speaks.transport(), port.number);
+            let new = !seen.contains(&place);
+            seen.push(place);
             new
         });
         ports
     }
+}
+
+/// The first of these variables that is set says what the program is.
+fn echo_basic_ports(environment: &Environment) -> Vec<WantedPort> {
+    let is_set = |name| variable(environment, name).is_some();
+    let port = |name, default, speaks| {
+        let number = variable(environment, name).and_then(|text| text.parse().ok()).unwrap_or(default);
+        WantedPort { number, speaks }
+    };
+    let (mut ports, over_tls) = if is_set("GRPC_ECHO_SERVER") {
+        let plain = port("HTTP_PORT", ECHO_BASIC_HTTP_PORT, Speaks::Grpc);
+        (vec![plain], port("HTTPS_PORT", ECHO_BASIC_TLS_PORT, Speaks::GrpcOverTls))
+    } else if is_set("TCP_ECHO_SERVER") {
+        let plain = port("TCP_PORT", ECHO_BASIC_HTTP_PORT, Speaks::Lines);
+        (vec![plain], port("TLS_PORT", ECHO_BASIC_TLS_PORT, Speaks::LinesOverTls))
+    } else if is_set("UDP_ECHO_SERVER") {
+        return vec![port("UDP_PORT", ECHO_BASIC_UDP_PORT, Speaks::Datagrams)];
+    } else {
+        let plain = port("HTTP_PORT", ECHO_BASIC_HTTP_PORT, Speaks::Http1);
+        let h2c = port("H2C_PORT", ECHO_BASIC_H2C_PORT, Speaks::Http2OrHttp1);
+        (vec![plain, h2c], port("HTTPS_PORT", ECHO_BASIC_TLS_PORT, Speaks::Https))
+    };
+    if tls_paths(environment, over_tls.speaks).is_some() {
+        ports.push(over_tls);
+    }
+    ports
+}
+
+/// The files of echo-basic's TLS; None where it is not asked for. The key's variable has two spellings there.
+pub(super) fn tls_paths(environment: &Environment, speaks: Speaks) -> Option<TlsPaths<'_>> {
+    let (key, client_ca) = match speaks {
+        Speaks::Https => ("TLS_SERVER_PRIVKEY", variable(environment, "TLS_CLIENT_CACERTS")),
+        _ => ("TLS_SERVER_PRIV_KEY", None),
+    };
+    Some(TlsPaths {
+        certificate: variable(environment, "TLS_SERVER_CERT")?,
+        key: variable(environment, key)?,
+        client_ca,
+    })
+}
+
+fn variable<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
 }
 
 /// Whether no container but this one listens anywhere, and it is the first.
@@ -176,12 +254,33 @@ mod tests {
     }
 
     #[test]
+    fn echo_basic_is_what_its_environment_says() {
+        let ports = |variables: &[(&str, &str)]| {
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let environment: Environment = variables.iter().map(own).collect();
+            let ports = echo_basic_ports(&environment);
+            ports.iter().map(|port| (port.number, port.speaks)).collect::<Vec<_>>()
+        };
+        let cert = ("TLS_SERVER_CERT", "/crt");
+        assert_eq!(ports(&[]), [(3000, Speaks::Http1), (3001, Speaks::Http2OrHttp1)]);
+        assert_eq!(ports(&[cert, ("TLS_SERVER_PRIVKEY", "/key")])[2], (8443, Speaks::Https));
+        assert_eq!(ports(&[("GRPC_ECHO_SERVER", "1"), ("HTTP_PORT", "9")]), [(9, Speaks::Grpc)]);
+        assert_eq!(
+            ports(&[("TCP_ECHO_SERVER", "1"), cert, ("TLS_SERVER_PRIV_KEY", "/key"), ("TLS_PORT", "")]),
+            [(3000, Speaks::Lines), (8443, Speaks::LinesOverTls)]
+        );
+        assert_eq!(ports(&[("TCP_ECHO_SERVER", "1"), cert, ("TLS_SERVER_PRIVKEY", "/key")]).len(), 1);
+        assert_eq!(ports(&[("UDP_ECHO_SERVER", "1")]), [(8080, Speaks::Datagrams)]);
+    }
+
+    #[test]
     fn images_are_known_by_the_last_part_of_their_name() {
         for (image, behaviour) in [
             ("kong/go-echo:latest", Behaviour::GoEcho),
             ("kong/go-echo", Behaviour::GoEcho),
             ("docker.io/kong/go-echo@sha256:0123", Behaviour::GoEcho),
             ("gcr.io/k8s-staging-gateway-api/echo-basic:v20240412-v1.0.0", Behaviour::EchoBasic),
+            ("registry.k8s.io/coredns/coredns:v1.12.2", Behaviour::CoreDns),
             ("localhost:5000/nginx", Behaviour::Page),
             ("nginx:1.29", Behaviour::Page),
         ] {

@@ -4,9 +4,11 @@
 //! at the first free of p+8000, p+18000, …; a port that somebody else has is an error that names it.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::behaviour::Transport;
 
 /// Ports under this need a right. Source: Linux' default `net.ipv4.ip_unprivileged_port_start`.
 const FIRST_UNPRIVILEGED: u16 = 1024;
@@ -23,7 +25,13 @@ pub(super) struct Bound {
     pub(super) wanted: u16,
     /// The port that it got; another one only for want of the right to bind low ports.
     pub(super) real: u16,
-    pub(super) listener: TcpListener,
+    pub(super) socket: BoundSocket,
+}
+
+#[derive(Debug)]
+pub(super) enum BoundSocket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
 }
 
 /// Why a port could not be bound.
@@ -38,23 +46,28 @@ pub(super) enum BindError {
 }
 
 /// Binds `port` of `address`.
-pub(super) fn bind(address: Ipv4Addr, port: u16, low_port_fallback: bool) -> Result<Bound, BindError> {
-    match listen(address, port) {
-        Ok(listener) => Ok(Bound { wanted: port, real: port, listener }),
+pub(super) fn bind(
+    address: Ipv4Addr,
+    transport: Transport,
+    port: u16,
+    low_port_fallback: bool,
+) -> Result<Bound, BindError> {
+    match open(address, transport, port) {
+        Ok(socket) => Ok(Bound { wanted: port, real: port, socket }),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && port < FIRST_UNPRIVILEGED => {
             if !low_port_fallback {
                 return Err(BindError::NotAllowed(port));
             }
-            bind_fallback(address, port)
+            bind_fallback(address, transport, port)
         }
         Err(error) => Err(failed(port, error)),
     }
 }
 
-fn bind_fallback(address: Ipv4Addr, port: u16) -> Result<Bound, BindError> {
+fn bind_fallback(address: Ipv4Addr, transport: Transport, port: u16) -> Result<Bound, BindError> {
     for candidate in fallbacks(port) {
-        match listen(address, candidate) {
-            Ok(listener) => return Ok(Bound { wanted: port, real: candidate, listener }),
+        match open(address, transport, candidate) {
+            Ok(socket) => return Ok(Bound { wanted: port, real: candidate, socket }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(failed(port, error)),
         }
@@ -74,6 +87,17 @@ fn failed(port: u16, error: io::Error) -> BindError {
         io::ErrorKind::PermissionDenied => BindError::NotAllowed(port),
         _ => BindError::Other(port, error),
     }
+}
+
+fn open(address: Ipv4Addr, transport: Transport, port: u16) -> io::Result<BoundSocket> {
+    Ok(match transport {
+        Transport::Tcp => BoundSocket::Tcp(listen(address, port)?),
+        Transport::Udp => {
+            let socket = UdpSocket::bind(SocketAddrV4::new(address, port))?;
+            socket.set_nonblocking(true)?;
+            BoundSocket::Udp(socket)
+        }
+    })
 }
 
 fn listen(address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
@@ -99,17 +123,21 @@ mod tests {
     #[test]
     fn a_port_in_use_is_named() {
         let address = Ipv4Addr::new(127, 91, 7, 3);
-        let held = bind(address, 4711, true).expect("free");
+        let held = bind(address, Transport::Tcp, 4711, true).expect("free");
         assert_eq!((held.wanted, held.real), (4711, 4711));
-        let error = bind(address, 4711, true).expect_err("held");
+        let error = bind(address, Transport::Tcp, 4711, true).expect_err("held");
         assert_eq!(error.to_string(), "port 4711 is in use by another process");
+        // A UDP port of the same number is another port.
+        let datagrams = bind(address, Transport::Udp, 4711, true).expect("free");
+        assert!(matches!(datagrams.socket, BoundSocket::Udp(_)));
+        assert!(matches!(bind(address, Transport::Udp, 4711, true), Err(BindError::InUse(4711))));
     }
 
     #[test]
     fn a_search_for_a_low_port_passes_those_in_use() {
         let address = Ipv4Addr::new(127, 91, 7, 4);
-        let held = bind(address, 8080, true).expect("free");
-        let moved = bind_fallback(address, 80).expect("18080 is free");
+        let held = bind(address, Transport::Tcp, 8080, true).expect("free");
+        let moved = bind_fallback(address, Transport::Tcp, 80).expect("18080 is free");
         assert_eq!((moved.wanted, moved.real), (80, 18080));
         drop(held);
     }

@@ -18,6 +18,9 @@ mod runner;
 mod serve;
 mod start;
 mod status;
+mod stream;
+mod tls;
+mod volumes;
 
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::logs::LogSource;
+use behaviour::Transport;
 
 pub use address::{AddressRange, AddressRangeError};
 pub(crate) use status::HOST_ADDRESS;
@@ -64,9 +68,19 @@ pub async fn run(client: Client, config: PodsConfig, logs: LogSource, shutdown: 
 
 /// The port at which a pod really serves its container port `number`.
 pub(crate) fn published_port(pod: &Pod, number: i32, protocol: &str) -> i32 {
-    if protocol != "TCP" {
-        return number;
-    }
-    let moved = pod.annotations().get(&format!("{MOVED_PORT}{number}"));
+    let transport = match protocol {
+        "TCP" => Transport::Tcp,
+        "UDP" => Transport::Udp,
+        _ => return number,
+    };
+    let moved = pod.annotations().get(&moved_port(transport, number));
     moved.and_then(|text| text.parse::<u16>().ok()).map_or(number, i32::from)
+}
+
+/// The annotation that says where the port is served: `weir.dev/port-80`, `weir.dev/port-53-udp`.
+fn moved_port(transport: Transport, number: impl std::fmt::Display) -> String {
+    match transport {
+        Transport::Tcp => format!("{MOVED_PORT}{number}"),
+        Transport::Udp => format!("{MOVED_PORT}{number}-udp"),
+    }
 }

@@ -22,9 +22,9 @@ use tokio_util::task::TaskTracker;
 use super::address::Addresses;
 use super::environment::Sources;
 use super::serve::{self, PodsRuntime, Serving};
-use super::start::{self, Started};
+use super::start::{self, MovedPorts, Started};
 use super::status::{self, Waiting};
-use super::{MOVED_PORT, PodsConfig};
+use super::{MOVED_PORT, PodsConfig, moved_port};
 use crate::controllers::NODE_NAME;
 use crate::controllers::cache::ObjectKey;
 use crate::controllers::endpoint_slice::listed;
@@ -120,7 +120,7 @@ struct Running {
     address: Ipv4Addr,
     serving: Arc<Serving>,
     /// Ports served elsewhere than asked.
-    moved: BTreeMap<u16, u16>,
+    moved: MovedPorts,
     waiting: Vec<Waiting>,
     started: Timestamp,
     restarts: i32,
@@ -295,7 +295,7 @@ impl Runner {
         for told in &started.told {
             self.events.normal(pod, "Started", told.clone());
         }
-        for (wanted, real) in &started.moved {
+        for ((_, wanted), real) in &started.moved {
             let message = format!(
                 "port {wanted} needs the right to bind ports under 1024; it is served at {}:{real}, \
                  and Services send there",
@@ -365,6 +365,9 @@ impl Runner {
         for waiting in refused.waiting.iter().filter(|waiting| !waiting.message.is_empty()) {
             let message = format!("container {}: {}", waiting.container, waiting.message);
             self.events.warning(pod, waiting.reason, message);
+        }
+        if let Some((reason, message)) = &refused.told {
+            self.events.warning(pod, reason, message.clone());
         }
         let condition = status::Condition {
             address: None,
@@ -513,9 +516,11 @@ fn is_ready(endpoint: &k8s_openapi::api::discovery::v1::Endpoint) -> bool {
 }
 
 /// The annotations to change so that they say where moved ports are; None when they do already.
-fn moved_annotations(pod: &Pod, moved: &BTreeMap<u16, u16>) -> Option<BTreeMap<String, Option<String>>> {
-    let wanted: BTreeMap<String, String> =
-        moved.iter().map(|(wanted, real)| (format!("{MOVED_PORT}{wanted}"), real.to_string())).collect();
+fn moved_annotations(pod: &Pod, moved: &MovedPorts) -> Option<BTreeMap<String, Option<String>>> {
+    let wanted: BTreeMap<String, String> = moved
+        .iter()
+        .map(|((transport, wanted), real)| (moved_port(*transport, wanted), real.to_string()))
+        .collect();
     let known = pod.annotations().iter().filter(|(key, _)| key.starts_with(MOVED_PORT));
     let mut changes: BTreeMap<String, Option<String>> =
         known.filter(|(key, _)| !wanted.contains_key(*key)).map(|(key, _)| (key.clone(), None)).collect();

@@ -7,22 +7,28 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::address::Addresses;
 use super::answer::{Attempts, MadeBy, Stand};
-use super::behaviour::{Behaviour, WantedPort, is_only_listener};
+use super::behaviour::{Behaviour, Speaks, Transport, WantedPort, is_only_listener, tls_paths};
 use super::environment::{self, Addressed, Environment, Sources};
 use super::listen::{self, BindError, Bound};
-use super::serve::Serving;
+use super::serve::{Serving, Spoken};
 use super::status::{HOST_ADDRESS, Waiting};
+use super::tls::{self, TlsError};
+use super::volumes::Volumes;
 use crate::logs::LogSource;
 
 /// Addresses that are tried when ports of one are in use. Unit: addresses. Source: ours; another sandbox with the
 /// same range has a few in a row, a listener on all addresses has every one.
 const ADDRESSES_TRIED: usize = 64;
+
+/// Ports that are served elsewhere than asked.
+pub(super) type MovedPorts = BTreeMap<(Transport, u16), u16>;
 
 /// What a start needs.
 pub(super) struct Means<'a> {
@@ -37,7 +43,7 @@ pub(super) struct Means<'a> {
 pub(super) struct Started {
     pub(super) address: Ipv4Addr,
     pub(super) serving: Serving,
-    pub(super) moved: BTreeMap<u16, u16>,
+    pub(super) moved: MovedPorts,
     /// Containers whose ports other containers of the pod have.
     pub(super) waiting: Vec<Waiting>,
     /// One line per container that serves.
@@ -48,6 +54,8 @@ pub(super) struct Started {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) waiting: Vec<Waiting>,
+    /// Reason and message of an event about the pod as a whole.
+    pub(super) told: Option<(&'static str, String)>,
     /// A watch tells when to try again, so no clock is needed.
     pub(super) told_when_changed: bool,
 }
@@ -87,7 +95,7 @@ pub(super) fn start(pod: &Pod, sources: &impl Sources, means: &Means<'_>) -> Res
         }
     }
     let waiting = in_use.into_iter().collect::<Vec<_>>();
-    Err(Refused { waiting: with_others(pod, waiting), told_when_changed: false })
+    Err(Refused { waiting: with_others(pod, waiting), told: None, told_when_changed: false })
 }
 
 enum Failure {
@@ -102,14 +110,20 @@ fn start_at(
     sources: &impl Sources,
     means: &Means<'_>,
 ) -> Result<Started, Failure> {
-    let mut ports: BTreeMap<u16, Bound> = BTreeMap::new();
+    let volumes = Volumes::resolve(pod, sources).map_err(|error| {
+        let waiting = with_others(pod, Vec::new());
+        let told = Some(("FailedMount", error.to_string()));
+        Failure::Refused(Refused { waiting, told, told_when_changed: true })
+    })?;
+    let mut ports: BTreeMap<(Transport, u16), Bound> = BTreeMap::new();
     let mut served = Vec::new();
     let mut waiting = Vec::new();
     for container in long_running(pod) {
         let environment = environment_of(pod, container, address, sources).map_err(Failure::Refused)?;
         let behaviour = Behaviour::of(container);
         let wanted = behaviour.ports(container, &environment, is_only_listener(pod, container));
-        if let Some(taken) = wanted.iter().find(|port| ports.contains_key(&port.number)) {
+        let taken = wanted.iter().find(|port| ports.contains_key(&(port.speaks.transport(), port.number)));
+        if let Some(taken) = taken {
             waiting.push(Waiting {
                 container: container.name.clone(),
                 reason: "PortInUse",
@@ -117,27 +131,35 @@ fn start_at(
             });
             continue;
         }
-        for port in &wanted {
-            let bound = listen::bind(address, port.number, means.low_port_fallback)
+        let mut configured = Vec::new();
+        for port in wanted {
+            let transport = port.speaks.transport();
+            let tls = tls_of(container, &environment, &volumes, port.speaks)
+                .map_err(|error| tls_failure(pod, container, &error))?;
+            let bound = listen::bind(address, transport, port.number, means.low_port_fallback)
                 .map_err(|error| bind_failure(pod, container, address, error))?;
-            ports.insert(port.number, bound);
+            ports.insert((transport, port.number), bound);
+            configured.push((port, tls));
         }
         let stand = Arc::new(stand(pod, container, behaviour, environment, means.logs));
-        served.push((stand, wanted));
+        served.push((stand, configured));
     }
     let serving = Serving::new();
     let mut moved = BTreeMap::new();
     let mut told = Vec::new();
     for (stand, wanted) in served {
         let mut places = Vec::new();
-        for WantedPort { number, speaks } in wanted {
+        for (WantedPort { number, speaks }, tls) in wanted {
+            let transport = speaks.transport();
             // Each number was put in for exactly one container.
-            let Some(bound) = ports.remove(&number) else { continue };
+            let Some(bound) = ports.remove(&(transport, number)) else { continue };
             if bound.real != bound.wanted {
-                moved.insert(bound.wanted, bound.real);
+                moved.insert((transport, bound.wanted), bound.real);
             }
             places.push(format!("{address}:{}", bound.real));
-            if let Err(error) = serving.add(means.runtime, means.places, &stand, bound, speaks) {
+            if let Err(error) =
+                serving.add(means.runtime, means.places, &stand, bound, Spoken { speaks, tls })
+            {
                 let message = format!("port {number} cannot be served: {error}");
                 return Err(Failure::Refused(all_wait(pod, "ListenFailed", &message, false)));
             }
@@ -175,8 +197,40 @@ fn environment_of(
             reason: "CreateContainerConfigError",
             message: missing.to_string(),
         };
-        Refused { waiting: with_others(pod, vec![waiting]), told_when_changed: true }
+        Refused { waiting: with_others(pod, vec![waiting]), told: None, told_when_changed: true }
     })
+}
+
+/// The TLS of a port; None where it has none.
+fn tls_of(
+    container: &Container,
+    environment: &Environment,
+    volumes: &Volumes,
+    speaks: Speaks,
+) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    if !speaks.over_tls() {
+        return Ok(None);
+    }
+    let Some(paths) = tls_paths(environment, speaks) else { return Ok(None) };
+    let file = |path| match volumes.file(container, path) {
+        Some(text) => Ok(tls::File { path, text }),
+        None => Err(TlsError::NoFile(path.to_owned())),
+    };
+    let client_ca = paths.client_ca.map(file).transpose()?;
+    let alpn: &[&str] = match speaks {
+        Speaks::Https => &["h2", "http/1.1"],
+        Speaks::GrpcOverTls => &["h2"],
+        _ => &[],
+    };
+    tls::server_config(&file(paths.certificate)?, &file(paths.key)?, client_ca.as_ref(), alpn).map(Some)
+}
+
+/// The program stood in for ends when it cannot read its files, and is started again when they may have changed.
+fn tls_failure(pod: &Pod, container: &Container, error: &TlsError) -> Failure {
+    let waiting =
+        Waiting { container: container.name.clone(), reason: "CrashLoopBackOff", message: error.to_string() };
+    let waiting = with_others(pod, vec![waiting]);
+    Failure::Refused(Refused { waiting, told: None, told_when_changed: true })
 }
 
 fn bind_failure(pod: &Pod, container: &Container, address: Ipv4Addr, error: BindError) -> Failure {
@@ -189,10 +243,12 @@ fn bind_failure(pod: &Pod, container: &Container, address: Ipv4Addr, error: Bind
         BindError::InUse(_) => Failure::InUse(waiting("PortInUse")),
         BindError::NotAllowed(_) => Failure::Refused(Refused {
             waiting: with_others(pod, vec![waiting("PortNotAllowed")]),
+            told: None,
             told_when_changed: false,
         }),
         BindError::Other(..) => Failure::Refused(Refused {
             waiting: with_others(pod, vec![waiting("ListenFailed")]),
+            told: None,
             told_when_changed: false,
         }),
     }
@@ -204,7 +260,7 @@ fn all_wait(pod: &Pod, reason: &'static str, message: &str, told_when_changed: b
         reason,
         message: message.to_owned(),
     });
-    Refused { waiting: waiting.collect(), told_when_changed }
+    Refused { waiting: waiting.collect(), told: None, told_when_changed }
 }
 
 /// The containers that have nothing wrong wait for those that do.

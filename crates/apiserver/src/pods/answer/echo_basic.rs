@@ -1,18 +1,24 @@
-//! Gateway API's `echo-basic`: tells what arrived, as JSON.
+//! Gateway API's `echo-basic` in its HTTP mode: tells what arrived, as JSON.
 //!
-//! Here: HTTP/1.1 and HTTP/2 without TLS, `/health`, `/status/NNN`, `/retry/`, `delay`, `X-Echo-Set-Header`.
+//! Here: HTTP/1.1 and HTTP/2, `/health`, `/status/NNN`, `/retry/`, `delay`, `X-Echo-Set-Header`. A test holds the answers
+//! equal to those of the program itself. Deliberately absent: fields of forms in bodies, which count like the query's there; request
+//! targets that are no URI, which it takes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::request::Parts;
-use http::{StatusCode, Version};
+use http::{Method, StatusCode, Version};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{Answer, Arrival, Asked, Stand, respond, text};
+use super::{Answer, Arrival, Asked, Outcome, Stand, empty, json, respond, text, websocket};
+use crate::pods::behaviour::Speaks;
+use crate::pods::tls::TlsFacts;
 
 /// Longest `delay`. Source: ours; conformance asks for 10 s.
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
@@ -50,27 +56,107 @@ struct Told<'a> {
     ingress: &'a str,
     service: &'a str,
     pod: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<ToldTls<'a>>,
 }
 
-/// None where the contract is to close the connection.
-pub(super) async fn answer(stand: &Stand, arrival: Arrival, asked: &Asked) -> Option<Answer> {
-    if arrival.expects_http2 && asked.parts.version != Version::HTTP_2 {
-        return Some(text(StatusCode::BAD_REQUEST, "Expected h2c request"));
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldTls<'a> {
+    version: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    peer_certificates: &'a [String],
+    server_name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    negotiated_protocol: &'a str,
+    cipher_suite: &'a str,
+}
+
+impl<'a> ToldTls<'a> {
+    fn of(facts: &'a TlsFacts) -> Self {
+        Self {
+            version: facts.version.short(),
+            peer_certificates: &facts.peer_certificates,
+            server_name: &facts.server_name,
+            negotiated_protocol: &facts.negotiated_protocol,
+            cipher_suite: &facts.cipher_suite,
+        }
     }
-    if arrival.expects_http2 {
-        return Some(echo(stand, arrival, asked).await);
+}
+
+pub(super) async fn answer(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Outcome {
+    if arrival.speaks == Speaks::Http2OrHttp1 {
+        let upgrades = asked.parts.headers.get(UPGRADE).is_some_and(|value| value == "h2c");
+        if asked.parts.version != Version::HTTP_2 && !upgrades {
+            return text(StatusCode::BAD_REQUEST, "Expected h2c request").into();
+        }
+        return echo(stand, arrival, asked).await.into();
     }
-    let path = asked.parts.uri.path();
-    if path == "/health" {
-        return Some(text(StatusCode::OK, "OK"));
+    if asked.parts.method == Method::OPTIONS && asked.target() == "*" {
+        return empty(StatusCode::OK).into();
     }
-    if path.starts_with("/status/") {
-        return Some(text(status(asked.target()), ""));
+    let path = asked.parts.uri.path().replace("//", "/");
+    if let Some(location) = elsewhere(&path, asked) {
+        return location.into();
     }
-    if path.starts_with("/retry/") {
-        return retry(stand, arrival, asked).await;
+    match path.as_str() {
+        "/health" => text(StatusCode::OK, "OK").into(),
+        "/ws" => websocket::handshake(&asked.parts),
+        _ if path.starts_with("/status/") => without_body(status(asked.target())).into(),
+        _ if path.starts_with("/retry/") => retry(stand, arrival, asked).await,
+        _ => echo(stand, arrival, asked).await.into(),
     }
-    Some(echo(stand, arrival, asked).await)
+}
+
+/// Says that there is no body, where there could be one.
+fn without_body(status: StatusCode) -> Answer {
+    let mut answer = empty(status);
+    if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {
+        answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    answer
+}
+
+/// Go's ServeMux leads a path that is not in its normal form to the one that is.
+fn elsewhere(path: &str, asked: &Asked) -> Option<Answer> {
+    let clean = clean(path);
+    let clean = if clean == "/status" || clean == "/retry" { format!("{clean}/") } else { clean };
+    if clean == path || asked.parts.method == Method::CONNECT {
+        return None;
+    }
+    let query = asked.parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let location = format!("{clean}{query}");
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    let mut answer = match asked.parts.method {
+        Method::GET | Method::HEAD => {
+            let link = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", html(&location));
+            respond(status, "text/html; charset=utf-8", link)
+        }
+        _ => without_body(status),
+    };
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_str(&location).ok()?);
+    Some(answer)
+}
+
+fn html(text: &str) -> String {
+    let quoted = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    quoted.replace('"', "&#34;").replace('\'', "&#39;")
+}
+
+/// Without empty segments, `.` and `..`; an end in `/` stays.
+fn clean(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            other => segments.push(other),
+        }
+    }
+    let end = if path.ends_with('/') && !segments.is_empty() { "/" } else { "" };
+    format!("/{}{end}", segments.join("/"))
 }
 
 /// `/status/NNN` with nothing behind it; anything else is a bad request.
@@ -80,24 +166,33 @@ fn status(target: &str) -> StatusCode {
     status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-async fn retry(stand: &Stand, arrival: Arrival, asked: &Asked) -> Option<Answer> {
+async fn retry(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Outcome {
     let Some(identity) = asked.query("uuid").filter(|identity| !identity.is_empty()) else {
-        return Some(text(StatusCode::BAD_REQUEST, "uuid is required"));
+        return text(StatusCode::BAD_REQUEST, "uuid is required").into();
     };
-    let Some(succeed_after) = asked.query("succeedAfter").and_then(|count| count.parse().ok()) else {
-        return Some(text(StatusCode::BAD_REQUEST, "succeedAfter is required"));
+    let Some(succeed_after) = asked.query("succeedAfter").and_then(|count| count.parse::<i32>().ok()) else {
+        return text(StatusCode::BAD_REQUEST, "succeedAfter is required").into();
     };
-    if !stand.attempts.fails(&identity, succeed_after) {
-        return Some(echo(stand, arrival, asked).await);
+    if !stand.attempts.fails(&identity, u32::try_from(succeed_after).unwrap_or(0)) {
+        return echo(stand, arrival, asked).await.into();
     }
     if let Err(complaint) = wait(asked, "delayRetry").await {
-        return Some(complaint);
+        return complaint.into();
     }
-    let code = asked.query("responseCode").and_then(|code| StatusCode::from_str(&code).ok());
-    code.map(|code| text(code, ""))
+    match asked.query("responseCode").and_then(|code| code.parse::<u16>().ok()) {
+        Some(code) => match StatusCode::from_u16(code) {
+            Ok(code) => without_body(code).into(),
+            // Go's server panics, which ends the connection.
+            Err(_) => Outcome::Close,
+        },
+        None if asked.parts.version == Version::HTTP_2 => {
+            failure("response writer does not support hijacking").into()
+        }
+        None => Outcome::Reset,
+    }
 }
 
-async fn echo(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
+async fn echo(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Answer {
     let target = asked.target();
     stand.log(&format!("Echoing back request made to {target} to client ({})", arrival.peer));
     if let Err(complaint) = wait(asked, "delay").await {
@@ -115,10 +210,9 @@ async fn echo(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
         ingress: stand.variable("INGRESS_NAME").unwrap_or_default(),
         service: stand.variable("SERVICE_NAME").unwrap_or_default(),
         pod: stand.variable("POD_NAME").unwrap_or_default(),
+        tls: arrival.tls.as_deref().map(ToldTls::of),
     };
-    // Text keys and values always serialise.
-    let body = serde_json::to_vec_pretty(&told).unwrap_or_default();
-    let mut answer = respond(StatusCode::OK, "application/json", body);
+    let mut answer = respond(StatusCode::OK, "application/json", json::indented(&told));
     set_headers(&asked.parts, &mut answer);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -193,11 +287,23 @@ async fn wait(asked: &Asked, name: &str) -> Result<(), Answer> {
             tokio::time::sleep(delay.min(LONGEST_DELAY)).await;
             Ok(())
         }
-        None => {
-            let complaint = serde_json::json!({ "message": format!("time: invalid duration {text:?}") });
-            Err(respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", complaint.to_string()))
-        }
+        None => Err(failure(&format!("time: {} duration {text:?}", complaint(&text)))),
     }
+}
+
+/// Go tells a number without a unit from what is no duration at all.
+fn complaint(text: &str) -> &'static str {
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let number =
+        !unsigned.is_empty() && unsigned.chars().all(|letter| letter.is_ascii_digit() || letter == '.');
+    if number && unsigned != "." { "missing unit in" } else { "invalid" }
+}
+
+fn failure(message: &str) -> Answer {
+    let body = json::compact(&serde_json::json!({ "message": message }));
+    let mut answer = respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", body);
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
 }
 
 /// Go's durations: numbers with units, such as `1m30s` or `1.5s`; also a bare `0`.

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::{Answer, Arrival, Asked, Stand, text};
 
-pub(super) fn answer(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
+pub(super) fn answer(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Answer {
     stand.log_request(arrival, asked);
     let mut lines = match stand.variable("NODE_NAME") {
         Some(node) => format!("Welcome, you are connected to node {node}.\n"),

@@ -11,12 +11,12 @@ use super::echo_basic::header_map;
 use super::{Answer, Arrival, Asked, Stand, respond, text};
 
 /// `serve-hostname`: the pod's name and a line end, whatever is asked.
-pub(super) fn hostname(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
+pub(super) fn hostname(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Answer {
     stand.log_request(arrival, asked);
     text(StatusCode::OK, stand.pod.clone())
 }
 
-pub(super) fn answer(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
+pub(super) fn answer(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Answer {
     stand.log_request(arrival, asked);
     let ok = |body: String| text(StatusCode::OK, body);
     match asked.parts.uri.path() {

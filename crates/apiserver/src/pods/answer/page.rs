@@ -6,12 +6,12 @@ use http::StatusCode;
 
 use super::{Answer, Arrival, Asked, Stand, respond};
 
-pub(super) fn answer(stand: &Stand, arrival: Arrival, asked: &Asked) -> Answer {
+pub(super) fn answer(stand: &Stand, arrival: &Arrival, asked: &Asked) -> Answer {
     stand.log_request(arrival, asked);
     respond(StatusCode::OK, "text/html; charset=utf-8", page(stand, arrival))
 }
 
-fn page(stand: &Stand, arrival: Arrival) -> String {
+fn page(stand: &Stand, arrival: &Arrival) -> String {
     let hue = hue(&stand.namespace, &stand.made_by.name);
     let title = escape(&stand.made_by.name);
     let rows = [
