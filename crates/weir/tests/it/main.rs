@@ -18,4 +18,5 @@ mod acceptance_simple_apps;
 mod acceptance_together;
 mod acceptance_wrong;
 mod control;
+mod echo_basic;
 mod harness;
