@@ -12,6 +12,7 @@
 
 mod builtin;
 mod check;
+mod conformance;
 mod crds;
 mod fuzz;
 mod step;
@@ -44,6 +45,8 @@ enum Task {
         #[command(subcommand)]
         what: Codegen,
     },
+    /// The official conformance suite against a sandbox of its own: a table for each profile.
+    Conformance(conformance::Options),
     /// Runs the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
     /// CPU per request and latency beside nginx and HAProxy; the arguments are those of `weir-bench`.
@@ -82,6 +85,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Check(options) => check::run(&root, options),
         Task::Codegen { what: Codegen::Builtin } => builtin::generate(&root),
         Task::Codegen { what: Codegen::Crds } => crds::generate(&root, &upstream::crds(&root)?, false),
+        Task::Conformance(options) => conformance::run(&root, options),
         Task::Fuzz(options) => fuzz::run(&root, options),
         Task::Bench { arguments } => bench(&root, arguments),
     }

@@ -1,0 +1,244 @@
+//! `cargo xtask conformance`: the official Gateway API conformance suite, unchanged, against a sandbox of its own.
+//!
+//! Owns: building both programs, the sandbox's life, the bounds of a run, the judgement. The judge is the stream of events
+//! of `go test`, one for each test; the suite's own report counts parallel tests before they have run, so that it is
+//! written only for a run that held as a whole.
+//! Deliberately absent: any selection of tests that is not asked for, and any tolerance for failures.
+
+mod catalogue;
+mod go;
+mod run;
+mod sandbox;
+mod verdict;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::step;
+use catalogue::Catalogue;
+use run::Run;
+use sandbox::Sandbox;
+use verdict::Verdict;
+
+/// The profiles that `.ci/run` holds: every test that the GatewayClass claims the features of passes.
+const HELD: &[Profile] = &[];
+
+/// An address on no interface. Source: RFC 5737.
+const UNUSABLE_ADDRESS: &str = "192.0.2.1";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only these profiles (default: all five).
+    #[arg(long, value_enum, value_name = "PROFILE", value_delimiter = ',')]
+    profile: Vec<Profile>,
+    /// The profiles that have to hold, as continuous integration runs them.
+    #[arg(long, conflicts_with = "profile")]
+    held: bool,
+    /// Only these tests, whatever features they need.
+    #[arg(long, value_name = "TEST", value_delimiter = ',')]
+    run: Vec<String>,
+    /// Which Gateway API channel the sandbox serves.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    channel: Channel,
+    /// `claimed` (those in the GatewayClass's status), `all`, or names with commas between them.
+    #[arg(long, default_value = "claimed")]
+    features: String,
+    /// Shows the suite's tests, their features and profiles, and ends.
+    #[arg(long)]
+    list: bool,
+    /// Writes the report under conformance/reports, if everything passed.
+    #[arg(long, conflicts_with_all = ["run", "shuffle"])]
+    report: bool,
+    /// A skipped test of the profiles is a failure.
+    #[arg(long)]
+    strict: bool,
+    /// Runs this often, in one sandbox.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Runs the tests in an order drawn from this seed.
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
+    /// HTTPRoutes of no test that the sandbox serves from the start.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    unrelated_routes: u32,
+    /// Parallel tests that run at a time (default: as Go chooses).
+    #[arg(long, value_name = "N")]
+    parallel: Option<u32>,
+    /// Minutes that one round may take.
+    #[arg(long, default_value_t = 45)]
+    minutes: u64,
+    /// Takes the API server of this kubeconfig instead of a sandbox.
+    #[arg(long, value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Http,
+    Grpc,
+    Tls,
+    Tcp,
+    Udp,
+}
+
+impl Profile {
+    const ALL: [Self; 5] = [Self::Http, Self::Grpc, Self::Tls, Self::Tcp, Self::Udp];
+
+    /// The suite's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "GATEWAY-HTTP",
+            Self::Grpc => "GATEWAY-GRPC",
+            Self::Tls => "GATEWAY-TLS",
+            Self::Tcp => "GATEWAY-TCP",
+            Self::Udp => "GATEWAY-UDP",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Channel {
+    Standard,
+    Experimental,
+}
+
+impl Channel {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Experimental => "experimental",
+        }
+    }
+}
+
+pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
+    if let Some(missing) = go::missing() {
+        bail!("{missing}");
+    }
+    let profiles = options.profiles();
+    ensure!(!profiles.is_empty(), "no profile is held yet; choose one with --profile");
+    let folder = step::target_folder(root).join("conformance");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let suite = go::build_suite(root, &folder)?;
+    let catalogue = Catalogue::ask(&suite, &folder)?;
+    if options.list {
+        catalogue.print();
+        return Ok(());
+    }
+    for test in &options.run {
+        ensure!(catalogue.has(test), "the suite has no test {test}; --list shows those that it has");
+    }
+    let sandbox = match &options.kubeconfig {
+        Some(_) => None,
+        None => {
+            step::run("build weir", step::cargo(root).args(["build", "--package", "weir"]))?;
+            let weir = step::target_folder(root).join("debug/weir");
+            Some(Sandbox::start(&weir, &folder, options.channel.name())?)
+        }
+    };
+    let report = folder.join("report.yaml");
+    for round in 1..=options.rounds {
+        let mut arguments = options.arguments(&profiles, &catalogue, sandbox.as_ref())?;
+        if options.report {
+            let _ = fs::remove_file(&report);
+            arguments.extend(report_arguments(root, &report)?);
+        }
+        println!("==> round {round} of {}: {}", options.rounds, arguments.join(" "));
+        let run = Run {
+            suite: &suite,
+            kubeconfig: options.kubeconfig.as_deref().or(sandbox.as_ref().map(|it| it.kubeconfig.as_path())),
+            arguments,
+            limit: Duration::from_secs(options.minutes * 60),
+            events: folder.join("events.json"),
+        };
+        let outcome = run.to_end()?;
+        let verdict = Verdict::of(&catalogue, &profiles, &options.run, &outcome);
+        verdict.print(&outcome);
+        verdict.judge(options.strict)?;
+    }
+    if options.report {
+        keep_report(root, &report, options.channel)?;
+    }
+    Ok(())
+}
+
+impl Options {
+    fn profiles(&self) -> Vec<Profile> {
+        match (self.held, self.profile.is_empty()) {
+            (true, _) => HELD.to_vec(),
+            (false, true) => Profile::ALL.to_vec(),
+            (false, false) => self.profile.clone(),
+        }
+    }
+
+    /// The suite's flags.
+    fn arguments(
+        &self,
+        profiles: &[Profile],
+        catalogue: &Catalogue,
+        sandbox: Option<&Sandbox>,
+    ) -> Result<Vec<String>> {
+        let names: Vec<_> = profiles.iter().map(|profile| profile.name()).collect();
+        let mut arguments = vec![format!("-conformance-profiles={}", names.join(","))];
+        let all = format!("-exempt-features={}", catalogue.mesh_features.join(","));
+        match self.features.as_str() {
+            // The suite runs a single test whatever it needs; several are chosen by name, with every feature.
+            _ if !self.run.is_empty() => arguments.extend(["-all-features".to_owned(), all]),
+            "claimed" => {}
+            "all" => arguments.extend(["-all-features".to_owned(), all]),
+            names => arguments.push(format!("-supported-features={names}")),
+        }
+        if !self.run.is_empty() {
+            arguments.push(format!("-test.run=^TestConformance$/^suite$/^({})$", self.run.join("|")));
+        }
+        if let Some(seed) = self.shuffle {
+            arguments.push(format!("-shuffle={seed}"));
+        }
+        if self.unrelated_routes > 0 {
+            arguments.push(format!("-unrelated-routes={}", self.unrelated_routes));
+        }
+        if let Some(parallel) = self.parallel {
+            arguments.push(format!("-test.parallel={parallel}"));
+        }
+        if let Some(sandbox) = sandbox {
+            arguments.push(format!("-usable-address={}", sandbox.spare_address()?));
+            arguments.push(format!("-unusable-address={UNUSABLE_ADDRESS}"));
+        }
+        Ok(arguments)
+    }
+}
+
+/// Who is reported, and at which commit.
+fn report_arguments(root: &Path, report: &Path) -> Result<Vec<String>> {
+    let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
+    let output =
+        Command::new("git").current_dir(root).args(describe).output().context("git did not start")?;
+    ensure!(output.status.success(), "git describe: {}", String::from_utf8_lossy(&output.stderr));
+    let commit = String::from_utf8(output.stdout)?;
+    let commit = commit.trim();
+    ensure!(
+        !commit.ends_with("-dirty"),
+        "a report is of a commit, and there are changes beside it; commit them first"
+    );
+    Ok(vec![
+        format!("-report-output={}", report.display()),
+        "-organization=weir".to_owned(),
+        "-project=weir".to_owned(),
+        "-url=https://weir.dev".to_owned(),
+        format!("-version={}+{commit}", env!("CARGO_PKG_VERSION")),
+        "-contact=https://weir.dev".to_owned(),
+    ])
+}
+
+fn keep_report(root: &Path, report: &Path, channel: Channel) -> Result<()> {
+    let text = fs::read_to_string(report).context("the suite wrote no report")?;
+    let kept = root.join(format!("conformance/reports/{}-default-report.yaml", channel.name()));
+    fs::write(&kept, text).with_context(|| format!("writing {}", kept.display()))?;
+    println!("report: {}", kept.display());
+    Ok(())
+}
