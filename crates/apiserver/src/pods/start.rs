@@ -144,6 +144,21 @@ fn start_at(
         let stand = Arc::new(stand(pod, container, behaviour, environment, means.logs));
         served.push((stand, configured));
     }
+    let (serving, moved, told) = serve_all(pod, address, means, ports, served)?;
+    Ok(Started { address, serving, moved, waiting, told })
+}
+
+/// Ports of one container, with the TLS of those that have it.
+type Configured = Vec<(WantedPort, Option<Arc<ServerConfig>>)>;
+
+/// Starts to serve what is bound. Tells which ports moved, and a line per container.
+fn serve_all(
+    pod: &Pod,
+    address: Ipv4Addr,
+    means: &Means<'_>,
+    mut ports: BTreeMap<(Transport, u16), Bound>,
+    served: Vec<(Arc<Stand>, Configured)>,
+) -> Result<(Serving, MovedPorts, Vec<String>), Failure> {
     let serving = Serving::new();
     let mut moved = BTreeMap::new();
     let mut told = Vec::new();
@@ -171,7 +186,7 @@ fn start_at(
         stand.log(&line);
         told.push(line);
     }
-    Ok(Started { address, serving, moved, waiting, told })
+    Ok((serving, moved, told))
 }
 
 /// The containers that serve: the regular ones and sidecars.
