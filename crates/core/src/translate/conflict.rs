@@ -27,16 +27,45 @@ pub(super) struct Owner<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Family {
     Plain,
+    /// TLS, told apart by the server name.
     Tls,
+    /// TLS that ends here with no HTTP inside, where such listeners do not share a port with the next.
+    Terminated,
+    /// TLS that is passed on.
+    PassedOn,
     Raw,
+}
+
+impl Family {
+    /// Whether listeners of the two cannot be on one port.
+    fn excludes(self, other: Family) -> bool {
+        let by_server_name = |family| matches!(family, Family::Tls | Family::Terminated | Family::PassedOn);
+        match (self, other) {
+            (Family::Terminated, Family::PassedOn) | (Family::PassedOn, Family::Terminated) => true,
+            (a, b) => a != b && !(by_server_name(a) && by_server_name(b)),
+        }
+    }
+
+    /// Families whose hostnames must differ have one.
+    fn hosts(self) -> Family {
+        match self {
+            Family::Terminated | Family::PassedOn => Family::Tls,
+            other => other,
+        }
+    }
 }
 
 /// What shares port numbers: TCP, UDP, or a protocol that nobody knows.
 type Transport = String;
 
-fn family(protocol: &Protocol) -> (Transport, Family) {
-    match protocol {
+/// `mixed`: TLS that ends here and TLS that is passed on may share a port (feature `TLSRouteModeMixed`).
+fn family(plan: &ListenerPlan, mixed: bool) -> (Transport, Family) {
+    match &plan.protocol {
         Protocol::Http => ("tcp".to_owned(), Family::Plain),
+        Protocol::Tls if !mixed => {
+            let passed_on = plan.tls.as_ref().is_some_and(|tls| tls.passthrough);
+            ("tcp".to_owned(), if passed_on { Family::PassedOn } else { Family::Terminated })
+        }
         Protocol::Https | Protocol::Tls => ("tcp".to_owned(), Family::Tls),
         Protocol::Tcp => ("tcp".to_owned(), Family::Raw),
         Protocol::Udp => ("udp".to_owned(), Family::Raw),
@@ -49,15 +78,17 @@ fn family(protocol: &Protocol) -> (Transport, Family) {
 struct Claims {
     families: BTreeMap<Family, Vec<String>>,
     hosts: BTreeMap<(Family, String), Vec<String>>,
+    listeners: BTreeSet<(Family, String)>,
 }
 
 type Ports = BTreeMap<(i32, Transport), Claims>;
 
 impl Claims {
     fn add(&mut self, family: Family, hostname: &str, who: &str) {
+        self.listeners.insert((family, hostname.to_owned()));
         for names in [
             self.families.entry(family).or_default(),
-            self.hosts.entry((family, hostname.to_owned())).or_default(),
+            self.hosts.entry((family.hosts(), hostname.to_owned())).or_default(),
         ] {
             if names.iter().all(|name| name != who) {
                 names.push(who.to_owned());
@@ -74,7 +105,7 @@ impl Claims {
         let other_families: Vec<String> = self
             .families
             .iter()
-            .filter(|(other, _)| **other != family)
+            .filter(|(other, _)| family.excludes(**other))
             .flat_map(|(_, n)| others(n))
             .collect();
         if !other_families.is_empty() {
@@ -84,7 +115,7 @@ impl Claims {
         }
         let same = match family {
             Family::Raw => self.families.get(&family),
-            Family::Plain | Family::Tls => self.hosts.get(&(family, plan.hostname.clone())),
+            _ => self.hosts.get(&(family.hosts(), plan.hostname.clone())),
         };
         let same = same.map(others).filter(|names| !names.is_empty())?;
         let named = list(&same, RIVALS_MAX);
@@ -99,12 +130,13 @@ impl Claims {
 }
 
 /// Judges the listeners of all owners, which come in the order of their precedence.
-pub(super) fn settle(owners: &mut [Owner<'_>]) {
+/// `mixed` as for [`family`].
+pub(super) fn settle(owners: &mut [Owner<'_>], mixed: bool) {
     let mut taken = Ports::new();
     for owner in owners.iter_mut() {
         let mut own = Ports::new();
         for plan in owner.listeners.iter_mut().filter(|plan| takes_part(plan)) {
-            let (transport, family) = family(&plan.protocol);
+            let (transport, family) = family(plan, mixed);
             let place = (plan.port, transport);
             plan.conflict = taken.get(&place).and_then(|claims| claims.rivals(plan, family, ""));
             if plan.conflict.is_none() {
@@ -112,14 +144,14 @@ pub(super) fn settle(owners: &mut [Owner<'_>]) {
             }
         }
         for plan in owner.listeners.iter_mut().filter(|plan| takes_part(plan) && plan.conflict.is_none()) {
-            let (transport, family) = family(&plan.protocol);
+            let (transport, family) = family(plan, mixed);
             let claims = own.get(&(plan.port, transport));
             plan.conflict = claims.and_then(|claims| claims.rivals(plan, family, &called(plan)));
         }
         for (place, claims) in own {
             let into = taken.entry(place).or_default();
-            for (family, hostname) in claims.hosts.keys() {
-                into.add(*family, hostname, &owner.name);
+            for (family, hostname) in claims.listeners {
+                into.add(family, &hostname, &owner.name);
             }
         }
         for plan in owner.listeners.iter() {

@@ -86,6 +86,7 @@ pub(super) fn plan(
     gateway: &Gateway,
     class: &ClassView,
     materials: &mut Materials,
+    mixed_tls: bool,
     reading: &mut Reading<'_>,
 ) -> Planned {
     let addresses = reading.objects.addresses(key).cloned();
@@ -116,7 +117,7 @@ pub(super) fn plan(
     let (mut listeners, listener_findings) = listener::plan(&gateway.spec.listeners, &mut judge);
     findings.extend(listener_findings);
     let mut sets = sets(key, gateway, class, &front.frontend, materials, reading, &mut used);
-    settle(&mut listeners, &mut sets, &mut findings);
+    settle(&mut listeners, &mut sets, &mut findings, mixed_tls);
 
     let shown = Shown { key, gateway, class, is_rejected: rejection.is_some(), addresses: &addresses };
     for set in &mut sets {
@@ -326,14 +327,19 @@ fn members<'a>(key: &'a ObjectKey, objects: &'a Objects) -> Vec<(&'a ObjectKey, 
     members
 }
 
-fn settle(listeners: &mut [ListenerPlan], sets: &mut [SetPlan], findings: &mut Vec<Finding>) {
+fn settle(
+    listeners: &mut [ListenerPlan],
+    sets: &mut [SetPlan],
+    findings: &mut Vec<Finding>,
+    mixed_tls: bool,
+) {
     let mut owners = vec![Owner { name: "the Gateway itself".to_owned(), listeners, findings }];
     owners.extend(sets.iter_mut().map(|set| Owner {
         name: "a ListenerSet that comes first".to_owned(),
         listeners: &mut set.listeners,
         findings: &mut set.findings,
     }));
-    conflict::settle(&mut owners);
+    conflict::settle(&mut owners, mixed_tls);
 }
 
 fn listener_face(plan: &ListenerPlan, rejected: bool, addresses: &Addresses) -> ListenerFace {

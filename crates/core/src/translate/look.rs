@@ -107,7 +107,10 @@ impl Translator {
             }
         }
         match self.classes.get(&class_key) {
-            Some(class) => gateway::plan(key, gateway, class, &mut self.materials, reading),
+            Some(class) => {
+                let mixed_tls = self.config.has_mixed_tls();
+                gateway::plan(key, gateway, class, &mut self.materials, mixed_tls, reading)
+            }
             None => Planned::NotOurs(Vec::new()),
         }
     }

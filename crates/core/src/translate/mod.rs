@@ -56,6 +56,15 @@ pub struct TranslateConfig {
 
 pub use features::{Channel, FEATURES, supported_features};
 
+impl TranslateConfig {
+    /// Whether TLS that ends here and TLS that is passed on may share a port. What is not claimed is not done: the API has
+    /// such listeners in conflict without the feature.
+    fn has_mixed_tls(&self) -> bool {
+        let features = &self.supported_features;
+        features.is_empty() || features.iter().any(|feature| feature == "TLSRouteModeMixed")
+    }
+}
+
 /// Turns objects into resources, statuses and diagnostics, a change at a time.
 #[derive(Debug, Default)]
 pub struct Translator {
@@ -130,7 +139,9 @@ impl Translator {
         }
         self.touch_binds(objects, &mut step);
         if std::mem::take(&mut self.features_changed) {
-            step.dirty.extend(objects.of_kind(Kind::GatewayClass).map(|(key, _)| key.clone()));
+            let kinds = [Kind::GatewayClass, Kind::Gateway];
+            let all = kinds.into_iter().flat_map(|kind| objects.of_kind(kind));
+            step.dirty.extend(all.map(|(key, _)| key.clone()));
         }
         loop {
             while let Some(key) = step.dirty.pop_first() {

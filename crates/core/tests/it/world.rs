@@ -29,6 +29,8 @@ pub(crate) struct Circumstances {
     pub(crate) binds: Vec<BindReport>,
     /// Nothing that is asked for is answered.
     pub(crate) silent: bool,
+    /// What the API that is served has.
+    pub(crate) features: Vec<String>,
 }
 
 pub(crate) struct World {
@@ -48,7 +50,9 @@ impl World {
     pub(crate) fn with(circumstances: Circumstances) -> World {
         World {
             objects: Objects::new(),
-            translator: Translator::new(TranslateConfig::default()),
+            translator: Translator::new(TranslateConfig {
+                supported_features: circumstances.features.clone(),
+            }),
             circumstances,
             statuses: BTreeMap::new(),
             told: Vec::new(),
@@ -179,6 +183,7 @@ pub(crate) fn circumstances(json: &Value) -> Circumstances {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut all =
         Circumstances { silent: json["silent"].as_bool().unwrap_or(false), ..Circumstances::default() };
+    all.features = texts(&json["features"]);
     for (path, given) in json["addresses"].as_object().into_iter().flatten() {
         let bind = texts(&given["bind"]);
         let problem = &given["problem"];
