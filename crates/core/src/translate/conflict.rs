@@ -148,6 +148,14 @@ pub(super) fn settle(owners: &mut [Owner<'_>], mixed: bool) {
             let claims = own.get(&(plan.port, transport));
             plan.conflict = claims.and_then(|claims| claims.rivals(plan, family, &called(plan)));
         }
+        // To end TLS and to pass it on at once is what this API does not have: such a listener supports nothing.
+        let excluded = |plan: &ListenerPlan| {
+            let conflict = plan.conflict.as_ref().is_some_and(|c| c.reason == reasons::PROTOCOL_CONFLICT);
+            conflict && !mixed && plan.protocol == Protocol::Tls
+        };
+        for plan in owner.listeners.iter_mut().filter(|plan| excluded(plan)) {
+            plan.kinds.clear();
+        }
         for (place, claims) in own {
             let into = taken.entry(place).or_default();
             for (family, hostname) in claims.listeners {
