@@ -1,5 +1,7 @@
 //! Endpoints that fail, in every way that an endpoint can.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use weir_model::limits::Limits;
@@ -322,18 +324,22 @@ fn a_body_in_the_answer_to_a_head_is_not_the_next_response() {
 
 #[test]
 fn bytes_that_nobody_asked_for_spoil_a_kept_connection() {
-    let origin = Origin::start(|peer| {
+    let (answered, spoiled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (seen, done) = (answered.clone(), spoiled.clone());
+    let origin = Origin::start(move |peer| {
         while peer.request().is_some() {
             peer.send(ok("right"));
-            std::thread::sleep(Duration::from_millis(10));
+            eventually("the client has the answer", || seen.load(SeqCst) > done.load(SeqCst));
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong");
+            done.fetch_add(1, SeqCst);
         }
     });
     let world = World::to(&origin);
     let mut client = world.client();
-    for _ in 0..4 {
+    for n in 1..=4 {
         assert_eq!(client.get("/").text(), "right");
-        std::thread::sleep(Duration::from_millis(40));
+        answered.store(n, SeqCst);
+        eventually("the bytes have been sent", || spoiled.load(SeqCst) == n);
     }
     assert_eq!(origin.connections(), 4);
 }
