@@ -141,7 +141,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         }
     };
     let report = folder.join("report.yaml");
+    let kubeconfig = options.kubeconfig.as_deref().or(sandbox.as_ref().map(|it| it.kubeconfig.as_path()));
     for round in 1..=options.rounds {
+        if round > 1 {
+            wait_for_the_namespaces_end(kubeconfig)?;
+        }
         let mut arguments = options.arguments(&profiles, &catalogue, sandbox.as_ref())?;
         if options.report {
             let _ = fs::remove_file(&report);
@@ -150,7 +154,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         println!("==> round {round} of {}: {}", options.rounds, arguments.join(" "));
         let run = Run {
             suite: &suite,
-            kubeconfig: options.kubeconfig.as_deref().or(sandbox.as_ref().map(|it| it.kubeconfig.as_path())),
+            kubeconfig,
             arguments,
             limit: Duration::from_secs(options.minutes * 60),
             events: folder.join("events.json"),
@@ -162,6 +166,26 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     }
     if options.report {
         keep_report(root, &report, options.channel)?;
+    }
+    Ok(())
+}
+
+/// The suite deletes its namespaces and does not wait: what it makes next in one that is ending is refused.
+fn wait_for_the_namespaces_end(kubeconfig: Option<&Path>) -> Result<()> {
+    let kubectl = |arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new("kubectl");
+        if let Some(kubeconfig) = kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        let output = command.args(arguments).output().context("running kubectl")?;
+        ensure!(output.status.success(), "kubectl: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let all = kubectl(&["get", "namespaces", "--output=name"])?;
+    let ending: Vec<&str> =
+        all.lines().filter(|name| name.starts_with("namespace/gateway-conformance-")).collect();
+    if !ending.is_empty() {
+        kubectl(&[&["wait", "--for=delete", "--timeout=120s"], ending.as_slice()].concat())?;
     }
     Ok(())
 }
