@@ -110,15 +110,15 @@ impl Reconciler {
                 () = shutdown.cancelled() => return,
                 event = events.recv() => match event {
                     Some(event) => self.take_in(event),
-                    None => return tracing::error!("the watches have ended"),
+                    None => return ended("watches", &shutdown),
                 },
                 report = applied.recv() => match report {
                     Some(report) => self.take_report(&report),
-                    None => return tracing::error!("the data plane has ended"),
+                    None => return ended("data plane", &shutdown),
                 },
                 answer = self.reads.next() => self.take_answer(answer),
                 room = updates.reserve(), if room_wanted => if room.is_err() {
-                    return tracing::error!("the data plane has ended");
+                    return ended("data plane", &shutdown);
                 },
                 () = until(deadline) => self.waive(Instant::now()),
             }
@@ -138,7 +138,7 @@ impl Reconciler {
                         }
                     }
                     Err(TrySendError::Full(())) => {}
-                    Err(TrySendError::Closed(())) => return tracing::error!("the data plane has ended"),
+                    Err(TrySendError::Closed(())) => return ended("data plane", &shutdown),
                 }
             }
             self.release();
@@ -357,5 +357,12 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Says that nothing more will come; at a shutdown that is as it should be, whichever part ends first.
+fn ended(what: &'static str, shutdown: &CancellationToken) {
+    if !shutdown.is_cancelled() {
+        tracing::error!(what, "a part that reconciling needs has ended");
     }
 }
