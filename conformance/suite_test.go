@@ -6,6 +6,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
+	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance/tests"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
 	"sigs.k8s.io/gateway-api/pkg/features"
@@ -62,12 +64,21 @@ func TestConformance(t *testing.T) {
 	useJSON(t, &options)
 	ensureClass(t, &options)
 	if options.ReportOutputPath != "" {
-		require.NoError(t, options.Implementation.Validate(), "a report names its implementation")
+		who := options.Implementation
+		require.True(t, who.Organization != "" && who.Project != "" && who.Version != "", "a report names its implementation")
 	}
 	cs, err := suite.NewConformanceTestSuite(options)
 	require.NoError(t, err)
 	if *routes > 0 {
-		serveUnrelated(t, options.Client, options.GatewayClassName, *routes)
+		served := serveUnrelated(t, options.Client, options.GatewayClassName, *routes)
+		end := served.watch()
+		// After the suite, its parallel tests included.
+		defer func() {
+			asked, failures := end()
+			t.Logf("%d requests to unrelated routes while the suite ran", asked)
+			require.Empty(t, failures, "unrelated routes while the suite ran")
+			served.askAll(t)
+		}()
 	}
 	ordered := order(tests.ConformanceTests, *shuffle)
 	cs.Setup(t, ordered)
@@ -82,6 +93,11 @@ func TestConformance(t *testing.T) {
 	require.True(t, held, "tests failed, so no report is written")
 	report, err := cs.Report()
 	require.NoError(t, err)
+	// The suite lists its profiles in any order, and a missing contact as null, which the format does not have.
+	slices.SortFunc(report.ProfileReports, func(a, b confv1.ProfileReport) int { return cmp.Compare(a.Name, b.Name) })
+	if report.Contact == nil {
+		report.Contact = []string{}
+	}
 	text, err := yaml.Marshal(report)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(options.ReportOutputPath, text, 0o644))
@@ -140,6 +156,8 @@ type entry struct {
 	Provisional bool     `json:"provisional"`
 	Parallel    bool     `json:"parallel"`
 	Mesh        bool     `json:"mesh"`
+	// Experimental tells that a feature of the test is in the experimental channel only.
+	Experimental bool `json:"experimental"`
 	// Profiles that count the test, as "core" or "extended".
 	Profiles map[string]string `json:"profiles"`
 }
@@ -167,6 +185,10 @@ func writeCatalogue(path string) error {
 		file.MeshFeatures = append(file.MeshFeatures, string(name))
 	}
 	slices.Sort(file.MeshFeatures)
+	experimental := map[features.FeatureName]bool{}
+	for feature := range features.AllFeatures {
+		experimental[feature.Name] = feature.Channel == features.FeatureChannelExperimental
+	}
 	for _, test := range tests.ConformanceTests {
 		told := entry{
 			Name:        test.ShortName,
@@ -177,6 +199,7 @@ func writeCatalogue(path string) error {
 		}
 		for _, feature := range test.Features {
 			told.Features = append(told.Features, string(feature))
+			told.Experimental = told.Experimental || experimental[feature]
 		}
 		for _, profile := range profiles {
 			switch {

@@ -20,6 +20,8 @@ pub(super) struct Test {
     features: Vec<String>,
     provisional: bool,
     parallel: bool,
+    /// It needs a feature that only the experimental channel has.
+    pub(super) experimental: bool,
     /// Profiles that count the test, by the suite's names.
     pub(super) profiles: BTreeMap<String, Level>,
 }
@@ -59,6 +61,7 @@ impl Catalogue {
             let mut marks: Vec<String> = profiles.collect();
             marks.extend(test.provisional.then(|| "provisional".to_owned()));
             marks.extend(test.parallel.then(|| "parallel".to_owned()));
+            marks.extend(test.experimental.then(|| "experimental channel".to_owned()));
             println!("{:<70} {} ({})", test.name, test.features.join(","), marks.join(", "));
         }
         println!("{} tests", self.tests.len());
@@ -74,6 +77,7 @@ impl Test {
             features: texts(&test["features"]),
             provisional: test["provisional"] == true,
             parallel: test["parallel"] == true,
+            experimental: test["experimental"] == true,
             profiles: profiles.iter().map(|(name, of)| (name.clone(), level(of))).collect(),
         })
     }
@@ -93,6 +97,8 @@ pub(super) mod tests {
                 { "name": "A", "features": ["Gateway"], "profiles": { "GATEWAY-HTTP": "core" } },
                 { "name": "B", "features": ["Gateway", "X"], "parallel": true,
                   "profiles": { "GATEWAY-HTTP": "extended", "GATEWAY-TCP": "extended" } },
+                { "name": "E", "features": ["Gateway", "Y"], "experimental": true,
+                  "profiles": { "GATEWAY-HTTP": "extended" } },
                 { "name": "M", "features": ["Mesh"], "mesh": true, "profiles": {} },
                 { "name": "N", "features": ["Gateway"], "profiles": {} } ] }"#,
         )
@@ -103,7 +109,7 @@ pub(super) mod tests {
     fn the_catalogue_is_read_without_meshes() {
         let catalogue = small();
         let names: Vec<_> = catalogue.tests.iter().map(|test| test.name.as_str()).collect();
-        assert_eq!(names, ["A", "B", "N"]);
+        assert_eq!(names, ["A", "B", "E", "N"]);
         assert_eq!(catalogue.tests[1].profiles["GATEWAY-TCP"], Level::Extended);
         assert_eq!(catalogue.mesh_features, ["Mesh"]);
     }

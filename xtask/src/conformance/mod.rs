@@ -14,7 +14,7 @@ mod verdict;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -54,18 +54,28 @@ pub(crate) struct Options {
     /// Writes the report under conformance/reports, if everything passed.
     #[arg(long, conflicts_with_all = ["run", "shuffle"])]
     report: bool,
-    /// A skipped test of the profiles is a failure.
+    /// The report's `url`, where the project is published.
+    #[arg(long, requires = "report", default_value = "")]
+    url: String,
+    /// The report's `contact`, of who publishes it.
+    #[arg(long, requires = "report", value_delimiter = ',')]
+    contact: Vec<String>,
+    /// A skipped test is a failure, unless it is of a feature that the channel does not have.
     #[arg(long)]
     strict: bool,
     /// Runs this often, in one sandbox.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Runs the tests in an order drawn from this seed.
-    #[arg(long, value_name = "SEED")]
-    shuffle: Option<u64>,
-    /// HTTPRoutes of no test that the sandbox serves from the start.
+    /// Runs the tests in an order drawn from this seed, or from one that is chosen and shown; each round takes the next.
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u32).range(1..))]
+    shuffle: Option<Option<u32>>,
+    /// HTTPRoutes of no test, each with a hostname and a Service of its own, that are served from the start; they are
+    /// asked while the suite runs and all of them at its end, and have to answer.
     #[arg(long, value_name = "N", default_value_t = 0)]
     unrelated_routes: u32,
+    /// GOMAXPROCS of the suite and workers of the sandbox's data plane (default: what the machine has).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    procs: Option<u16>,
     /// Parallel tests that run at a time (default: as Go chooses).
     #[arg(long, value_name = "N")]
     parallel: Option<u32>,
@@ -137,31 +147,37 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         None => {
             step::run("build weir", step::cargo(root).args(["build", "--package", "weir"]))?;
             let weir = step::target_folder(root).join("debug/weir");
-            Some(Sandbox::start(&weir, &folder, options.channel.name())?)
+            Some(Sandbox::start(&weir, &folder, options.channel.name(), options.procs)?)
         }
     };
     let report = folder.join("report.yaml");
+    let seed = options.shuffle.map(|seed| seed.unwrap_or_else(drawn_seed));
     let kubeconfig = options.kubeconfig.as_deref().or(sandbox.as_ref().map(|it| it.kubeconfig.as_path()));
     for round in 1..=options.rounds {
         if round > 1 {
             wait_for_the_namespaces_end(kubeconfig)?;
         }
         let mut arguments = options.arguments(&profiles, &catalogue, sandbox.as_ref())?;
+        // The next round's order is another one, and can be had again by its own seed.
+        arguments.extend(seed.map(|seed| format!("-shuffle={}", u64::from(seed) + u64::from(round) - 1)));
         if options.report {
             let _ = fs::remove_file(&report);
-            arguments.extend(report_arguments(root, &report)?);
+            arguments.extend(options.report_arguments(root, &report)?);
         }
         println!("==> round {round} of {}: {}", options.rounds, arguments.join(" "));
         let run = Run {
             suite: &suite,
             kubeconfig,
             arguments,
+            procs: options.procs,
             limit: Duration::from_secs(options.minutes * 60),
             events: folder.join("events.json"),
         };
+        let started = Instant::now();
         let outcome = run.to_end()?;
-        let verdict = Verdict::of(&catalogue, &profiles, &options.run, &outcome);
+        let verdict = Verdict::of(&catalogue, &profiles, &options.run, options.channel, &outcome);
         verdict.print(&outcome);
+        println!("round {round} took {:.1} s", started.elapsed().as_secs_f64());
         verdict.judge(options.strict)?;
     }
     if options.report {
@@ -219,9 +235,6 @@ impl Options {
         if !self.run.is_empty() {
             arguments.push(format!("-test.run=^TestConformance$/^suite$/^({})$", self.run.join("|")));
         }
-        if let Some(seed) = self.shuffle {
-            arguments.push(format!("-shuffle={seed}"));
-        }
         if self.unrelated_routes > 0 {
             arguments.push(format!("-unrelated-routes={}", self.unrelated_routes));
         }
@@ -234,28 +247,37 @@ impl Options {
         }
         Ok(arguments)
     }
+
+    /// Who is reported, and at which commit.
+    fn report_arguments(&self, root: &Path, report: &Path) -> Result<Vec<String>> {
+        let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
+        let output =
+            Command::new("git").current_dir(root).args(describe).output().context("git did not start")?;
+        ensure!(output.status.success(), "git describe: {}", String::from_utf8_lossy(&output.stderr));
+        let commit = String::from_utf8(output.stdout)?;
+        let commit = commit.trim();
+        ensure!(
+            !commit.ends_with("-dirty"),
+            "a report is of a commit, and there are changes beside it; commit them first"
+        );
+        let mut arguments = vec![
+            format!("-report-output={}", report.display()),
+            "-organization=weir".to_owned(),
+            "-project=weir".to_owned(),
+            format!("-url={}", self.url),
+            format!("-version={}+{commit}", env!("CARGO_PKG_VERSION")),
+        ];
+        if !self.contact.is_empty() {
+            arguments.push(format!("-contact={}", self.contact.join(",")));
+        }
+        Ok(arguments)
+    }
 }
 
-/// Who is reported, and at which commit.
-fn report_arguments(root: &Path, report: &Path) -> Result<Vec<String>> {
-    let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
-    let output =
-        Command::new("git").current_dir(root).args(describe).output().context("git did not start")?;
-    ensure!(output.status.success(), "git describe: {}", String::from_utf8_lossy(&output.stderr));
-    let commit = String::from_utf8(output.stdout)?;
-    let commit = commit.trim();
-    ensure!(
-        !commit.ends_with("-dirty"),
-        "a report is of a commit, and there are changes beside it; commit them first"
-    );
-    Ok(vec![
-        format!("-report-output={}", report.display()),
-        "-organization=weir".to_owned(),
-        "-project=weir".to_owned(),
-        "-url=https://weir.dev".to_owned(),
-        format!("-version={}+{commit}", env!("CARGO_PKG_VERSION")),
-        "-contact=https://weir.dev".to_owned(),
-    ])
+/// A seed for who asks for any order: shown, so that the order can be had again.
+fn drawn_seed() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.subsec_nanos() ^ since.as_secs() as u32).max(1)
 }
 
 fn keep_report(root: &Path, report: &Path, channel: Channel) -> Result<()> {

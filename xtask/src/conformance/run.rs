@@ -22,6 +22,8 @@ pub(super) struct Run<'a> {
     pub(super) suite: &'a Path,
     pub(super) kubeconfig: Option<&'a Path>,
     pub(super) arguments: Vec<String>,
+    /// GOMAXPROCS; None for what the machine has.
+    pub(super) procs: Option<u16>,
     pub(super) limit: Duration,
     /// Where the events are kept.
     pub(super) events: PathBuf,
@@ -56,6 +58,9 @@ impl Run<'_> {
             .stdout(Stdio::piped());
         if let Some(kubeconfig) = self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
+        }
+        if let Some(procs) = self.procs {
+            command.env("GOMAXPROCS", procs.to_string());
         }
         let mut suite = command.spawn().with_context(|| format!("{} did not start", self.suite.display()))?;
         let output = suite.stdout.take().context("no output of the suite")?;

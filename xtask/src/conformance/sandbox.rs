@@ -27,12 +27,13 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     /// Returns when the sandbox says that it is ready.
-    pub(super) fn start(weir: &Path, folder: &Path, channel: &str) -> Result<Self> {
+    pub(super) fn start(weir: &Path, folder: &Path, channel: &str, workers: Option<u16>) -> Result<Self> {
         let kubeconfig = folder.join(format!("kubeconfig-{}", std::process::id()));
         let log = File::create(folder.join("sandbox.log"))?;
         let mut child = Command::new(weir)
             .args(["sandbox", "--channel", channel, "--kubeconfig"])
             .arg(&kubeconfig)
+            .args(workers.map(|workers| format!("--workers={workers}")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
