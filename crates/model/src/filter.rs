@@ -3,9 +3,9 @@
 //! What they do to paths, locations and headers is in [`crate::rewrite`], what sharing between origins means in [`crate::cors`].
 //! Here is what refers to other backends ([`Mirror`], [`ExternalAuth`]).
 //!
-//! Invariants: a filter is never skipped. One that cannot be used answers the request ([`CompiledFilter::Invalid`], and
-//! [`ExternalAuth`] without a backend); of a kind that this release does not know it makes its route unusable. The one exception is the API's: a
-//! mirror without a backend leaves the request alone.
+//! Invariants: a filter is never skipped. One that cannot be used, or is of a kind that this release does not know, answers the request
+//! ([`CompiledFilter::Invalid`], and [`ExternalAuth`] without a backend), and the other rules of its route go on. The one exception is the
+//! API's: a mirror without a backend leaves the request alone.
 
 use std::sync::Arc;
 
@@ -111,12 +111,20 @@ pub(crate) struct FilterContext<'a> {
     pub(crate) before: Vec<&'a CompiledFilter>,
 }
 
+/// The reason of a filter of an unknown kind, in the API's words.
+const UNSUPPORTED: &str = "UnsupportedValue";
+
 /// Checks and prepares filters.
 pub(crate) fn compile_filters(
     sources: &[Filter],
     context: &FilterContext<'_>,
 ) -> Result<Box<[CompiledFilter]>, String> {
-    sources.iter().map(|source| compile_filter(source, context)).collect()
+    let compile = |source: &Filter| match source.kind {
+        // A newer release wrote it.
+        None => Ok(CompiledFilter::Invalid(UNSUPPORTED.into())),
+        Some(_) => compile_filter(source, context),
+    };
+    sources.iter().map(compile).collect()
 }
 
 /// Whether a filter can be compiled; the error says which part cannot. An update with such a filter would be rejected for the

@@ -2,13 +2,18 @@
 //!
 //! Names and numbers of fields are the protocol's. Pure: bytes in, bytes out.
 //!
-//! Deliberately absent: dynamic metadata, changes of the query, and headers for the client's response to a request that passes.
+//! What a header of an answer does to one that is there is said by its `append` where it has one, else by its `append_action`. The
+//! latter's zero cannot be told from nothing said: in a request it stands for a change in place (as `OkHttpResponse.headers` has it), in
+//! the client's response for a line beside what is there (as the action's own name has it).
+//!
+//! Deliberately absent: dynamic metadata.
 
 use prost::Message;
 use weir_codec::field::{is_token_byte, is_value_byte};
 use weir_codec::rewrite::{field, finish};
 
-use crate::filter::{Grant, GrantLine};
+use crate::filter::{Grant, GrantLine, Put};
+use crate::query::QueryEdits;
 
 /// Where the method is served.
 pub(crate) const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -122,6 +127,21 @@ pub(crate) struct OkHttpResponse {
     pub(crate) headers: Vec<HeaderValueOption>,
     #[prost(string, repeated, tag = "5")]
     pub(crate) headers_to_remove: Vec<String>,
+    /// For the client.
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) response_headers_to_add: Vec<HeaderValueOption>,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) query_parameters_to_set: Vec<QueryParameter>,
+    #[prost(string, repeated, tag = "8")]
+    pub(crate) query_parameters_to_remove: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct QueryParameter {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(string, tag = "2")]
+    pub(crate) value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -131,6 +151,21 @@ pub(crate) struct HeaderValueOption {
     /// Beside what is there of the name; else in its place.
     #[prost(message, optional, tag = "2")]
     pub(crate) append: Option<BoolValue>,
+    #[prost(enumeration = "AppendAction", tag = "3")]
+    pub(crate) append_action: i32,
+    /// An empty value is one: else the header is left out.
+    #[prost(bool, tag = "4")]
+    pub(crate) keep_empty_value: bool,
+}
+
+/// `HeaderValueOption.HeaderAppendAction`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum AppendAction {
+    AppendIfExistsOrAdd = 0,
+    AddIfAbsent = 1,
+    OverwriteIfExistsOrAdd = 2,
+    OverwriteIfExists = 3,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -204,14 +239,37 @@ pub(crate) fn word(bytes: &[u8], place: [usize; 2]) -> Result<Word, WordError> {
 }
 
 fn pass(ok: OkHttpResponse, place: [usize; 2]) -> Result<Word, WordError> {
-    let mut lines = Vec::with_capacity(ok.headers.len());
-    for option in &ok.headers {
-        let (name, value) = checked(option)?;
-        let append = option.append.as_ref().is_some_and(|append| append.value);
-        lines.push(GrantLine { name: name.into(), value: value.into(), append });
-    }
+    let lines = granted(&ok.headers, Put::InPlace)?;
+    let response = granted(&ok.response_headers_to_add, Put::Beside)?;
     let remove = ok.headers_to_remove.iter().map(|name| name.to_ascii_lowercase().into()).collect();
-    Ok(Word::Pass(Grant { place, lines, remove }))
+    let query = QueryEdits::new(
+        ok.query_parameters_to_set.iter().map(|one| (one.key.as_bytes(), one.value.as_bytes())),
+        ok.query_parameters_to_remove.iter().map(String::as_bytes),
+    );
+    Ok(Word::Pass(Grant { place, lines, remove, response, query }))
+}
+
+/// `unsaid`: what is done where nothing is said of it.
+fn granted(options: &[HeaderValueOption], unsaid: Put) -> Result<Vec<GrantLine>, WordError> {
+    let mut lines = Vec::with_capacity(options.len());
+    for option in options {
+        let (name, value) = checked(option)?;
+        lines.push(GrantLine { name: name.into(), value: value.into(), put: put(option, unsaid) });
+    }
+    Ok(lines)
+}
+
+fn put(option: &HeaderValueOption, unsaid: Put) -> Put {
+    match &option.append {
+        Some(BoolValue { value: true }) => Put::Beside,
+        Some(BoolValue { value: false }) => Put::InPlace,
+        None => match option.append_action() {
+            AppendAction::AppendIfExistsOrAdd => unsaid,
+            AppendAction::AddIfAbsent => Put::WhereNone,
+            AppendAction::OverwriteIfExistsOrAdd => Put::InPlace,
+            AppendAction::OverwriteIfExists => Put::WhereSome,
+        },
+    }
 }
 
 fn deny(denied: &DeniedHttpResponse) -> Result<Word, WordError> {
@@ -248,6 +306,7 @@ mod tests {
         HeaderValueOption {
             header: Some(HeaderValue { key: key.into(), value: value.into(), raw_value: Vec::new() }),
             append: append.then_some(BoolValue { value: true }),
+            ..HeaderValueOption::default()
         }
     }
 
@@ -262,13 +321,14 @@ mod tests {
             ok_response: Some(OkHttpResponse {
                 headers: vec![header("x-user", "ada", false), header("x-role", "admin", true)],
                 headers_to_remove: vec!["Cookie".into()],
+                ..OkHttpResponse::default()
             }),
             denied_response: None,
         };
         let Ok(Word::Pass(grant)) = said(&passing) else { panic!("it passes") };
         assert_eq!(grant.place, [0, 3]);
-        assert_eq!((&*grant.lines[0].name, grant.lines[0].append), ("x-user", false));
-        assert!(grant.lines[1].append);
+        assert_eq!((&*grant.lines[0].name, grant.lines[0].put), ("x-user", Put::InPlace));
+        assert_eq!(grant.lines[1].put, Put::Beside);
         assert_eq!(*grant.remove, [Box::from("cookie")]);
         let refusing = CheckResponse { status: Some(Status { code: 7 }), ..passing.clone() };
         assert!(matches!(said(&refusing), Ok(Word::Deny { .. })));
@@ -277,6 +337,39 @@ mod tests {
         assert!(matches!(said(&CheckResponse::default()), Ok(Word::Deny { .. })));
         let both = CheckResponse { denied_response: Some(DeniedHttpResponse::default()), ..passing };
         assert!(matches!(said(&both), Ok(Word::Deny { .. })));
+    }
+
+    #[test]
+    fn what_a_header_does_to_one_that_is_there_is_said_by_append_and_else_by_its_action() {
+        let option = |append: Option<bool>, action| HeaderValueOption {
+            append: append.map(|value| BoolValue { value }),
+            append_action: action,
+            ..header("x", "y", false)
+        };
+        for (append, action, in_request, in_response) in [
+            (None, 0, Put::InPlace, Put::Beside),
+            (None, 1, Put::WhereNone, Put::WhereNone),
+            (None, 2, Put::InPlace, Put::InPlace),
+            (None, 3, Put::WhereSome, Put::WhereSome),
+            // One that is not known yet.
+            (None, 9, Put::InPlace, Put::Beside),
+            (Some(true), 2, Put::Beside, Put::Beside),
+            (Some(false), 1, Put::InPlace, Put::InPlace),
+        ] {
+            let one = vec![option(append, action)];
+            let ok = OkHttpResponse {
+                headers: one.clone(),
+                response_headers_to_add: one,
+                ..OkHttpResponse::default()
+            };
+            let said = said(&CheckResponse { ok_response: Some(ok), ..CheckResponse::default() });
+            let Ok(Word::Pass(grant)) = said else { panic!("it passes") };
+            assert_eq!(
+                (grant.lines[0].put, grant.response[0].put),
+                (in_request, in_response),
+                "{append:?} {action}"
+            );
+        }
     }
 
     #[test]

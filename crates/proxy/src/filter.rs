@@ -14,8 +14,13 @@ use weir_model::cors;
 use weir_model::filter::CompiledFilter;
 use weir_model::rewrite::HeaderEdits;
 
+use crate::query::QueryEdits;
+
 /// Fields that decide where a message ends or what its connection does.
 const UNTOUCHABLE: KnownSet = HOP_BY_HOP.with(Known::ContentLength).with(Known::Trailer).with(Known::Expect);
+
+/// Fields that an authorisation server has no say in.
+const NOT_GRANTED: KnownSet = UNTOUCHABLE.with(Known::Host);
 
 /// The filters that a request has passed.
 #[derive(Clone, Copy)]
@@ -32,9 +37,20 @@ impl<'a> Passed<'a> {
     pub(crate) fn all(lists: [&'a [CompiledFilter]; 2]) -> Passed<'a> {
         Passed { lists, grants: &[], body_is_here: false }
     }
+
+    /// The query as authorisation servers want it; `None` where they leave it alone.
+    #[inline]
+    pub(crate) fn query(&self, query: Option<&[u8]>) -> Option<Option<Vec<u8>>> {
+        let mut edited = None;
+        for grant in self.grants.iter().filter(|grant| !grant.query.is_empty()) {
+            let before = edited.as_ref().map_or(query, |edited: &Option<Vec<u8>>| edited.as_deref());
+            edited = Some(grant.query.apply(before));
+        }
+        edited
+    }
 }
 
-/// What an authorisation server puts into a request.
+/// What an authorisation server puts into a request, and into the response to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     /// Which list, and which filter of it.
@@ -42,14 +58,37 @@ pub(crate) struct Grant {
     pub(crate) lines: Vec<GrantLine>,
     /// Names of fields that go, lower case.
     pub(crate) remove: Box<[Box<str>]>,
+    /// For the client.
+    pub(crate) response: Vec<GrantLine>,
+    pub(crate) query: QueryEdits,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct GrantLine {
     pub(crate) name: Box<str>,
     pub(crate) value: Box<[u8]>,
-    /// Beside what is there of the name; else in its place.
-    pub(crate) append: bool,
+    pub(crate) put: Put,
+}
+
+/// What a line does to those of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It stands beside them.
+    Beside,
+    /// It takes their place.
+    InPlace,
+    /// The same, if there are any; else it is left out.
+    WhereSome,
+    /// It is left out if there are any.
+    WhereNone,
+}
+
+/// What the edits of a response depend on beside the filters.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Answered<'a> {
+    /// What the request said of its origin.
+    pub(crate) origin: Option<&'a [u8]>,
+    pub(crate) grants: &'a [Grant],
 }
 
 /// The edits of one head.
@@ -89,29 +128,55 @@ impl<'e> Edited<'e> {
     }
 
     fn grant(&mut self, grant: &'e Grant, fields: &Fields<'_, '_>) {
-        let ours = UNTOUCHABLE.with(Known::Host);
-        for GrantLine { name, value, append } in &grant.lines {
-            if !ours.contains(classify(name.as_bytes())) && (*append || self.take_out(name, fields)) {
-                self.put_in(name, value);
-            }
-        }
-        for name in grant.remove.iter().filter(|name| !ours.contains(classify(name.as_bytes()))) {
+        self.grant_lines(&grant.lines, fields);
+        for name in grant.remove.iter().filter(|name| !NOT_GRANTED.contains(classify(name.as_bytes()))) {
             self.take_out(name, fields);
         }
     }
 
-    /// Applies what changes a response's fields. `origin` is what the request said of itself.
+    fn grant_lines(&mut self, lines: &'e [GrantLine], fields: &Fields<'_, '_>) {
+        for GrantLine { name, value, put } in lines {
+            if NOT_GRANTED.contains(classify(name.as_bytes())) {
+                continue;
+            }
+            let wanted = match put {
+                Put::Beside => true,
+                Put::InPlace => self.take_out(name, fields),
+                Put::WhereSome => self.has(name, fields) && self.take_out(name, fields),
+                Put::WhereNone => !self.has(name, fields),
+            };
+            if wanted {
+                self.put_in(name, value);
+            }
+        }
+    }
+
+    /// Whether a field of this name is there.
+    fn has(&self, name: &str, fields: &Fields<'_, '_>) -> bool {
+        fields.keeps_name(self.dropped, name.as_bytes())
+            || self.added.iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
+    }
+
+    /// Applies what changes a response's fields.
     pub(crate) fn response(
         &mut self,
         lists: [&'e [CompiledFilter]; 2],
-        origin: Option<&'e [u8]>,
+        answered: Answered<'e>,
         fields: &Fields<'_, '_>,
     ) {
-        for filter in lists.into_iter().flatten() {
-            match filter {
-                CompiledFilter::ResponseHeaders(edits) => self.apply(edits, fields),
-                CompiledFilter::Cors(cors) => self.share(cors, origin, fields),
-                _ => {}
+        for (list, filters) in lists.into_iter().enumerate() {
+            for (index, filter) in filters.iter().enumerate() {
+                match filter {
+                    CompiledFilter::ResponseHeaders(edits) => self.apply(edits, fields),
+                    CompiledFilter::Cors(cors) => self.share(cors, answered.origin, fields),
+                    CompiledFilter::ExternalAuth(_) => {
+                        let here = |grant: &&Grant| grant.place == [list, index];
+                        for grant in answered.grants.iter().filter(here) {
+                            self.grant_lines(&grant.response, fields);
+                        }
+                    }
+                    _ => {}
+                }
             }
         }
     }

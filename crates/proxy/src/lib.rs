@@ -27,6 +27,7 @@ mod http;
 mod io;
 mod metrics;
 mod mirror;
+mod query;
 mod record;
 mod retry;
 mod session;

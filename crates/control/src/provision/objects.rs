@@ -38,14 +38,14 @@ const PUBLISHED_BY: &str = "kong/kong-gateway-proxy";
 const PROVISIONED_LABEL: &str = "weir.dev/provisioned";
 /// The label of the Gateway API for objects made for a Gateway.
 const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-/// Where the real ports are told if they are not the listeners': `80=8080,443=8443`.
+/// Where the real ports are told if they are not the listeners': `80=8080,443=8443,53/udp=8053`.
 const BOUND_PORTS_ANNOTATION: &str = "weir.dev/bound-ports";
 
 /// The longest name of a Service and of a label's value, bytes (RFC 1123).
 const LABEL_BYTES: usize = 63;
 
-/// Real ports by address and listener port, where they differ.
-pub(crate) type BoundPorts = BTreeMap<(IpAddr, u16), u16>;
+/// Real ports by address, listener port and whether it is one for UDP, where they differ.
+pub(crate) type BoundPorts = BTreeMap<(IpAddr, u16, bool), u16>;
 
 /// What should be there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -200,7 +200,7 @@ fn short(name: &str) -> String {
     format!("{}-{:08x}", stem.replace('.', "-"), hash(name) >> 32)
 }
 
-fn is_udp(protocol: &Protocol) -> bool {
+pub(crate) fn is_udp(protocol: &Protocol) -> bool {
     *protocol == Protocol::Udp
 }
 
@@ -208,8 +208,8 @@ fn bound_ports(addresses: &[IpAddr], ports: &[PortWish], bound: &BoundPorts) -> 
     let told: Vec<String> = ports
         .iter()
         .filter_map(|wish| {
-            let real = addresses.iter().find_map(|address| bound.get(&(*address, wish.port)))?;
-            Some(format!("{}={real}", wish.port))
+            let real = addresses.iter().find_map(|address| bound.get(&(*address, wish.port, wish.udp)))?;
+            Some(format!("{}{}={real}", wish.port, if wish.udp { "/udp" } else { "" }))
         })
         .collect();
     if told.is_empty() {
@@ -732,7 +732,7 @@ mod tests {
     #[test]
     fn real_ports_are_told_where_they_differ() {
         let address = assigned(&[], true).shared.unwrap();
-        let bound = BoundPorts::from([((address, 80), 8080), ((address, 443), 8443)]);
+        let bound = BoundPorts::from([((address, 80, false), 8080), ((address, 443, false), 8443)]);
         let with = table(&[], true, &bound);
         let service = created(&with).remove(0);
         assert_eq!(service["metadata"]["annotations"][BOUND_PORTS_ANNOTATION], "80=8080,443=8443");
@@ -742,6 +742,20 @@ mod tests {
         without.services.insert(("kong".to_owned(), "kong-gateway-proxy".to_owned()), service);
         let [Action::PatchService { patch, .. }] = &without.actions()[..] else { panic!("one repair") };
         assert_eq!(*patch, json!({"metadata": {"annotations": {BOUND_PORTS_ANNOTATION: null}}}));
+    }
+
+    #[test]
+    fn the_real_port_of_one_transport_is_never_told_as_that_of_the_other() {
+        let both = GatewayView {
+            ports: [(53, Protocol::Tcp), (53, Protocol::Udp)].into_iter().collect(),
+            ..unmanaged("kong")
+        };
+        let address = assigned(std::slice::from_ref(&both), true).shared.unwrap();
+        for (udp, told) in [(false, "53=8053"), (true, "53/udp=8053")] {
+            let bound = BoundPorts::from([((address, 53, udp), 8053)]);
+            let service = created(&table(std::slice::from_ref(&both), true, &bound)).remove(0);
+            assert_eq!(service["metadata"]["annotations"][BOUND_PORTS_ANNOTATION], told);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a choice is made between a translation and the one that uses it, without waiting for anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use weir_core::{GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
 use weir_model::resource::BindReport;
 
 use crate::kinds::{Versions, api_version, collection};
-use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, PUBLISH_SERVICE, Publisher, Wishes};
+use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, PUBLISH_SERVICE, Publisher, Wishes, is_udp};
 use crate::provision::{Assignment, GatewayView, Provision};
 use crate::status_writer::StatusWriter;
 
@@ -31,6 +31,8 @@ pub(super) struct Remapped {
     pub(super) gateway: ObjectKey,
     pub(super) address: IpAddr,
     pub(super) port: u16,
+    /// It is one for datagrams.
+    pub(super) udp: bool,
     pub(super) bound_port: u16,
 }
 
@@ -118,7 +120,7 @@ impl Provisioning {
             .filter_map(|bind| {
                 let address = bind.address.parse().ok()?;
                 let port = u16::try_from(bind.port).ok()?;
-                Some(((address, port), u16::try_from(bind.bound_port).ok()?))
+                Some(((address, port, bind.udp), u16::try_from(bind.bound_port).ok()?))
             })
             .collect();
         if bound == self.bound {
@@ -129,16 +131,15 @@ impl Provisioning {
         let mut notices = Vec::new();
         for (gateway, given) in &self.assignment.gateways {
             let ports = self.needs.get(gateway).map_or(&[][..], |need| &need.ports);
-            for (address, port) in given
-                .addresses
-                .iter()
-                .flat_map(|address| ports.iter().map(move |(port, _)| (*address, *port)))
-            {
-                if let Some(bound_port) = self.bound.get(&(address, port))
-                    && before.get(&(address, port)) != Some(bound_port)
+            let of_address =
+                |address| ports.iter().map(move |(port, protocol)| (address, *port, is_udp(protocol)));
+            let wanted: BTreeSet<_> = given.addresses.iter().copied().flat_map(of_address).collect();
+            for bind in wanted {
+                if let Some(bound_port) = self.bound.get(&bind)
+                    && before.get(&bind) != Some(bound_port)
                 {
-                    let gateway = gateway.clone();
-                    notices.push(Remapped { gateway, address, port, bound_port: *bound_port });
+                    let ((address, port, udp), gateway) = (bind, gateway.clone());
+                    notices.push(Remapped { gateway, address, port, udp, bound_port: *bound_port });
                 }
             }
         }

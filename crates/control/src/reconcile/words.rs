@@ -102,13 +102,14 @@ fn merge_updates(earlier: &mut Update, later: Update) {
 
 /// What a Gateway's user has to know when a port is served at another.
 pub(super) fn remapped(notice: &Remapped) -> Said {
-    let Remapped { address, port, bound_port, .. } = notice;
+    let Remapped { address, port, udp, bound_port, .. } = notice;
+    let transport = if *udp { "UDP " } else { "" };
     Said {
         severity: Severity::Normal,
         reason: "PortRemapped".to_owned(),
         field: String::new(),
         message: format!(
-            "port {port} is served at {}: this process may not bind ports under 1024. To have {port} itself, run \
+            "{transport}port {port} is served at {}: this process may not bind ports under 1024. To have {port} itself, run \
              `setcap cap_net_bind_service=+ep` on the weir binary, or `sysctl -w net.ipv4.ip_unprivileged_port_start=0`",
             std::net::SocketAddr::new(*address, *bound_port),
         ),

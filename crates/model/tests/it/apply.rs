@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weir_model::filter::CompiledFilter;
 use weir_model::resource::{Body, HttpRoute, ListenerProtocol, PathModifier, Resource, Update, UrlRewrite};
 use weir_model::resource::{Filter, FilterKind};
 use weir_model::select::{NoProbe, RequestView, SelectedHttps, select_https};
@@ -477,7 +478,6 @@ fn a_bad_resource_is_reported_and_hurts_only_itself() {
         (two_rules(|route| route.rules[0].matches[0].headers = vec![bad_value("h")]), "rule 0: `h`"),
         (two_rules(|route| route.rules[0].backends[0].weight = 1_000_001), "weight 1000001"),
         (two_rules(|route| route.rules[0].filters.push(header("bad name"))), "`bad name`"),
-        (two_rules(|route| route.rules[0].filters.push(Filter { kind: None })), "not known to this release"),
         (two_rules(|route| route.attachments[0].hostnames = vec!["-".into()]), "hyphen"),
         (two_rules(|route| route.rules[0].matches[0].path_kind = 9), "type 9"),
         (two_rules(|route| route.name = "other".into()), "the key is not that of ns/other"),
@@ -504,6 +504,22 @@ fn bad_value(name: &str) -> weir_model::resource::ValueMatch {
 
 fn misnamed() -> weir_model::resource::Backend {
     weir_model::resource::Backend { key: "listener/x".into(), port: 80, ..Default::default() }
+}
+
+#[test]
+fn a_filter_of_a_kind_of_a_newer_release_answers_for_its_rule_alone() {
+    let unknown = two_rules(|route| route.rules[0].filters.push(Filter { kind: None }));
+    let Some(Body::HttpRoute(route)) = &unknown.body else { unreachable!() };
+    let named = [&route.rules[0].name, &route.rules[1].name].map(Clone::clone);
+    let (snapshot, rejected) = base().apply(&upserts(vec![unknown]));
+    assert_eq!(rejected, []);
+    let with_it = rule_named(&snapshot, &named[0]);
+    assert!(
+        matches!(&*with_it.filters, [.., CompiledFilter::Invalid(reason)] if **reason == *"UnsupportedValue")
+    );
+    assert!(with_it.has_extras, "it is not passed over");
+    let beside = rule_named(&snapshot, &named[1]);
+    assert!(!beside.filters.iter().any(|filter| matches!(filter, CompiledFilter::Invalid(_))));
 }
 
 #[test]

@@ -155,6 +155,48 @@ fn headers_of_the_answer_take_the_place_of_the_clients_in_the_request() {
 }
 
 #[test]
+fn where_the_list_is_empty_all_headers_but_authority_and_host_are_copied_and_else_only_those_listed() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nDate: yesterday\r\nServer: theirs\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+         X-User: ada\r\nHost: evil\r\nAuthority: evil\r\nContent-Language: la\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\
+         Content-Length: 0\r\n\r\n";
+    let (server, origin) = (Origin::always(ANSWER), echo());
+    let all = world(&server, &origin, auth());
+    assert_eq!(all.client().get("/").status, 200);
+    let head = origin.last_head();
+    for (name, values) in [
+        ("date", &["yesterday"][..]),
+        ("server", &["theirs"]),
+        ("set-cookie", &["a=1", "b=2"]),
+        ("x-user", &["ada"]),
+        ("content-language", &["la"]),
+        ("host", &["example.com"]),
+        ("authority", &[]),
+        ("x-hop", &[]),
+        ("content-length", &[]),
+    ] {
+        assert_eq!(fields(&head, name), values, "{name}");
+    }
+    // The client's own body is described by the client.
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nContent-Language: en\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(all.client().exchange(request).text(), "hi");
+    assert_eq!(fields(&origin.last_head(), "content-language"), ["en"]);
+    let listed = names(&["content-language", "date", "host", "content-length"]);
+    let some = world(&server, &origin, ExternalAuth { allowed_response_headers: listed, ..auth() });
+    assert_eq!(some.client().exchange(request).text(), "hi");
+    let head = origin.last_head();
+    for (name, values) in [
+        ("date", &["yesterday"][..]),
+        ("content-language", &["la"]),
+        ("server", &[]),
+        ("x-user", &[]),
+        ("host", &["h"]),
+        ("content-length", &["2"]),
+    ] {
+        assert_eq!(fields(&head, name), values, "{name}");
+    }
+}
+
+#[test]
 fn the_body_is_sent_to_both_where_the_filter_wants_it() {
     let ((server, asked), origin) = (server_that_keeps(), echo());
     let world = world(&server, &origin, ExternalAuth { max_body_bytes: 100, ..auth() });

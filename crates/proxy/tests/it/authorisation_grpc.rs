@@ -55,6 +55,33 @@ fn text(message: &[u8], path: &[u64]) -> String {
     String::from_utf8(found.into_iter().next().unwrap_or_default()).unwrap()
 }
 
+/// A header with an `append_action`.
+fn acting(name: &str, value: &str, action: u8) -> Vec<u8> {
+    [header(name, value, false), vec![3 << 3, action]].concat()
+}
+
+/// `CheckResponse` with `status.code` 0, and these fields of its `OkHttpResponse`.
+fn passes_with(fields: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let ok: Vec<u8> = fields.iter().flat_map(|(number, contents)| long(*number, contents)).collect();
+    [put(1, &[]), long(3, &ok)].concat()
+}
+
+fn parameter(name: &str, value: &str) -> Vec<u8> {
+    [put(1, name.as_bytes()), put(2, value.as_bytes())].concat()
+}
+
+/// As [`put`], of any length.
+fn long(number: u8, contents: &[u8]) -> Vec<u8> {
+    let mut out = vec![number << 3 | 2];
+    let mut length = contents.len();
+    while length > 0x7f {
+        out.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    out.push(u8::try_from(length).unwrap());
+    [&out, contents].concat()
+}
+
 /// A length-delimited field (of less than 128 bytes, and a number below 16).
 fn put(number: u8, contents: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2, u8::try_from(contents.len()).unwrap()], contents].concat()
@@ -219,6 +246,112 @@ fn an_ok_changes_the_headers_of_the_request_as_it_says() {
     assert_eq!(fields(&head, "x-role"), ["guest", "admin"]);
     assert_eq!(fields(&head, "authorization"), [""; 0]);
     assert_eq!(fields(&head, "host"), ["h"]);
+}
+
+/// `OkHttpResponse.headers` 2, `headers_to_remove` 5, `response_headers_to_add` 6, `query_parameters_to_set` 7 and `_to_remove` 8.
+#[test]
+fn an_append_action_says_what_becomes_of_a_header_that_is_there() {
+    const ADD_IF_ABSENT: u8 = 1;
+    const OVERWRITE: u8 = 2;
+    const OVERWRITE_IF_EXISTS: u8 = 3;
+    let (server, _) = server(passes_with(&[
+        (2, acting("x-there", "new", ADD_IF_ABSENT)),
+        (2, acting("x-absent", "new", ADD_IF_ABSENT)),
+        (2, acting("x-over", "new", OVERWRITE)),
+        (2, acting("x-fresh", "new", OVERWRITE)),
+        (2, acting("x-known", "new", OVERWRITE_IF_EXISTS)),
+        (2, acting("x-unknown", "new", OVERWRITE_IF_EXISTS)),
+        (5, b"X-Gone".to_vec()),
+    ]));
+    let origin = echo();
+    let world = world(server.address, &origin, auth(), Limits::default());
+    let request = "GET / HTTP/1.1\r\nHost: h\r\nX-There: old\r\nX-Over: old\r\nX-Known: old\r\nX-Gone: old\r\n\r\n";
+    assert_eq!(world.client().exchange(request).status, 200);
+    let head = origin.last_head();
+    for (name, values) in [
+        ("x-there", &["old"][..]),
+        ("x-absent", &["new"]),
+        ("x-over", &["new"]),
+        ("x-fresh", &["new"]),
+        ("x-known", &["new"]),
+        ("x-unknown", &[]),
+        ("x-gone", &[]),
+    ] {
+        assert_eq!(fields(&head, name), values, "{name}");
+    }
+}
+
+#[test]
+fn response_headers_to_add_are_in_the_clients_response_and_not_in_the_request() {
+    const OVERWRITE: u8 = 2;
+    let (server, _) = server(passes_with(&[
+        (6, header("set-cookie", "s=1", false)),
+        (6, header("set-cookie", "t=2", false)),
+        (6, acting("x-origin", "changed", OVERWRITE)),
+        (6, acting("x-kept", "changed", 1)),
+        (6, header("content-length", "999", false)),
+        (6, header("connection", "close", false)),
+    ]));
+    let origin = Origin::always(
+        "HTTP/1.1 200 OK\r\nSet-Cookie: o=0\r\nX-Origin: said\r\nX-Kept: said\r\nContent-Length: 2\r\n\r\nhi",
+    );
+    let world = world(server.address, &origin, auth(), Limits::default());
+    let mut client = world.client();
+    for _ in 0..2 {
+        let response = client.get("/");
+        assert_eq!((response.status, response.text()), (200, "hi"));
+        assert_eq!(response.all("set-cookie"), ["o=0", "s=1", "t=2"]);
+        assert_eq!((response.all("x-origin"), response.all("x-kept")), (vec!["changed"], vec!["said"]));
+        assert_eq!(fields(&origin.last_head(), "set-cookie"), [""; 0]);
+    }
+}
+
+#[test]
+fn query_parameters_are_set_and_removed_before_the_request_goes_on_and_its_rule_stays() {
+    let (server, asked) = server(passes_with(&[
+        (7, parameter("user", "ada lovelace&x=y")),
+        (7, parameter("new", "1")),
+        (8, b"token".to_vec()),
+    ]));
+    let origin = echo();
+    let world = world(server.address, &origin, auth(), Limits::default());
+    let mut client = world.client();
+    for (sent, forwarded) in [
+        ("/p?user=evil&a=%20b&token=t&user=again&%74oken=u", "/p?user=ada%20lovelace%26x=y&a=%20b&new=1"),
+        ("/p?token=t", "/p?user=ada%20lovelace%26x=y&new=1"),
+        ("/p", "/p?user=ada%20lovelace%26x=y&new=1"),
+    ] {
+        assert_eq!(client.get(sent).status, 200);
+        let head = origin.last_head();
+        assert!(head.starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{head}");
+        assert_eq!(of_http(asked.lock().unwrap().last().unwrap(), 4), sent, "the server sees the client's");
+    }
+}
+
+#[test]
+fn a_query_whose_last_parameter_is_removed_is_gone() {
+    let (server, _) = server(passes_with(&[(8, b"token".to_vec())]));
+    let origin = echo();
+    let world = world(server.address, &origin, auth(), Limits::default());
+    assert_eq!(world.client().get("/p?token=t").status, 200);
+    assert!(origin.last_head().starts_with("GET /p HTTP/1.1\r\n"), "{}", origin.last_head());
+}
+
+#[test]
+fn a_denial_carries_the_headers_status_and_body_of_its_word_however_they_are_to_be_put() {
+    let mut denied = Vec::new();
+    denied.extend(put(1, &[1 << 3, 0xad, 0x03]));
+    denied.extend(long(2, &acting("x-a", "1", 2)));
+    denied.extend(long(2, &header("set-cookie", "a=1", true)));
+    denied.extend(long(2, &header("set-cookie", "b=2", false)));
+    denied.extend(long(3, "x".repeat(300).as_bytes()));
+    let (server, _) = server([put(1, &[1 << 3, 16]), long(2, &denied)].concat());
+    let origin = echo();
+    let world = world(server.address, &origin, auth(), Limits::default());
+    let response = world.client().get("/");
+    assert_eq!((response.status, response.text().len()), (429, 300));
+    assert_eq!((response.all("x-a"), response.all("set-cookie")), (vec!["1"], vec!["a=1", "b=2"]));
+    assert_eq!(origin.requests(), 0);
 }
 
 #[test]

@@ -6,8 +6,9 @@
 //!
 //! Over gRPC it is Envoy's `CheckRequest` ([`crate::ext_authz`]), with all headers of the request or those that the filter names.
 //!
-//! Of the headers of an answer those that are about the answer itself (framing, `Content-*`, `Date`, `Server`) are never put into
-//! the request, nor is `Host`.
+//! Of the headers of an answer that lets pass, those that belong to its connection or its framing are never put into the request, nor is
+//! `Host` (the API's text excepts `Authority or Host`). What describes a body (`Content-*`) comes in where the filter names it; where
+//! the filter names nothing it comes in unless the client's request has a body, which it would describe wrongly.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,18 +35,14 @@ use crate::error::Failure;
 use crate::ext_authz::{
     self, Address, AttributeContext, CheckRequest, HttpRequest, Peer, SocketAddress, Word,
 };
-use crate::filter::{Grant, GrantLine};
+use crate::filter::{Grant, GrantLine, Put};
+use crate::query::QueryEdits;
 use crate::record::RequestRecord;
 use crate::worker::Worker;
 
-/// Fields of an answer that say nothing about the request.
-const ABOUT_THE_ANSWER: KnownSet = HOP_BY_HOP
-    .with(Known::Host)
-    .with(Known::ContentLength)
-    .with(Known::Trailer)
-    .with(Known::Date)
-    .with(Known::Server)
-    .with(Known::Via);
+/// Fields of an answer that are about its connection, its framing or its way.
+const ABOUT_THE_ANSWER: KnownSet =
+    HOP_BY_HOP.with(Known::Host).with(Known::ContentLength).with(Known::Trailer).with(Known::Via);
 
 /// Fields of a request that are not a part of the question as they are.
 const NOT_ASKED_WITH: KnownSet =
@@ -68,6 +65,8 @@ enum Wording {
         /// Headers of the answer that go into the request; empty for all that may.
         allowed: Box<[Box<str>]>,
         is_head: bool,
+        /// The client's request has a body.
+        has_body: bool,
     },
     Grpc(Box<HttpRequest>, String),
 }
@@ -88,6 +87,7 @@ impl Question {
                 head: http_head(filter, path, incoming, &fields)?,
                 allowed: allowed_response_headers.clone(),
                 is_head: incoming.head.is_head(),
+                has_body: !matches!(incoming.head.framing, Framing::None | Framing::Length(0)),
             },
             AuthProtocol::Grpc => Wording::Grpc(
                 Box::new(attributes(filter, incoming, &fields)),
@@ -186,14 +186,23 @@ impl Question {
             ResponseHead::parse(&reply.head, self.asked(), &mut store).map_err(|_| Failure::Authorisation)?;
         match &self.form {
             Wording::Http { .. } if head.status != 200 => Ok(Err(reply)),
-            Wording::Http { allowed, .. } => {
+            Wording::Http { allowed, has_body, .. } => {
+                let of_connection = head.fields.dropping(KnownSet::EMPTY);
                 let lines = head.fields.iter().filter_map(|(name, value)| {
                     let name = std::str::from_utf8(name).ok()?;
                     let listed = allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed));
-                    let enters = may_enter(name) && (allowed.is_empty() || listed);
-                    enters.then(|| GrantLine { name: name.into(), value: value.into(), append: false })
+                    let unlisted = allowed.is_empty() && !(*has_body && is_about_a_body(name));
+                    let kept = may_enter(name) && head.fields.keeps_name(of_connection, name.as_bytes());
+                    let enters = kept && (listed || unlisted);
+                    enters.then(|| GrantLine { name: name.into(), value: value.into(), put: Put::InPlace })
                 });
-                Ok(Ok(Grant { place: self.place, lines: once_each(lines.collect()), remove: Box::default() }))
+                Ok(Ok(Grant {
+                    place: self.place,
+                    lines: once_each(lines.collect()),
+                    remove: Box::default(),
+                    response: Vec::new(),
+                    query: QueryEdits::default(),
+                }))
             }
             Wording::Grpc(..) => {
                 let refused = head.fields.named(b"grpc-status").any(|code| code != b"0");
@@ -218,7 +227,9 @@ fn once_each(mut lines: Vec<GrantLine>) -> Vec<GrantLine> {
     for at in 1..lines.len() {
         let (before, rest) = lines.split_at_mut(at);
         if let Some(line) = rest.first_mut() {
-            line.append = before.iter().any(|other| other.name.eq_ignore_ascii_case(&line.name));
+            if before.iter().any(|other| other.name.eq_ignore_ascii_case(&line.name)) {
+                line.put = Put::Beside;
+            }
         }
     }
     lines
@@ -303,8 +314,11 @@ fn text(bytes: &[u8]) -> String {
 
 /// Whether a field of an answer may be put into a request at all.
 fn may_enter(name: &str) -> bool {
-    let about_content = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("content-"));
-    !about_content && !ABOUT_THE_ANSWER.contains(classify(name.as_bytes()))
+    !name.eq_ignore_ascii_case("authority") && !ABOUT_THE_ANSWER.contains(classify(name.as_bytes()))
+}
+
+fn is_about_a_body(name: &str) -> bool {
+    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("content-"))
 }
 
 /// The path behind the filter's prefix, both in normal form.
@@ -499,14 +513,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_the_answer_never_enters_the_request() {
-        for name in
-            ["Content-Length", "content-type", "Transfer-Encoding", "Host", "Date", "Server", "Connection"]
-        {
+    fn what_is_about_the_answers_framing_or_connection_never_enters_the_request_nor_does_host() {
+        for name in ["Content-Length", "Transfer-Encoding", "Host", "Authority", "Connection", "Via"] {
             assert!(!may_enter(name), "{name}");
         }
-        for name in ["X-User", "Authorization", "Set-Cookie", "Cont"] {
+        for name in ["X-User", "Authorization", "Set-Cookie", "Date", "Server", "Content-Type"] {
             assert!(may_enter(name), "{name}");
         }
+        assert!(is_about_a_body("content-Type") && !is_about_a_body("Cont") && !is_about_a_body("X-User"));
     }
 }

@@ -17,6 +17,7 @@ use super::answer::millis;
 use super::connection::{Connection, Next};
 use super::pipe::{Pipe, PipeError, Waiting};
 use super::route::Forward;
+use super::walk::Extras;
 use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::error::Failure;
@@ -601,8 +602,8 @@ fn write_head(
     let mut edited = Edited::new(rewrite::response_dropped(head, delimiting, ours));
     let session = forward.extras.as_ref().and_then(|extras| extras.session.as_ref());
     let told = session.and_then(|kept| kept.header(&forward.rule, forward.backend, worker));
-    let origin = forward.extras.as_ref().and_then(|extras| extras.origin.as_deref());
-    edited.response(forward.filters(), origin, &head.fields);
+    let answered = forward.extras.as_deref().map(Extras::answered).unwrap_or_default();
+    edited.response(forward.filters(), answered, &head.fields);
     if let Some((name, _)) = &told
         && name != "Set-Cookie"
     {

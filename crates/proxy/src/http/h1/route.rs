@@ -28,7 +28,7 @@ use super::pipe::Pipe;
 use super::walk::{Extras, Incoming, Walk};
 use crate::clock::Moment;
 use crate::error::Failure;
-use crate::filter::{Edited, Passed};
+use crate::filter::{Answered, Edited, Passed};
 use crate::http::h2;
 use crate::record::{RequestRecord, RequestText};
 use crate::worker::Worker;
@@ -226,7 +226,7 @@ fn settle(
             let mut body = Remaining { framing: received.framing, walk };
             let keep_alive = received.stays && body.skip(connection, worker);
             let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
-            match answer.write(worker, body.origin(), context, record, &mut out) {
+            match answer.write(worker, body.answered(), context, record, &mut out) {
                 Ok(()) => Decision::Answer { out, keep_alive },
                 Err(failure) => {
                     out.clear();
@@ -249,7 +249,7 @@ impl Answer {
     fn write(
         &self,
         worker: &Worker,
-        origin: Option<&[u8]>,
+        answered: Answered<'_>,
         context: Context,
         record: &mut RequestRecord,
         out: &mut Vec<u8>,
@@ -259,7 +259,7 @@ impl Answer {
                 answer::redirect(worker, *status, location, context, out);
                 let none = Fields::none();
                 let mut edited = Edited::new(none.dropping(Default::default()));
-                edited.response(filters(rule, *backend), origin, &none);
+                edited.response(filters(rule, *backend), answered, &none);
                 edited.write(out);
                 answer::end(worker, context, out);
                 *status
@@ -306,9 +306,9 @@ struct Remaining {
 }
 
 impl Remaining {
-    /// What the request said of its origin, where somebody wanted to know.
-    fn origin(&self) -> Option<&[u8]> {
-        self.walk.as_ref().and_then(|walk| walk.origin())
+    /// What the edits of an answer depend on.
+    fn answered(&self) -> Answered<'_> {
+        self.walk.as_ref().map(|walk| walk.answered()).unwrap_or_default()
     }
 
     /// Uses it up, for mirrors alone, as far as it has arrived. False if there is more of it.
@@ -581,6 +581,8 @@ pub(super) fn write_head(
     let Incoming { connection, head, path, query, .. } = incoming;
     let Rewritten { path: new_path, host, prefix } = rewrite_target(incoming, passed, rewritten);
     let trusted = connection.down.trusted;
+    let edited_query = passed.query(query);
+    let query = edited_query.as_ref().map_or(query, Option::as_deref);
     let mut to = RequestTarget { path: new_path, query, host: None };
     let mut edited = Edited::new(rewrite::request_dropped(head, trusted));
     edited.request(passed, &head.fields);

@@ -20,7 +20,7 @@ use super::auth::{self, Held, Question};
 use super::connection::Connection;
 use super::route::{Answer, Routed, forward, redirected, request_id, write_head};
 use crate::error::Failure;
-use crate::filter::{Grant, Passed};
+use crate::filter::{Answered, Grant, Passed};
 use crate::mirror::{self, Copied, Taps};
 use crate::record::RequestRecord;
 use crate::session::Kept;
@@ -51,6 +51,15 @@ pub(crate) struct Extras {
     pub(super) tries_left: u32,
     /// A body that was read whole before it was forwarded.
     held: Option<Held>,
+    /// What authorisation servers put into the response.
+    grants: Vec<Grant>,
+}
+
+impl Extras {
+    /// What the edits of the response depend on.
+    pub(super) fn answered(&self) -> Answered<'_> {
+        Answered { origin: self.origin.as_deref(), grants: &self.grants }
+    }
 }
 
 /// How far a request has come.
@@ -99,6 +108,7 @@ impl Walk {
         let mut forward = forward(incoming, backend, state, request_id, record);
         let mut extras = std::mem::take(&mut self.extras);
         extras.tries_left = rule.retry.as_ref().map_or(0, |retry| retry.attempts);
+        extras.grants = std::mem::take(&mut self.grants);
         forward.extras = Some(Box::new(extras));
         Ok(Routed::Forward(forward))
     }
@@ -152,9 +162,9 @@ impl Walk {
         self.extras.held = Some(held);
     }
 
-    /// What the request said of its origin, where a filter wanted to know.
-    pub(super) fn origin(&self) -> Option<&[u8]> {
-        self.extras.origin.as_deref()
+    /// What the edits of an answer of our own depend on.
+    pub(super) fn answered(&self) -> Answered<'_> {
+        Answered { grants: &self.grants, ..self.extras.answered() }
     }
 
     /// The filters that are behind the request.
