@@ -6,19 +6,18 @@
 //! each update and by a slow timer, and heals.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_model::resource::{Applied, BindReport, Update};
 use weir_model::table::{BindAddress, Snapshot, Transport};
 
-use crate::bind::{self, AcceptOrder, Bind, Opened};
+use crate::bind::{self, AcceptOrder, Bind, Opened, Wanted};
 use crate::metrics::FrontMetrics;
 use crate::worker::{Order, Settings, WorkerHandle};
 
@@ -149,9 +148,14 @@ impl Applier {
                 continue;
             }
             let dual_stack = bind::is_dual_stack(*address, wanted.iter().copied());
-            let state = match bind::open(*address, dual_stack, self.low_port_fallback) {
+            let how = Wanted {
+                dual_stack,
+                low_port_fallback: self.low_port_fallback,
+                receivers: self.workers.len(),
+            };
+            let state = match bind::open(*address, how) {
                 Ok((socket, bound_port)) => {
-                    let bind = Arc::new(Bind { address: *address, bound_port });
+                    let bind = Arc::new(Bind { address: *address, bound_port, flows: AtomicUsize::new(0) });
                     opened.push((bind.clone(), socket));
                     State::Bound(bind)
                 }
@@ -172,44 +176,55 @@ impl Applier {
     async fn accept_on(&mut self, opened: Vec<(Arc<Bind>, Opened)>) {
         for (bind, socket) in opened {
             let address = bind.address;
-            let (done, added) = oneshot::channel();
-            let sent = match socket {
-                Opened::Listener(socket) => {
-                    self.accept.send(AcceptOrder::Add(bind, socket, done)).await.is_ok()
-                }
-                Opened::Datagrams(socket) => {
-                    let orders = &self.server_of(address).orders;
-                    orders.send(Order::Datagrams(bind, socket, done)).await.is_ok()
-                }
-            };
-            let outcome = match sent {
-                true => added.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
-                false => Err(io::ErrorKind::BrokenPipe.into()),
+            let outcome = match socket {
+                Opened::Listener(socket) => self.listen_on(bind, socket).await,
+                Opened::Datagrams(sockets) => self.receive_on(bind, sockets).await,
             };
             if let Err(error) = outcome {
                 tracing::error!(%address, %error, "a bound socket could not be accepted on");
+                self.close(address).await;
                 self.binds.insert(address, State::Failed(error));
             }
         }
     }
 
-    /// The worker that serves this socket for datagrams.
-    fn server_of(&self, address: BindAddress) -> &WorkerHandle {
-        // There is at least one worker; which, only has to be the same each time.
-        let at = FxBuildHasher.hash_one(address) % self.workers.len() as u64;
-        &self.workers[at as usize]
+    async fn listen_on(&self, bind: Arc<Bind>, socket: std::net::TcpListener) -> io::Result<()> {
+        let (done, added) = oneshot::channel();
+        self.accept.send(AcceptOrder::Add(bind, socket, done)).await.map_err(|_| gone())?;
+        added.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Each worker serves one of the sockets.
+    async fn receive_on(&self, bind: Arc<Bind>, sockets: Vec<std::net::UdpSocket>) -> io::Result<()> {
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            let (done, served) = oneshot::channel();
+            let order = Order::Datagrams(bind.clone(), socket, done);
+            worker.orders.send(order).await.map_err(|_| gone())?;
+            served.await.unwrap_or_else(|_| Err(gone()))?;
+        }
+        Ok(())
     }
 
     /// Returns when the socket is closed; what waits in it is taken before.
     async fn close(&self, address: BindAddress) {
-        let (done, closed) = oneshot::channel();
-        let sent = match address.transport {
-            Transport::Tcp => self.accept.send(AcceptOrder::Remove(address, done)).await.is_ok(),
-            Transport::Udp => {
-                self.server_of(address).orders.send(Order::EndDatagrams(address, done)).await.is_ok()
+        let mut closing = Vec::new();
+        match address.transport {
+            Transport::Tcp => {
+                let (done, closed) = oneshot::channel();
+                if self.accept.send(AcceptOrder::Remove(address, done)).await.is_ok() {
+                    closing.push(closed);
+                }
             }
-        };
-        if sent {
+            Transport::Udp => {
+                for worker in &self.workers {
+                    let (done, closed) = oneshot::channel();
+                    if worker.orders.send(Order::EndDatagrams(address, done)).await.is_ok() {
+                        closing.push(closed);
+                    }
+                }
+            }
+        }
+        for closed in closing {
             let _ = closed.await;
         }
     }
@@ -278,4 +293,9 @@ impl Applier {
         });
         reports
     }
+}
+
+/// The thread that was to serve a socket has ended.
+fn gone() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }

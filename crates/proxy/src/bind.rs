@@ -2,7 +2,8 @@
 //!
 //! One socket for each address and port, without `SO_REUSEPORT`: a port that somebody else has is an error and not half
 //! of the traffic, and a socket is kept for as long as it is wanted, so that no connection that waits in it is lost.
-//! Each connection goes to the worker with the fewest.
+//! Each connection goes to the worker with the fewest. Datagrams have no connections to hand out, so there each worker has a socket of its own of
+//! the same port, bound alone first ([`receive`]).
 //!
 //! Invariants: before a socket is closed, whatever waits in it is accepted; when there are too many connections or no file
 //! descriptors, accepting pauses and goes on by itself, and idle connections are closed to make room.
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ const BACKLOG: i32 = 4096;
 /// Datagrams that may wait in the kernel. Unit: bytes. Source: ours (the kernel's `rmem_max` bounds it further).
 const RECEIVE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Datagrams that are dropped before a socket is served, at most. Unit: datagrams. Source: ours.
+const EARLY_DATAGRAMS: usize = 4096;
+
 /// Distance of the ports that stand in for one under 1024. Source: ours.
 const FALLBACK_FIRST: u16 = 8_000;
 const FALLBACK_STEP: u16 = 10_000;
@@ -40,23 +45,33 @@ pub(crate) struct Bind {
     pub(crate) address: BindAddress,
     /// The port that clients connect to.
     pub(crate) bound_port: u16,
+    /// Flows of datagrams, over all workers.
+    pub(crate) flows: AtomicUsize,
 }
 
 /// A socket that was opened.
 pub(crate) enum Opened {
     Listener(std::net::TcpListener),
-    Datagrams(std::net::UdpSocket),
+    /// One for each worker.
+    Datagrams(Vec<std::net::UdpSocket>),
+}
+
+/// What a socket has to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// On `::`, IPv4 too.
+    pub(crate) dual_stack: bool,
+    pub(crate) low_port_fallback: bool,
+    /// Sockets that share what comes as datagrams.
+    pub(crate) receivers: usize,
 }
 
 /// Opens a socket, and listens on it if it is one for connections. Gives the socket and the port that it really has.
-pub(crate) fn open(
-    address: BindAddress,
-    dual_stack: bool,
-    low_port_fallback: bool,
-) -> io::Result<(Opened, u16)> {
+pub(crate) fn open(address: BindAddress, wanted: Wanted) -> io::Result<(Opened, u16)> {
+    let Wanted { dual_stack, low_port_fallback, receivers } = wanted;
     let open = |address: SocketAddr, transport| match transport {
         Transport::Tcp => listen(address, dual_stack).map(Opened::Listener),
-        Transport::Udp => receive(address, dual_stack).map(Opened::Datagrams),
+        Transport::Udp => receive(address, dual_stack, receivers).map(Opened::Datagrams),
     };
     let denied = match open(SocketAddr::from(address), address.transport) {
         Ok(socket) => return Ok((socket, address.port)),
@@ -92,17 +107,44 @@ fn listen(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::TcpList
     Ok(socket.into())
 }
 
-fn receive(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::UdpSocket> {
+/// As many sockets of one address as there are workers; the kernel gives each flow to one of them, by a hash of both addresses.
+///
+/// The first is bound alone: who has the port already is an error and not half of the datagrams. Only then may others share it, which only
+/// processes of this user that ask for it can; and what came before all of them were there is dropped, since its flow may belong to another.
+fn receive(address: SocketAddr, dual_stack: bool, receivers: usize) -> io::Result<Vec<std::net::UdpSocket>> {
     // Without SO_REUSEADDR, which for datagrams would let two sockets have one port.
+    let first = datagrams(address, dual_stack)?;
+    first.bind(&address.into())?;
+    let mut sockets = vec![first];
+    if receivers > 1 {
+        sockets[0].set_reuse_port(true)?;
+        for _ in 1..receivers {
+            let socket = datagrams(address, dual_stack)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            sockets.push(socket);
+        }
+    }
+    let first: std::net::UdpSocket = sockets.swap_remove(0).into();
+    let mut nothing = [0; 1];
+    // Bounded, should somebody send faster than this reads.
+    for _ in 0..EARLY_DATAGRAMS {
+        if first.recv_from(&mut nothing).is_err() {
+            break;
+        }
+    }
+    Ok(std::iter::once(first).chain(sockets.into_iter().map(Into::into)).collect())
+}
+
+fn datagrams(address: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }
     // What the system allows of it: datagrams that find no room are lost.
     let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
-    socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Whether a socket on `::` shall take IPv4 too: not where a socket on `0.0.0.0` is wanted beside it.

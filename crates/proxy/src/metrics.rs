@@ -178,7 +178,10 @@ pub(crate) fn render(
     text.line("socket_calls_total", &[("call", "read")], sum(&|w| w.socket_calls.reads.get()));
     text.line("socket_calls_total", &[("call", "write")], sum(&|w| w.socket_calls.writes.get()));
     text.gauge("streams_open", "TCP and TLS streams open now.", sum(&|w| w.streams.open()));
-    text.gauge("udp_flows_open", "UDP flows open now.", sum(&|w| w.flows.open()));
+    text.head("udp_flows_open", "gauge", "UDP flows open now, by worker.");
+    for (index, worker) in workers.iter().enumerate() {
+        text.line("udp_flows_open", &[("worker", &index.to_string())], worker.flows.open());
+    }
     text.gauge("binds_open", "Listening sockets.", gauges.binds as u64);
     text.splits(splits);
     text.0

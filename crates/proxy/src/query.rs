@@ -32,7 +32,8 @@ impl QueryEdits {
     /// The query after the changes; `None` for none.
     pub(crate) fn apply(&self, query: Option<&[u8]>) -> Option<Vec<u8>> {
         let mut parameters: Vec<Cow<'_, [u8]>> = Vec::new();
-        parameters.extend(query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).map(Cow::from));
+        parameters
+            .extend(query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).map(Cow::from));
         for (name, value) in &self.set {
             let written = written(name, value);
             // The first takes the new value, the others go.
@@ -73,7 +74,19 @@ fn encode(text: &[u8], is_name: bool, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text {
         match byte {
-            b'&' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | 0..=0x20 | 0x7f.. => {
+            b'&'
+            | b'#'
+            | b'"'
+            | b'<'
+            | b'>'
+            | b'\\'
+            | b'^'
+            | b'`'
+            | b'{'
+            | b'|'
+            | b'}'
+            | 0..=0x20
+            | 0x7f.. => {
                 out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
             }
             b'=' if is_name => out.extend(b"%3D"),

@@ -1,10 +1,12 @@
 //! Datagrams: what comes from one address and port is one flow, and a flow goes to one backend.
 //!
-//! A socket for datagrams is served by one worker. The first datagram from an address takes a ticket; the flow keeps what it was given until
-//! nothing has moved for a while, whatever changes meanwhile. Each flow has a socket of its own towards its endpoint, so that answers
-//! find their way back. An endpoint that is gone is replaced by another of the same backend.
+//! Each worker has a socket of the port ([`crate::bind`]); the kernel gives all datagrams of a flow to one of them, so a flow lives and ends on one
+//! worker and needs no lock. The first datagram from an address takes a ticket, of the sequence that all workers share; the flow keeps what it was
+//! given until nothing has moved for a while, whatever changes meanwhile. Each flow has a socket of its own towards its endpoint, so that answers
+//! find their way back. An endpoint that is gone is replaced by another of the same backend. Flows end with their listener, at once: nobody can
+//! tell a flow that is over from one that waits.
 //!
-//! Invariants: the number of flows is bounded; an invalid backend's share is dropped, and the flow remembered, so that it takes no second
+//! Invariants: the number of flows of a port is bounded, over all workers; an invalid backend's share is dropped, and the flow remembered, so that it takes no second
 //! ticket; nothing is queued here: what the kernel does not take is lost, as datagrams are.
 
 use std::cell::{Cell, RefCell};
@@ -13,6 +15,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use rustc_hash::FxHashMap;
@@ -85,6 +88,24 @@ struct Flow {
     waker: RefCell<Option<Waker>>,
     moved_at: Cell<Moment>,
     record: RefCell<RequestRecord>,
+    _place: Place,
+}
+
+/// A flow's place among those of its port, given up when dropped.
+struct Place(Arc<Bind>);
+
+impl Place {
+    /// `None` when there are as many as there may be.
+    fn take(bind: &Arc<Bind>, most: usize) -> Option<Place> {
+        let more = |count: usize| (count < most).then_some(count + 1);
+        bind.flows.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Place(bind.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Relaxed);
+    }
 }
 
 struct Upstream {
@@ -147,9 +168,7 @@ impl Front {
             return Some(flow.clone());
         }
         let worker = &self.worker;
-        if flows.len() >= worker.settings.limits.udp_flows {
-            return None;
-        }
+        let place = Place::take(&self.bind, worker.settings.limits.udp_flows)?;
         let mut record = RequestRecord::new(worker.clock.now());
         record.text = tcp::text(worker, peer, None);
         let given = Given::new(worker, &self.bind.address, None, &mut record).and_then(|given| {
@@ -164,6 +183,7 @@ impl Front {
             waker: RefCell::default(),
             moved_at: Cell::new(worker.clock.now()),
             record: RefCell::new(record),
+            _place: place,
         });
         let task = tokio::task::spawn_local(self.clone().answer(flow.clone()));
         flows.insert(peer, (flow.clone(), task));

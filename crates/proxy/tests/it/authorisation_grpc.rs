@@ -265,7 +265,8 @@ fn an_append_action_says_what_becomes_of_a_header_that_is_there() {
     ]));
     let origin = echo();
     let world = world(server.address, &origin, auth(), Limits::default());
-    let request = "GET / HTTP/1.1\r\nHost: h\r\nX-There: old\r\nX-Over: old\r\nX-Known: old\r\nX-Gone: old\r\n\r\n";
+    let request =
+        "GET / HTTP/1.1\r\nHost: h\r\nX-There: old\r\nX-Over: old\r\nX-Known: old\r\nX-Gone: old\r\n\r\n";
     assert_eq!(world.client().exchange(request).status, 200);
     let head = origin.last_head();
     for (name, values) in [

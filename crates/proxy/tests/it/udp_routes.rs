@@ -111,7 +111,7 @@ fn answers_come_back_from_the_address_that_was_asked() {
     assert_eq!(clients[0].ask(&large), format!("a {large}"));
     assert_eq!(clients[0].ask(""), "a ", "an empty datagram is one");
     assert_eq!(world.metric("weir_proxy_udp_flows_total"), 20);
-    assert_eq!(world.metric("weir_proxy_udp_flows_open"), 20);
+    assert_eq!(flows_of_workers(&world).iter().sum::<u64>(), 20);
 }
 
 #[test]
@@ -133,15 +133,94 @@ fn flows_are_split_exactly_and_an_invalid_backends_share_is_dropped() {
     });
     let report = &world.proxy.splits()[0];
     assert_eq!(report.backends.iter().map(|share| share.served).collect::<Vec<_>>(), [70, 30, 0, 20]);
+    let mut names: Vec<Option<char>> = vec![None; clients.len()];
+    eventually("every other flow is answered", || {
+        for (client, name) in clients.iter().zip(&mut names).filter(|(_, name)| name.is_none()) {
+            client.0.set_nonblocking(true).unwrap();
+            let mut datagram = [0; 100];
+            if client.0.recv(&mut datagram).is_ok() {
+                *name = Some(char::from(datagram[0]));
+            }
+        }
+        names.iter().flatten().count() == 100
+    });
     let mut seen = BTreeMap::new();
-    for client in &clients {
-        client.0.set_nonblocking(true).unwrap();
-        let mut datagram = [0; 100];
-        let Ok(count) = client.0.recv(&mut datagram) else { continue };
-        let name = String::from_utf8_lossy(&datagram[..count]).chars().next().unwrap();
+    for name in names.into_iter().flatten() {
         *seen.entry(name).or_insert(0) += 1;
     }
     assert_eq!(seen, BTreeMap::from([('a', 70), ('b', 30)]));
+}
+
+/// Open flows of each of the two workers.
+fn flows_of_workers(world: &World) -> [u64; 2] {
+    [0, 1].map(|worker| world.metric(&format!("weir_proxy_udp_flows_open{{worker=\"{worker}\"}}")))
+}
+
+/// Sockets of this process on an address, by what the kernel says.
+fn sockets_on(address: SocketAddr) -> usize {
+    let SocketAddr::V4(v4) = address else { unreachable!("an IPv4 address") };
+    let named = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    table.lines().filter(|line| line.split_whitespace().nth(1) == Some(&named)).count()
+}
+
+#[test]
+fn every_worker_has_a_socket_and_all_datagrams_of_a_flow_come_to_one_of_them() {
+    let world =
+        start(Limits::default(), vec![target("a", 2), target("b", 1)], &[("a", echo("a")), ("b", echo("b"))]);
+    assert_eq!(sockets_on(world.address), 2, "one for each worker");
+    let clients: Vec<Client> = (0..90).map(|_| Client::of(&world)).collect();
+    let first: Vec<String> = clients.iter().map(|client| client.ask("x")).collect();
+    for round in 0..5 {
+        for (client, first) in clients.iter().zip(&first) {
+            assert_eq!(client.ask("x"), *first, "round {round}: a flow keeps its backend");
+        }
+    }
+    assert_eq!(world.metric("weir_proxy_udp_flows_total"), 90, "no flow was begun twice");
+    let report = &world.proxy.splits()[0];
+    let served: Vec<u64> = report.backends.iter().map(|share| share.served).collect();
+    assert_eq!(served, [60, 30], "one sequence of tickets for all workers");
+    // 2^-90 that the kernel's hash gives all of them to one.
+    let open = flows_of_workers(&world);
+    assert!(open.iter().all(|count| *count > 0) && open.iter().sum::<u64>() == 90, "{open:?}");
+}
+
+#[test]
+fn the_bound_on_flows_is_one_for_all_workers() {
+    let limits = Limits { udp_flows: 20, ..Limits::default() };
+    let world = start(limits, vec![target("a", 1)], &[("a", echo("a"))]);
+    let clients: Vec<Client> = (0..60).map(|_| Client::of(&world)).collect();
+    for client in &clients {
+        client.send("x");
+    }
+    eventually("all that came are judged", || {
+        let begun = world.metric("weir_proxy_udp_flows_total");
+        begun + world.metric("weir_proxy_udp_datagrams_dropped_total") == 60
+    });
+    assert_eq!(world.metric("weir_proxy_udp_flows_total"), 20);
+}
+
+#[test]
+fn a_port_that_somebody_else_has_is_an_error_and_not_half_of_the_datagrams() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let shared = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&address.into()).map(|()| socket)
+    };
+    let world = World::bare(ProxyConfig { workers: Some(2), ..ProxyConfig::default() });
+    // Others that would share the port, as long as they were there first.
+    let theirs = shared(world.address).unwrap();
+    let applied = world.apply(vec![ListenerOf::raw(world.address, "l", ListenerProtocol::Udp).resource()]);
+    assert!(applied.binds[0].error.contains("in use"), "{applied:?}");
+    drop(theirs);
+    eventually("the socket heals by itself", || {
+        world.proxy.binds().borrow().iter().all(|bind| bind.error.is_empty())
+    });
+    // A second data plane of ours does not share it either.
+    let second = World::bare(ProxyConfig { workers: Some(2), ..ProxyConfig::default() });
+    let applied = second.apply(vec![ListenerOf::raw(world.address, "l", ListenerProtocol::Udp).resource()]);
+    assert!(applied.binds[0].error.contains("in use"), "{applied:?}");
 }
 
 #[test]
@@ -198,7 +277,7 @@ fn an_idle_flow_is_forgotten_and_its_client_takes_another_ticket() {
     let world = start(limits, vec![target("a", 1)], &[("a", echo("a"))]);
     let client = Client::of(&world);
     assert_eq!(client.ask("1"), "a 1");
-    eventually("the flow is forgotten", || world.metric("weir_proxy_udp_flows_open") == 0);
+    eventually("the flow is forgotten", || flows_of_workers(&world) == [0, 0]);
     assert_eq!(client.ask("2"), "a 2");
     assert_eq!(world.metric("weir_proxy_udp_flows_total"), 2);
 }
