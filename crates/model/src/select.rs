@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::bytemap::ByteMap;
-use crate::hostname::RequestHost;
+use crate::hostname::{Hostname, RequestHost};
 use crate::table::{
     Authority, BindKind, BindTable, Candidates, CompiledListener, CompiledMatch, CompiledRule, Depth,
     HostTable, ListenerGroup, MatchEntry, PathPattern, ValueCondition, ValuePattern,
@@ -151,7 +151,7 @@ pub enum SelectedHttps<'t> {
     NotFound,
 }
 
-/// The rule for a request on a TLS connection that was made for `server_name`, if the connection may carry it
+/// The rule for a request on a TLS connection that would be made now for `server_name`, if the connection may carry it
 /// ([`BindTable::authority`]).
 pub fn select_https<'t, P: Probe>(
     bind: &'t BindTable,
@@ -159,7 +159,27 @@ pub fn select_https<'t, P: Probe>(
     request: &RequestView<'_>,
     probe: &mut P,
 ) -> SelectedHttps<'t> {
-    match bind.authority(server_name, request.host) {
+    in_authority(bind.authority(server_name, request.host), request, probe)
+}
+
+/// The rule for a request on a TLS connection that was made with the listeners of hostname `own`, if the connection may carry it
+/// ([`BindTable::authority_on`]).
+pub fn select_on<'t, P: Probe>(
+    bind: &'t BindTable,
+    own: &Hostname,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> SelectedHttps<'t> {
+    in_authority(bind.authority_on(Some(own), request.host), request, probe)
+}
+
+#[inline]
+fn in_authority<'t, P: Probe>(
+    authority: Authority<'t>,
+    request: &RequestView<'_>,
+    probe: &mut P,
+) -> SelectedHttps<'t> {
+    match authority {
         Authority::Serve(group) => match in_group(group, &RequestHost::new(request.host), request, probe) {
             Some(selected) => SelectedHttps::Rule(selected),
             None => SelectedHttps::NotFound,

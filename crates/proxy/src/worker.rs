@@ -22,9 +22,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use weir_codec::body::BodyLimits;
 use weir_codec::head::HeadLimits;
+use weir_model::hostname::Hostname;
 use weir_model::limits::Limits;
-use weir_model::resource::BackendTls;
-use weir_model::table::{BindAddress, BindKind, Snapshot};
+use weir_model::resource::{BackendTls, ClientValidation};
+use weir_model::table::{BindAddress, BindKind, BindTable, Snapshot, TlsMode};
 
 use crate::access_log::Log;
 use crate::bind::Bind;
@@ -115,11 +116,29 @@ pub(crate) struct Incoming {
     pub(crate) front: Option<Front>,
 }
 
-/// What a client said when it shook hands.
+/// How hands were shaken with a client, for a connection that carries HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct Front(pub(crate) Rc<Established>);
+
 #[derive(Debug)]
-pub(crate) struct Front {
-    /// Lower case.
+pub(crate) struct Established {
+    /// What the client asked for. Lower case.
     pub(crate) server_name: Option<Box<[u8]>>,
+    /// Of the listeners whose certificate it was shown.
+    pub(crate) hostname: Hostname,
+    /// What they asked of it.
+    pub(crate) validation: Option<ClientValidation>,
+}
+
+impl Established {
+    /// Whether hands would be shaken with the same listeners now, asking the same.
+    fn holds(&self, table: &BindTable) -> bool {
+        table.by_sni(self.server_name.as_deref()).is_some_and(|group| {
+            group.hostname == self.hostname
+                && group.tls_mode() == Some(TlsMode::Http)
+                && group.client_validation() == self.validation.as_ref()
+        })
+    }
 }
 
 /// What a worker is told.
@@ -203,7 +222,9 @@ pub(crate) struct Presence {
     /// The listener that a stream or a TLS connection belongs to; HTTP requests on one connection in the clear may belong to
     /// several.
     pub(crate) listener: RefCell<Option<Arc<str>>>,
-    /// That is gone, and at this moment the connection has to be.
+    /// For HTTP over TLS.
+    pub(crate) front: RefCell<Option<Front>>,
+    /// The listener is gone, and at this moment the connection has to be.
     pub(crate) leave_at: Cell<Option<Moment>>,
 }
 
@@ -378,7 +399,8 @@ impl Worker {
         };
     }
 
-    /// Connections whose listener is gone may go on for a while.
+    /// Connections whose listener is gone may go on for a while. Those that would be made with other listeners now, or asked for more, end
+    /// when they have nothing under way: what they were believed for does not hold any more.
     fn part_with_listeners(&self) {
         let at = self.clock.tick() + self.settings.limits.listener_drain_timeout;
         let snapshot = self.snapshot();
@@ -395,6 +417,13 @@ impl Worker {
                 }
                 Some(_) if is_there => presence.leave_at.set(None),
                 _ => {}
+            }
+            let holds = match (&*presence.front.borrow(), snapshot.bind(&bind)) {
+                (Some(Front(established)), Some(table)) => established.holds(table),
+                _ => true,
+            };
+            if !holds && !presence.asked_to_close.replace(true) {
+                wake(presence);
             }
         }
     }

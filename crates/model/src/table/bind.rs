@@ -161,22 +161,22 @@ impl BindTable {
         self.raw.most_specific_first(&RequestHost::new(b""), |group| Some(&**group))
     }
 
-    /// Whether a request for `host` (without the port) may be answered on a TLS connection that was made for `server_name`.
-    ///
-    /// The rule of the API (Gateway, `listeners[].hostname`), over all HTTPS and TLS listeners of the port: where another listener matches the
-    /// host better, or matches it and the connection's own does not, the request is misdirected; where none matches, there is nothing to be found.
+    /// Whether a request for `host` (without the port) may be answered on a TLS connection that would be made now for `server_name`.
     pub fn authority(&self, server_name: Option<&[u8]>, host: &[u8]) -> Authority<'_> {
-        let own = self.by_sni(server_name);
-        // Nearly always, and then there is nothing to look up again.
-        if let Some(own) = own
-            && server_name.is_some_and(|name| name.eq_ignore_ascii_case(host))
-        {
-            return Authority::Serve(own);
-        }
-        match (own, self.tls_group(&RequestHost::new(host))) {
-            (_, None) => Authority::NotFound,
-            (Some(own), Some(wanted)) if std::ptr::eq(own, wanted) => Authority::Serve(own),
-            (_, Some(_)) => Authority::Misdirected,
+        self.authority_on(self.by_sni(server_name).map(|own| &own.hostname), host)
+    }
+
+    /// Whether a request for `host` (without the port) may be answered on a TLS connection that was made with the listeners of hostname
+    /// `own`: with their certificate, and what they asked of the client.
+    ///
+    /// The rule of the API (Gateway, `listeners[].hostname`), over all HTTPS and TLS listeners of the port, whatever Gateway they are of: where
+    /// another listener matches the host better, or matches it and the connection's own does not, the request is misdirected; where none
+    /// matches, there is nothing to be found.
+    pub fn authority_on(&self, own: Option<&Hostname>, host: &[u8]) -> Authority<'_> {
+        match self.tls_group(&RequestHost::new(host)) {
+            None => Authority::NotFound,
+            Some(wanted) if own == Some(&wanted.hostname) => Authority::Serve(wanted),
+            Some(_) => Authority::Misdirected,
         }
     }
 

@@ -8,6 +8,7 @@
 //! A listener that cannot shake hands (no certificate, nothing to verify clients with) says so with an alert.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -23,7 +24,7 @@ use crate::http::h1;
 use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::tcp;
-use crate::worker::{Front, Incoming, Worker};
+use crate::worker::{Established, Front, Incoming, Worker};
 
 /// A fatal alert, `handshake_failure`, as a record (RFC 8446 sections 5.1 and 6).
 const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
@@ -33,9 +34,10 @@ enum Way {
     Pass,
     /// TLS ends here; the connection goes when this listener (a key) does.
     End {
-        http: bool,
         config: Arc<ServerConfig>,
         listener: Option<Arc<str>>,
+        /// `None`: what is inside is bytes.
+        front: Option<Front>,
     },
 }
 
@@ -51,12 +53,14 @@ pub(crate) async fn serve(mut incoming: Incoming) {
             name = server_name;
             match way(&worker, &incoming, name.as_deref()) {
                 Ok(Way::Pass) => return tcp::serve(incoming, name.as_deref(), true).await,
-                Ok(Way::End { http, config, listener }) => {
-                    *incoming.registered.presence.listener.borrow_mut() = listener;
+                Ok(Way::End { config, listener, front }) => {
+                    let presence = incoming.registered.presence.clone();
+                    *presence.listener.borrow_mut() = listener;
+                    presence.front.borrow_mut().clone_from(&front);
                     match shake_hands(&mut incoming, config, &mut deadline, &worker).await {
                         Ok(session) => {
                             incoming.client = incoming.client.encrypted(session);
-                            Ok(http)
+                            Ok(front)
                         }
                         Err(failure) => Err(failure),
                     }
@@ -67,11 +71,11 @@ pub(crate) async fn serve(mut incoming: Incoming) {
         Err(failure) => Err(failure),
     };
     match secured {
-        Ok(true) => {
-            incoming.front = Some(Front { server_name: name });
+        Ok(Some(front)) => {
+            incoming.front = Some(front);
             h1::serve(incoming).await;
         }
-        Ok(false) => tcp::serve(incoming, name.as_deref(), false).await,
+        Ok(None) => tcp::serve(incoming, name.as_deref(), false).await,
         Err(failure) => fail(incoming, started, name.as_deref(), failure, &worker),
     }
 }
@@ -122,7 +126,13 @@ fn way(worker: &Worker, incoming: &Incoming, server_name: Option<&[u8]>) -> Resu
     let store = &worker.settings.tls;
     let config = store.front(bind, http, &group.certificates(), group.client_validation());
     let listener = group.listeners.keys().next().cloned();
-    Ok(Way::End { http, config: config.ok_or(Failure::HandshakeRefused)?, listener })
+    let established = || Established {
+        server_name: server_name.map(Into::into),
+        hostname: group.hostname.clone(),
+        validation: group.client_validation().cloned(),
+    };
+    let front = http.then(|| Front(Rc::new(established())));
+    Ok(Way::End { config: config.ok_or(Failure::HandshakeRefused)?, listener, front })
 }
 
 async fn shake_hands(

@@ -37,6 +37,7 @@ mod tls_clients;
 mod tls_hostile;
 mod tls_http2;
 mod tls_listeners;
+mod tls_misdirected;
 mod tls_real_clients;
 mod tls_routes;
 mod udp_routes;

@@ -16,7 +16,7 @@ use weir_model::filter::CompiledFilter;
 use weir_model::path::{Normalised, normalise};
 use weir_model::rewrite::{Redirect, RedirectedRequest, location, replace_path, strip_path};
 use weir_model::select::{
-    Headers, NoProbe, PathMatch, RequestView, Selected, SelectedHttps, select, select_https,
+    Headers, NoProbe, PathMatch, RequestView, Selected, SelectedHttps, select, select_on,
 };
 use weir_model::table::{BackendState, CompiledListener, CompiledRule};
 
@@ -31,7 +31,7 @@ use crate::error::Failure;
 use crate::filter::{Answered, Edited, Passed};
 use crate::http::h2;
 use crate::record::{RequestRecord, RequestText};
-use crate::worker::Worker;
+use crate::worker::{Front, Worker};
 
 /// What becomes of a request.
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
@@ -435,7 +435,7 @@ fn route(
     let table = snapshot.bind(&down.bind.address).ok_or(Failure::NoRoute)?;
     let selected = match &down.front {
         None => select(table, &view, &mut NoProbe).ok_or(Failure::NoRoute)?,
-        Some(front) => match select_https(table, front.server_name.as_deref(), &view, &mut NoProbe) {
+        Some(Front(made)) => match select_on(table, &made.hostname, &view, &mut NoProbe) {
             SelectedHttps::Rule(selected) => selected,
             SelectedHttps::Misdirected => return Err(Failure::Misdirected),
             SelectedHttps::NotFound => return Err(Failure::NoRoute),
