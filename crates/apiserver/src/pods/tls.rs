@@ -1,7 +1,8 @@
 //! TLS of the stand-ins: what a server shows and asks for, and what it saw of a client.
 //!
 //! Deliberately absent: any judgement of the certificate that is shown. The programs stood in for load any key pair that
-//! parses, whatever its names.
+//! parses, whatever its names. Nothing is said of a file that cannot be read but its path: what a parser quotes may be a
+//! part of a private key.
 
 use std::sync::Arc;
 
@@ -19,10 +20,10 @@ pub(super) enum TlsError {
     NoFile(String),
     #[error("{0}: no certificate in it")]
     NoCertificate(String),
-    #[error("{0}: {1}")]
-    Pem(String, rustls::pki_types::pem::Error),
-    #[error("{0}: {1}")]
-    Key(String, rustls::Error),
+    #[error("{0}: it is not PEM (markers need lines of their own)")]
+    NotPem(String),
+    #[error("{0}: no private key that can be used in it")]
+    NoKey(String),
     #[error("the client CA: {0}")]
     ClientCa(String),
     #[error(transparent)]
@@ -45,11 +46,9 @@ pub(super) fn server_config(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_slice(key.text.as_bytes())
-        .map_err(|error| TlsError::Pem(key.path.to_owned(), error))?;
-    let signing = provider
-        .key_provider
-        .load_private_key(private)
-        .map_err(|error| TlsError::Key(key.path.to_owned(), error))?;
+        .map_err(|_| TlsError::NoKey(key.path.to_owned()))?;
+    let signing =
+        provider.key_provider.load_private_key(private).map_err(|_| TlsError::NoKey(key.path.to_owned()))?;
     let shown = Arc::new(Shown(Arc::new(CertifiedKey::new(chain, signing))));
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
@@ -72,7 +71,7 @@ pub(super) fn server_config(
 
 fn certificates(file: &File<'_>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(file.text.as_bytes()).collect();
-    let parsed = parsed.map_err(|error| TlsError::Pem(file.path.to_owned(), error))?;
+    let parsed = parsed.map_err(|_| TlsError::NotPem(file.path.to_owned()))?;
     if parsed.is_empty() {
         return Err(TlsError::NoCertificate(file.path.to_owned()));
     }
@@ -192,5 +191,23 @@ mod tests {
         assert!(set_up(&certificate, &private).is_ok());
         assert_eq!(set_up("", &private).unwrap_err().to_string(), "/c: no certificate in it");
         assert!(set_up(&certificate, "x").unwrap_err().to_string().starts_with("/k: "));
+    }
+
+    #[test]
+    fn nothing_of_a_private_key_that_cannot_be_read_is_said() {
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
+        let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let body = private.lines().nth(1).expect("a line of the key");
+        let decimals = format!("{:?}", &body.as_bytes()[..16]);
+        for broken in
+            [private.replace('\n', ""), private.replace('\n', " "), private.replace("-----END", "-END")]
+        {
+            for (shown, key) in [(&certificate, &broken), (&broken, &private)] {
+                let (shown, key) = (File { path: "/c", text: shown }, File { path: "/k", text: key });
+                let said = server_config(&shown, &key, None, &[]).unwrap_err().to_string();
+                assert!(!said.contains(&body[..8]), "{said}");
+                assert!(!said.contains(decimals.trim_matches(['[', ']'])), "{said}");
+            }
+        }
     }
 }

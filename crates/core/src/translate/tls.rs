@@ -2,6 +2,8 @@
 //!
 //! Owns the memory of what each Secret or ConfigMap holds, so that it is parsed once however many refer to it.
 //! Invariants: what is given on can be parsed and, as far as the key itself says which public key it has, fits together.
+//! No message repeats anything of what was read: a PEM error may quote what stands in the place of a marker, which in a
+//! key without its line breaks is the key.
 //! Deliberately absent: validity in time (there is no clock here) and chains of trust; a client judges those.
 
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustc_hash::FxHashMap;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use weir_api::core_v1::{
@@ -152,9 +154,8 @@ fn certificate(secret: &Secret) -> Result<CertificateView, String> {
     let certificates = certificates(&chain, TLS_CERTIFICATE_KEY)?;
     let leaf = certificates.first().ok_or_else(|| format!("{TLS_CERTIFICATE_KEY} holds no certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(&private_key)
-        .map_err(|error| format!("{TLS_PRIVATE_KEY_KEY} holds no private key: {error}"))?;
-    let (_, leaf) = X509Certificate::from_der(leaf)
-        .map_err(|error| format!("{TLS_CERTIFICATE_KEY} cannot be parsed: {error}"))?;
+        .map_err(|error| format!("{TLS_PRIVATE_KEY_KEY} holds no private key: {}", in_words(&error)))?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| not_a_certificate(TLS_CERTIFICATE_KEY))?;
     if !belongs(&key, &leaf) {
         return Err(format!("the key of {TLS_PRIVATE_KEY_KEY} is not that of {TLS_CERTIFICATE_KEY}"));
     }
@@ -184,12 +185,31 @@ fn decoded(value: Option<&str>, name: &str) -> Result<Vec<u8>, String> {
 fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut all = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| format!("{name} is not PEM: {error}"))?;
-        X509Certificate::from_der(&certificate)
-            .map_err(|error| format!("{name} cannot be parsed: {error}"))?;
+        let certificate =
+            certificate.map_err(|error| format!("{name} cannot be read: {}", in_words(&error)))?;
+        X509Certificate::from_der(&certificate).map_err(|_| not_a_certificate(name))?;
         all.push(certificate);
     }
     Ok(all)
+}
+
+fn not_a_certificate(name: &str) -> String {
+    format!("{name} cannot be parsed: a section in it is no X.509 certificate")
+}
+
+/// What is wrong with a PEM text, without a byte of it.
+fn in_words(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "a PEM section has no end (the BEGIN and END markers need lines of their own)"
+        }
+        pem::Error::IllegalSectionStart { .. } => {
+            "a PEM section does not begin as it should (the BEGIN marker needs a line of its own)"
+        }
+        pem::Error::Base64Decode(_) => "the content of a PEM section is not base64",
+        pem::Error::NoItemsFound => "there is no PEM section of that kind in it",
+        _ => "it is not PEM",
+    }
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {

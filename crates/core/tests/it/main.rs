@@ -8,6 +8,7 @@
 
 mod cost;
 mod golden;
+mod material;
 mod presence;
 mod property;
 mod render;

@@ -180,9 +180,9 @@ impl TlsStore {
 
     fn parse(&self, source: &Certificate) -> Result<CertifiedKey, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&source.chain).collect();
-        let chain = chain.map_err(|error| format!("the chain cannot be read: {error}"))?;
+        // What is wrong is not repeated: it may hold a part of the key, also where somebody put that in the chain's place.
+        let chain = chain.map_err(|_| "the chain cannot be read".to_owned())?;
         let key = PrivateKeyDer::from_pem_slice(&source.private_key);
-        // What is wrong with a key is not repeated: it may hold a part of it.
         let key = key.map_err(|_| "the private key cannot be read".to_owned())?;
         CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| error.to_string())
     }
