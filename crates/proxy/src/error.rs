@@ -57,6 +57,8 @@ pub(crate) enum Failure {
     BackendPolicy,
     /// TLS with the endpoint could not be set up: it is not whom we believe, or does not speak it.
     UpstreamHandshake,
+    /// The request is for a WebSocket, and the endpoint speaks HTTP/2 without it (RFC 8441).
+    NoWebSocket,
     /// The endpoint closed without an answer.
     UpstreamClosed,
     /// The endpoint's response head was refused.
@@ -161,6 +163,7 @@ reasons! {
     EndpointsBusy => "endpoints_busy",
     Connect => "connect",
     ConnectTimeout => "connect_timeout",
+    NoWebSocket => "no_web_socket",
     UpstreamClosed => "upstream_closed",
     BadResponse => "bad_response",
     ResponseCutShort => "response_cut_short",
@@ -181,6 +184,7 @@ reasons! {
 const BAD_REQUEST: (u16, &str) = (400, "Bad request");
 const UNEXPECTED: (u16, &str) = (500, "An unexpected error occurred");
 const INVALID_RESPONSE: (u16, &str) = (502, "An invalid response was received from the upstream server");
+const NO_WEB_SOCKET: (u16, &str) = (502, "The upstream server speaks HTTP/2 without WebSocket");
 const NO_PEER: (u16, &str) = (503, "failure to get a peer from the ring-balancer");
 const UNAVAILABLE: (u16, &str) = (503, "The upstream server is currently unavailable");
 const TIMING_OUT: (u16, &str) = (504, "The upstream server is timing out");
@@ -212,6 +216,7 @@ impl Failure {
             Failure::TooManyHeld => kept(UNAVAILABLE, Upstream, Reason::TooManyHeld),
             Failure::EndpointsBusy => kept(UNAVAILABLE, Upstream, Reason::EndpointsBusy),
             Failure::Connect => retryable(kept(INVALID_RESPONSE, Upstream, Reason::Connect)),
+            Failure::NoWebSocket => kept(NO_WEB_SOCKET, Upstream, Reason::NoWebSocket),
             Failure::ConnectTimeout => retryable(kept(TIMING_OUT, Upstream, Reason::ConnectTimeout)),
             Failure::UpstreamClosed => retryable(kept(INVALID_RESPONSE, Upstream, Reason::UpstreamClosed)),
             Failure::UpstreamHead(_) => kept(INVALID_RESPONSE, Upstream, Reason::BadResponse),

@@ -68,6 +68,14 @@ impl Socket {
         matches!(self, Socket::Stream(_))
     }
 
+    /// The stream that this is, if it is one.
+    pub(crate) fn as_stream(&self) -> Option<&Stream> {
+        match self {
+            Socket::Stream(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     /// Whether its bytes are inside TLS of its own.
     pub(crate) fn is_secure(&self) -> bool {
         matches!(self, Socket::Tls(_))

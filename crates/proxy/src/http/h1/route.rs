@@ -82,6 +82,8 @@ pub(crate) struct Forward {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) idempotent: bool,
+    /// The client wants a WebSocket.
+    pub(super) web_socket: bool,
     pub(super) grpc: bool,
     pub(super) request_id: SmallVec<[u8; 32]>,
     /// The rule's time for the whole request.
@@ -484,6 +486,7 @@ pub(super) fn forward(
         version: head.version,
         keep_alive: false,
         idempotent: head.is_idempotent(),
+        web_socket: head.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")),
         grpc: false,
         request_id,
         deadline: rule.request_timeout.map(|timeout| record.started + timeout),

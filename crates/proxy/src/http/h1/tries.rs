@@ -44,7 +44,14 @@ impl Forward {
             fresh,
             speaks: Speaks::Http(certificate),
         };
-        acquire(worker, &want, tried).await
+        let acquired = acquire(worker, &want, tried).await?;
+        if self.web_socket
+            && let Some(stream) = acquired.socket.as_stream()
+        {
+            // Apart, so that other requests do not carry it with them.
+            Box::pin(stream.takes_web_sockets(worker)).await?;
+        }
+        Ok(acquired)
     }
 
     /// Whether the rule allows another try, whatever came of this one.

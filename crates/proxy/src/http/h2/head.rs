@@ -8,6 +8,9 @@
 
 use std::io;
 
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -28,6 +31,27 @@ pub(super) enum Written {
     /// As it is, in both directions, without an announced end.
     Tunnel,
 }
+
+/// What a response depends on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// The request is a HEAD.
+    pub(super) to_head: bool,
+    /// Whoever asked wants trailers (`TE: trailers`), with a length announced or not.
+    wants_trailers: bool,
+    /// For a WebSocket: the key of the handshake in HTTP/1.1.
+    web_socket: Option<Bytes>,
+}
+
+impl Asked {
+    /// By a client, whose response is text already.
+    pub(super) fn by_client(method: &Method) -> Asked {
+        Asked { to_head: *method == Method::HEAD, ..Asked::default() }
+    }
+}
+
+/// What is put behind a WebSocket's key before it is hashed (RFC 6455 section 1.3).
+const WEB_SOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Whether messages of this type end with trailers that matter and announce no length that does.
 pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
@@ -50,9 +74,17 @@ fn is_connection_field(known: Known) -> bool {
 }
 
 /// How the body after this head is to be written, given that it is not over already.
+///
+/// In HTTP/1.1 trailers can only follow chunks, so what is announced to have some goes in chunks, whether its length is known or not.
+/// Trailers that nobody has announced or asked for, after a body of a known length, are left out there (RFC 9110 section 6.5.1).
 fn written(fields: &HeaderMap) -> Written {
     let grpc = fields.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()));
-    if fields.contains_key(http::header::CONTENT_LENGTH) && !grpc { Written::Plain } else { Written::Chunks }
+    let trailers = grpc || fields.contains_key(http::header::TRAILER);
+    if fields.contains_key(http::header::CONTENT_LENGTH) && !trailers {
+        Written::Plain
+    } else {
+        Written::Chunks
+    }
 }
 
 /// A client's request as text; `ended` where there is no body. `key` is what a WebSocket handshake in HTTP/1.1 needs; `most_fields` is where cookie crumbs
@@ -132,14 +164,19 @@ fn cookie(fields: &HeaderMap, out: &mut Vec<u8>) {
 pub(super) fn response_text<B>(
     response: &Response<B>,
     ended: bool,
-    to_head: bool,
+    asked: &Asked,
     out: &mut Vec<u8>,
 ) -> Written {
     let (status, fields) = (response.status(), response.headers());
-    let bodiless = to_head || matches!(status.as_u16(), 204 | 304);
+    if let Some(key) = asked.web_socket.as_ref().filter(|_| status.is_success() && !ended) {
+        web_socket_text(fields, key, out);
+        return Written::Tunnel;
+    }
+    let bodiless = asked.to_head || matches!(status.as_u16(), 204 | 304);
     let body = match ended {
         true => Written::Nothing,
         false if bodiless => Written::Nothing,
+        false if asked.wants_trailers => Written::Chunks,
         false => written(fields),
     };
     status_text(status, out);
@@ -159,6 +196,24 @@ pub(super) fn response_text<B>(
     }
     finish(out);
     body
+}
+
+/// An endpoint's word that it has taken a WebSocket, as the handshake of HTTP/1.1 has it.
+fn web_socket_text(fields: &HeaderMap, key: &[u8], out: &mut Vec<u8>) {
+    status_text(StatusCode::SWITCHING_PROTOCOLS, out);
+    for (name, value) in fields {
+        let known = classify(name.as_str().as_bytes());
+        let ours = *name == http::header::SEC_WEBSOCKET_ACCEPT;
+        if !(ours || is_connection_field(known) || known == Known::ContentLength) {
+            field(name.as_str().as_bytes(), value.as_bytes(), out);
+        }
+    }
+    out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    let mut hashed = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hashed.update(key);
+    hashed.update(WEB_SOCKET_GUID);
+    field(b"sec-websocket-accept", STANDARD.encode(hashed.finish()).as_bytes(), out);
+    finish(out);
 }
 
 /// An endpoint's interim response as text. One that cannot be said in HTTP/2 (101) is left out.
@@ -251,8 +306,19 @@ fn path_and_query(target: Bytes) -> io::Result<PathAndQuery> {
     })
 }
 
-/// A request for an endpoint from the text at the start of `bytes`: with the length of that text, and of its body.
-pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>, Framing, usize)> {
+/// The key of a request for a WebSocket, which is spoken of in other words in HTTP/2.
+fn web_socket_key(line_end: usize, text: &[u8], fields: &HeaderMap) -> Option<Bytes> {
+    const UPGRADE: &[u8] = b"\r\nupgrade: websocket\r\n";
+    let named = |at: &[u8]| at.get(..UPGRADE.len()).is_some_and(|line| line.eq_ignore_ascii_case(UPGRADE));
+    let key = fields.get(http::header::SEC_WEBSOCKET_KEY)?;
+    let lines = &text[line_end..];
+    let asked = memchr::memchr_iter(b'\r', lines).any(|at| named(&lines[at..]));
+    asked.then(|| Bytes::copy_from_slice(key.as_bytes()))
+}
+
+/// A request for an endpoint from the text at the start of `bytes`: with what its response depends on, the length of that text, and of its
+/// body. One for a WebSocket becomes an extended CONNECT (RFC 8441 section 5).
+pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>, Asked, Framing, usize)> {
     let length = head_length(bytes)?;
     let text = Bytes::copy_from_slice(&bytes[..length]);
     let line_end = memchr::memchr(b'\r', &text).ok_or_else(malformed)?;
@@ -262,8 +328,16 @@ pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>,
     else {
         return Err(malformed());
     };
-    let (fields, framing, host) = fields_of(&text, line_end + 2)?;
+    let (mut fields, mut framing, host) = fields_of(&text, line_end + 2)?;
     let host = host.ok_or_else(malformed)?;
+    let mut asked = Asked {
+        to_head: method == b"HEAD",
+        wants_trailers: fields.contains_key(http::header::TE),
+        web_socket: None,
+    };
+    if method == b"GET" && framing == Framing::None {
+        asked.web_socket = web_socket_key(line_end, &text, &fields);
+    }
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| malformed())?);
@@ -272,8 +346,14 @@ pub(super) fn request_of(bytes: &[u8], secure: bool) -> io::Result<(Request<()>,
     *request.version_mut() = Version::HTTP_2;
     *request.method_mut() = Method::from_bytes(method).map_err(|_| malformed())?;
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| malformed())?;
+    if asked.web_socket.is_some() {
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        fields.remove(http::header::SEC_WEBSOCKET_KEY);
+        framing = Framing::Tunnel;
+    }
     *request.headers_mut() = fields;
-    Ok((request, framing, length))
+    Ok((request, asked, framing, length))
 }
 
 /// A response for a client, final or not, from the text at the start of `bytes`: with the length of that text, and of its body.
@@ -416,12 +496,53 @@ mod tests {
     fn a_request_loses_what_belongs_to_its_connection() {
         let text = b"POST /a?b HTTP/1.1\r\nHost: h:1\r\nX-Y:  z \r\nConnection: TE\r\nTE: trailers\r\nKeep-Alive: 1\r\n\
             Transfer-Encoding: chunked\r\n\r\nrest";
-        let (request, framing, length) = request_of(text, true).unwrap();
+        let (request, asked, framing, length) = request_of(text, true).unwrap();
+        assert!(asked.wants_trailers && asked.web_socket.is_none());
         assert_eq!((framing, length), (Framing::Chunked, text.len() - 4));
         assert_eq!(request.uri().to_string(), "https://h:1/a?b");
         let fields: Vec<_> =
             request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(fields, [("x-y", &b"z"[..]), ("te", b"trailers")]);
+    }
+
+    #[test]
+    fn a_handshake_becomes_an_extended_connect_and_its_answer_one_again() {
+        let text = b"GET /chat HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+            Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let (request, asked, framing, _) = request_of(text, false).unwrap();
+        assert_eq!((request.method(), framing), (&Method::CONNECT, Framing::Tunnel));
+        assert_eq!(request.uri().to_string(), "http://h/chat");
+        let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["sec-websocket-version"]);
+        let mut out = Vec::new();
+        let taken = Response::builder().header("sec-websocket-protocol", "chat").body(()).unwrap();
+        assert_eq!(response_text(&taken, false, &asked, &mut out), Written::Tunnel);
+        let lines = "sec-websocket-protocol: chat\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, format!("HTTP/1.1 101 Switching Protocols\r\n{lines}"));
+        let refused = Response::builder().status(403).header("content-length", "2").body(()).unwrap();
+        assert_eq!(response_text(&refused, false, &asked, &mut Vec::new()), Written::Plain);
+        let other = b"GET /chat HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: x\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n";
+        assert_eq!(request_of(other, false).unwrap().0.method(), &Method::GET);
+    }
+
+    #[test]
+    fn what_is_announced_or_asked_to_have_trailers_goes_in_chunks() {
+        let response = |trailer: bool| {
+            let builder = Response::builder().header("content-length", "5");
+            let builder = if trailer { builder.header("trailer", "x-sum") } else { builder };
+            builder.body(()).unwrap()
+        };
+        let asked = |wants_trailers| Asked { wants_trailers, ..Asked::default() };
+        for (trailer, wants, expected) in
+            [(false, false, Written::Plain), (true, false, Written::Chunks), (false, true, Written::Chunks)]
+        {
+            let mut out = Vec::new();
+            assert_eq!(response_text(&response(trailer), false, &asked(wants), &mut out), expected);
+            let announced = String::from_utf8(out).unwrap().contains("content-length");
+            assert_eq!(announced, expected == Written::Plain);
+        }
     }
 
     #[test]

@@ -19,8 +19,10 @@ const BYTES_A_FRAME: usize = 1024;
 const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
 
 /// The length of what a client sends before its first frame (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -39,6 +41,8 @@ pub(super) struct Meter {
     debt: Cell<usize>,
     debt_since: Cell<Moment>,
     sent: Cell<usize>,
+    /// The peer has said what it takes.
+    settled: Cell<bool>,
     /// When anything was last read.
     read_at: Cell<Moment>,
 }
@@ -55,6 +59,7 @@ impl Meter {
             debt: Cell::new(0),
             debt_since: Cell::new(now),
             sent: Cell::new(0),
+            settled: Cell::new(false),
             read_at: Cell::new(now),
         }
     }
@@ -75,6 +80,11 @@ impl Meter {
     /// Since when a head has been coming that is not there whole.
     pub(super) fn head_since(&self) -> Option<Moment> {
         self.head_since.get()
+    }
+
+    /// Whether the peer's settings have begun to come.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.get()
     }
 
     pub(super) fn read_at(&self) -> Moment {
@@ -121,6 +131,9 @@ impl Meter {
     fn frame(&self, [high, middle, low, kind, flags, ..]: [u8; HEADER_BYTES], now: Moment) {
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.skip.set(length);
+        if kind == SETTINGS && flags & ACK == 0 {
+            self.settled.set(true);
+        }
         let carries = kind == HEADERS || (kind == DATA && length > 0);
         let debt = self.debt.get();
         self.debt.set(if carries { debt.saturating_sub(1) } else { debt + 1 });
@@ -163,6 +176,7 @@ mod tests {
             }
             // SETTINGS, paid by HEADERS; two PINGs; an empty DATA.
             assert_eq!((meter.debt(), meter.head_since()), (3, None), "in pieces of {piece}");
+            assert!(meter.is_settled());
         }
     }
 
@@ -171,6 +185,8 @@ mod tests {
         let now = Epoch::start().now();
         let meter = Meter::of_endpoint(now);
         let (first, last) = (frame(HEADERS, 0, 5), frame(CONTINUATION, END_HEADERS, 5));
+        meter.received(&frame(SETTINGS, ACK, 0), now);
+        assert!(!meter.is_settled(), "it said that it has heard ours");
         meter.received(&first, now);
         assert!(meter.head_since().is_some());
         meter.received(&last[..last.len() - 1], now + Duration::from_secs(1));

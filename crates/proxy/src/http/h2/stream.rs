@@ -22,8 +22,10 @@ use http::{HeaderMap, Request};
 use weir_codec::body::{BodyLimits, BodyScan, CHUNK_END, Form, Framing, chunk_start};
 
 use super::connection::Streams;
-use super::head::{self, Written};
+use super::head::{self, Asked, Written};
 use super::upstream::Slot;
+use crate::error::Failure;
+use crate::worker::Worker;
 
 /// Room that has to be left in a buffer for a chunk to be begun in it: its first line, some data, its end.
 const LEAST_ROOM: usize = 64;
@@ -32,8 +34,8 @@ const LEAST_ROOM: usize = 64;
 pub(crate) struct Stream {
     reading: Reading,
     writing: Writing,
-    /// The request that this is about is a HEAD.
-    to_head: bool,
+    /// The request that this is about.
+    asked: Asked,
     limits: BodyLimits,
     /// The peer did nothing with the request, and said so.
     refused: bool,
@@ -125,24 +127,25 @@ impl Stream {
         let mut text = Vec::with_capacity(1024);
         let written =
             head::request_text(&request, request.body().is_end_stream(), key, most_fields, &mut text);
-        let to_head = *request.method() == http::Method::HEAD;
+        let asked = Asked::by_client(request.method());
         let body = request.into_body();
         let from =
             if written == Written::Nothing { From::Over(Some(body)) } else { From::Body(body, written) };
-        Stream::new(text, from, Sink::Respond(respond), to_head, limits, Side::Client(streams))
+        Stream::new(text, from, Sink::Respond(respond), asked, limits, Side::Client(streams))
     }
 
     /// A place for a request to an endpoint.
     pub(super) fn requested(send: SendRequest<Bytes>, limits: BodyLimits, slot: Slot) -> Stream {
-        Stream::new(Vec::new(), From::Nowhere, Sink::Request(send), false, limits, Side::Endpoint(slot))
+        let asked = Asked::default();
+        Stream::new(Vec::new(), From::Nowhere, Sink::Request(send), asked, limits, Side::Endpoint(slot))
     }
 
-    fn new(text: Vec<u8>, from: From, sink: Sink, to_head: bool, limits: BodyLimits, side: Side) -> Stream {
+    fn new(text: Vec<u8>, from: From, sink: Sink, asked: Asked, limits: BodyLimits, side: Side) -> Stream {
         let scan = BodyScan::new(Framing::None, Form::DataOnly, limits);
         Stream {
             reading: Reading { text, text_at: 0, data: Bytes::new(), after: b"", from, taken: 0 },
             writing: Writing { sink, scan, pass: 0, trailers: HeaderMap::new() },
-            to_head,
+            asked,
             limits,
             refused: false,
             reset: false,
@@ -153,6 +156,18 @@ impl Stream {
     /// Whether the peer said that it did nothing with the request (RFC 9113 sections 6.8 and 8.7).
     pub(crate) fn was_refused(&self) -> bool {
         self.refused
+    }
+
+    /// Whether the endpoint takes requests for WebSockets; waits until it has said so (RFC 8441 section 3), a bounded time.
+    pub(crate) async fn takes_web_sockets(&self, worker: &Worker) -> Result<(), Failure> {
+        let (Sink::Request(send), Side::Endpoint(slot)) = (&self.writing.sink, &self.side) else {
+            return Err(Failure::NoWebSocket);
+        };
+        let limit = worker.settings.limits.upstream_connect_timeout;
+        let settled = tokio::time::timeout(limit, slot.settled()).await;
+        worker.clock.tick();
+        settled.unwrap_or(Err(Failure::ConnectTimeout))?;
+        if send.is_extended_connect_protocol_enabled() { Ok(()) } else { Err(Failure::NoWebSocket) }
     }
 
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -201,7 +216,7 @@ impl Stream {
                     }
                     let response = ready!(Pin::new(response).poll(cx))?;
                     let ended = response.body().is_end_stream();
-                    let written = head::response_text(&response, ended, self.to_head, &mut self.reading.text);
+                    let written = head::response_text(&response, ended, &self.asked, &mut self.reading.text);
                     let body = response.into_body();
                     self.reading.from = match written {
                         Written::Nothing => From::Over(Some(body)),
@@ -280,7 +295,7 @@ impl Stream {
 
     fn write_response(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Sink::Respond(respond) = &mut self.writing.sink else { return Ok(0) };
-        let (response, framing, length) = head::response_of(bytes, self.to_head)?;
+        let (response, framing, length) = head::response_of(bytes, self.asked.to_head)?;
         if response.status().is_informational() {
             respond.send_informational(response).map_err(failed)?;
             return Ok(length);
@@ -296,9 +311,9 @@ impl Stream {
             return Ok(0);
         };
         self.reading.from = From::Failed;
-        let (request, framing, length) = head::request_of(bytes, slot.is_secure())?;
+        let (request, asked, framing, length) = head::request_of(bytes, slot.is_secure())?;
         let ends = matches!(framing, Framing::None | Framing::Length(0));
-        self.to_head = *request.method() == http::Method::HEAD;
+        self.asked = asked;
         match send.send_request(request, ends) {
             Ok((response, stream)) => {
                 self.reading.from = From::Response(response);

@@ -58,6 +58,10 @@ struct Shared {
     /// It has carried a request.
     used: Cell<bool>,
     closed: Cell<bool>,
+    /// The endpoint has said what it takes, and the machine has heard it.
+    settled: Cell<bool>,
+    /// Told when one of these two becomes true.
+    changed: Notify,
     idle_since: Cell<Moment>,
     freed: Rc<Notify>,
     worker: Rc<Worker>,
@@ -104,6 +108,20 @@ impl Slot {
     /// Whether the connection is encrypted.
     pub(super) fn is_secure(&self) -> bool {
         self.0.secure
+    }
+
+    /// Until the endpoint has said what it takes, or is gone.
+    pub(super) async fn settled(&self) -> Result<(), Failure> {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.0.closed.get() {
+                return Err(Failure::UpstreamClosed);
+            }
+            if self.0.settled.get() {
+                return Ok(());
+            }
+            changed.await;
+        }
     }
 }
 
@@ -222,6 +240,8 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
         active: Cell::new(0),
         used: Cell::new(false),
         closed: Cell::new(false),
+        settled: Cell::new(false),
+        changed: Notify::new(),
         idle_since: Cell::new(now),
         freed,
         worker: worker.clone(),
@@ -232,6 +252,7 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
     tokio::task::spawn_local(async move {
         poll_fn(|cx| task.poll(cx)).await;
         task.shared.closed.set(true);
+        task.shared.changed.notify_waiters();
         task.shared.freed.notify_waiters();
     });
     Ok(Link { send, shared })
@@ -276,6 +297,10 @@ impl Task {
                 tracing::debug!(%error, "a connection of HTTP/2 to an endpoint ended early");
             }
             return Poll::Ready(());
+        }
+        if !self.shared.settled.get() && self.meter.is_settled() {
+            self.shared.settled.set(true);
+            self.shared.changed.notify_waiters();
         }
         let worker = &self.shared.worker;
         while self.shared.active.get() > 0 {
