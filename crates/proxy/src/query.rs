@@ -7,10 +7,13 @@
 
 use std::borrow::Cow;
 
+/// A name and its value.
+type Parameter = (Box<[u8]>, Box<[u8]>);
+
 /// Parameters that are set, then those that go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QueryEdits {
-    set: Vec<(Box<[u8]>, Box<[u8]>)>,
+    set: Vec<Parameter>,
     remove: Vec<Box<[u8]>>,
 }
 

@@ -226,10 +226,10 @@ impl Question {
 fn once_each(mut lines: Vec<GrantLine>) -> Vec<GrantLine> {
     for at in 1..lines.len() {
         let (before, rest) = lines.split_at_mut(at);
-        if let Some(line) = rest.first_mut() {
-            if before.iter().any(|other| other.name.eq_ignore_ascii_case(&line.name)) {
-                line.put = Put::Beside;
-            }
+        if let Some(line) = rest.first_mut()
+            && before.iter().any(|other| other.name.eq_ignore_ascii_case(&line.name))
+        {
+            line.put = Put::Beside;
         }
     }
     lines
