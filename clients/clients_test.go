@@ -29,7 +29,8 @@ import (
 var (
 	weir     = flag.String("weir", "", "the weir binary")
 	h2spec   = flag.String("h2spec", "", "the h2spec binary")
-	autobahn = flag.String("autobahn", "", "a Python 2.7 that has the package autobahntestsuite (PYTHONPATH is handed on)")
+	autobahn = flag.String("autobahn", "", "a Python 2.7")
+	packages = flag.String("autobahn-packages", "", "the folder where it has the package autobahntestsuite")
 	all      = flag.Bool("all", false, "all cases of Autobahn's suite: also those of compression and of throughput")
 )
 

@@ -218,7 +218,8 @@ func TestAutobahn(t *testing.T) {
 	require.NoError(t, err)
 	specification := filepath.Join(folder, "specification.json")
 	require.NoError(t, os.WriteFile(specification, told, 0o644))
-	start := "from autobahntestsuite.wstest import run; run()"
+	start := fmt.Sprintf("import site, sys; site.addsitedir(%q); sys.path.insert(0, %[1]q); "+
+		"from autobahntestsuite.wstest import run; run()", *packages)
 	command := exec.Command(*autobahn, "-c", start, "--mode", "fuzzingclient", "--spec", specification)
 	command.Dir = folder
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -12,6 +12,7 @@
 
 mod builtin;
 mod check;
+mod clients;
 mod conformance;
 mod crds;
 mod fuzz;
@@ -47,6 +48,8 @@ enum Task {
     },
     /// The official conformance suite against a sandbox of its own: a table for each profile.
     Conformance(conformance::Options),
+    /// Clients that others have written through a sandbox: h2spec, grpc-go, WebSockets and Autobahn's suite, DNS, curl.
+    Clients(clients::Options),
     /// Runs the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
     /// CPU per request and latency beside nginx and HAProxy; the arguments are those of `weir-bench`.
@@ -86,6 +89,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Codegen { what: Codegen::Builtin } => builtin::generate(&root),
         Task::Codegen { what: Codegen::Crds } => crds::generate(&root, &upstream::crds(&root)?, false),
         Task::Conformance(options) => conformance::run(&root, options),
+        Task::Clients(options) => clients::run(&root, options),
         Task::Fuzz(options) => fuzz::run(&root, options),
         Task::Bench { arguments } => bench(&root, arguments),
     }

@@ -16,10 +16,18 @@ pub(crate) fn missing() -> Option<&'static str> {
     )
 }
 
+/// `go test -c` looks at no code beyond the compiler's rules.
+pub(crate) fn vet(module: &Path) -> Result<()> {
+    let name = module.file_name().unwrap_or_default().to_string_lossy();
+    step::run(&format!("vet {name}"), Command::new("go").current_dir(module).args(["vet", "./..."]))?;
+    Ok(())
+}
+
 /// Compiles the suite into `folder`, unless what is there is newer than its sources.
 pub(super) fn build_suite(root: &Path, folder: &Path) -> Result<PathBuf> {
     let (sources, built) = (root.join("conformance"), folder.join("suite.test"));
     if !is_newer(&built, &sources)? {
+        vet(&sources)?;
         let mut build = Command::new("go");
         build.current_dir(&sources).args(["test", "-c", "-o"]).arg(&built).arg(".");
         step::run("build the suite", &mut build)?;

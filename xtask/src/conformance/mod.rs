@@ -6,7 +6,7 @@
 //! Deliberately absent: any selection of tests that is not asked for, and any tolerance for failures.
 
 mod catalogue;
-mod go;
+pub(crate) mod go;
 mod run;
 mod sandbox;
 mod verdict;
