@@ -62,7 +62,7 @@ fn channel_files(directory: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 /// Names of files that are missing, differ, or should not be there.
-fn differences(directory: &Path, wanted: &BTreeMap<String, String>) -> Result<Vec<String>> {
+pub(crate) fn differences(directory: &Path, wanted: &BTreeMap<String, String>) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (name, content) in wanted {
         if fs::read_to_string(directory.join(name)).ok().as_ref() != Some(content) {
@@ -80,7 +80,7 @@ fn differences(directory: &Path, wanted: &BTreeMap<String, String>) -> Result<Ve
     Ok(names)
 }
 
-fn write(directory: &Path, wanted: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn write(directory: &Path, wanted: &BTreeMap<String, String>) -> Result<()> {
     fs::create_dir_all(directory)?;
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

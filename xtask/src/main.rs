@@ -10,6 +10,7 @@
     reason = "a command-line tool reports on its output streams"
 )]
 
+mod api;
 mod builtin;
 mod check;
 mod clients;
@@ -65,8 +66,10 @@ enum Task {
 enum Codegen {
     /// Schemas and discovery of the built-in kinds, from the cluster of the current kubeconfig.
     Builtin,
-    /// The embedded CRDs, from the published bundles.
+    /// The embedded CRDs, from the published bundles, and the types that are made from them.
     Crds,
+    /// The types of Gateway API in `crates/api`, from the embedded CRDs.
+    Api,
 }
 
 fn main() -> ExitCode {
@@ -87,7 +90,11 @@ fn run(task: &Task) -> Result<()> {
         Task::Acceptance(options) => test::acceptance(&root, options),
         Task::Check(options) => check::run(&root, options),
         Task::Codegen { what: Codegen::Builtin } => builtin::generate(&root),
-        Task::Codegen { what: Codegen::Crds } => crds::generate(&root, &upstream::crds(&root)?, false),
+        Task::Codegen { what: Codegen::Crds } => {
+            crds::generate(&root, &upstream::crds(&root)?, false)?;
+            api::generate(&root, false)
+        }
+        Task::Codegen { what: Codegen::Api } => api::generate(&root, false),
         Task::Conformance(options) => conformance::run(&root, options),
         Task::Clients(options) => clients::run(&root, options),
         Task::Fuzz(options) => fuzz::run(&root, options),

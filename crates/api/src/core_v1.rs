@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::meta::ObjectMeta;
-use crate::open::{nullable, open_enum};
+use crate::open::open_enum;
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -14,18 +14,15 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
-    #[serde(rename = "type", deserialize_with = "nullable")]
+    #[serde(rename = "type")]
     pub type_: ServiceType,
-    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<ServicePort>,
-    #[serde(deserialize_with = "nullable")]
     pub selector: BTreeMap<String, String>,
     pub external_name: Option<String>,
 }
@@ -43,11 +40,8 @@ open_enum! {
 #[serde(rename_all = "camelCase", default)]
 pub struct ServicePort {
     /// Empty when the Service has one unnamed port.
-    #[serde(deserialize_with = "nullable")]
     pub name: String,
-    #[serde(deserialize_with = "nullable")]
     pub port: i32,
-    #[serde(deserialize_with = "nullable")]
     pub protocol: TransportProtocol,
     pub app_protocol: Option<String>,
 }
@@ -64,11 +58,8 @@ open_enum! {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub address_type: AddressType,
-    #[serde(deserialize_with = "nullable")]
     pub endpoints: Vec<Endpoint>,
-    #[serde(deserialize_with = "nullable")]
     pub ports: Vec<EndpointPort>,
 }
 
@@ -90,9 +81,7 @@ open_enum! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
-    #[serde(deserialize_with = "nullable")]
     pub addresses: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
     pub conditions: EndpointConditions,
 }
 
@@ -111,10 +100,8 @@ pub struct EndpointConditions {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointPort {
     /// The Service port's name; empty for an unnamed one.
-    #[serde(deserialize_with = "nullable")]
     pub name: String,
     pub port: Option<i32>,
-    #[serde(deserialize_with = "nullable")]
     pub protocol: TransportProtocol,
 }
 
@@ -138,9 +125,8 @@ pub const CA_CERTIFICATES_KEY: &str = "ca.crt";
 #[serde(rename_all = "camelCase", default)]
 pub struct Secret {
     pub metadata: ObjectMeta,
-    #[serde(rename = "type", deserialize_with = "nullable")]
+    #[serde(rename = "type")]
     pub type_: String,
-    #[serde(deserialize_with = "nullable")]
     pub data: SecretData,
 }
 
@@ -170,7 +156,6 @@ impl std::fmt::Debug for Secret {
 #[serde(rename_all = "camelCase", default)]
 pub struct ConfigMap {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub data: ConfigMapData,
 }
 

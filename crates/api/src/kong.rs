@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 use crate::meta::ObjectMeta;
-use crate::open::nullable;
 
 /// Controller name of Weir's own classes.
 pub const WEIR_CONTROLLER: &str = "weir.dev/gateway-controller";
@@ -37,7 +36,6 @@ pub const OPERATOR_GROUP: &str = "gateway-operator.konghq.com";
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayConfiguration {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub spec: serde_json::Value,
 }
 

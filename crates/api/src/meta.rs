@@ -4,28 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::open::nullable;
-
 /// The part of `metadata` that Weir reads. `managedFields` in particular is dropped: it is the bulk of most objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectMeta {
-    #[serde(deserialize_with = "nullable")]
     pub name: String,
     /// Empty for cluster-scoped objects.
-    #[serde(deserialize_with = "nullable")]
     pub namespace: String,
-    #[serde(deserialize_with = "nullable")]
     pub uid: String,
-    #[serde(deserialize_with = "nullable")]
     pub resource_version: String,
-    #[serde(deserialize_with = "nullable")]
     pub generation: i64,
     pub creation_timestamp: Option<Timestamp>,
     pub deletion_timestamp: Option<Timestamp>,
-    #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -95,20 +86,15 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LabelSelector {
-    #[serde(deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
     pub match_expressions: Vec<LabelRequirement>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LabelRequirement {
-    #[serde(deserialize_with = "nullable")]
     pub key: String,
-    #[serde(deserialize_with = "nullable")]
     pub operator: String,
-    #[serde(deserialize_with = "nullable")]
     pub values: Vec<String>,
 }
 

@@ -3,13 +3,11 @@
 use serde::Deserialize;
 
 use crate::meta::ObjectMeta;
-use crate::open::nullable;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ingress {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub spec: IngressSpec,
 }
 
@@ -23,13 +21,11 @@ pub struct IngressSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressClass {
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "nullable")]
     pub spec: IngressClassSpec,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressClassSpec {
-    #[serde(deserialize_with = "nullable")]
     pub controller: String,
 }

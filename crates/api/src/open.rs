@@ -1,19 +1,9 @@
-//! Reading helpers: enums that keep unknown values, and fields whose null means their default.
+//! Enums that keep unknown values.
 
-use serde::{Deserialize, Deserializer};
-
-/// Reads `null` like an absent field.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// An enum of API strings that keeps a value which it does not know.
+/// An enum of API strings that keeps a value which it does not know. Without a default, one that is absent where it is
+/// required is the unknown value of no letters.
 macro_rules! open_enum {
-    ($(#[$meta:meta])* $name:ident default $default:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident $(default $default:ident)? { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
@@ -42,8 +32,10 @@ macro_rules! open_enum {
         }
 
         impl Default for $name {
+            #[allow(unreachable_code, reason = "an enum without a default of its own has the last line only")]
             fn default() -> Self {
-                Self::$default
+                $(return Self::$default;)?
+                Self::Unknown(String::new())
             }
         }
 

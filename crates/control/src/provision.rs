@@ -13,7 +13,7 @@ pub(crate) mod sandbox;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use weir_api::gateway::{AddressType, GatewayStatusAddress, Protocol};
+use weir_api::gateway_api::{AddressType, GatewayStatusAddress, ProtocolType};
 use weir_core::{AddressProblem, Addresses, ClassKind, ObjectKey, RequestedAddress};
 
 pub use self::fixed::Fixed;
@@ -41,7 +41,7 @@ pub(crate) struct GatewayView {
     /// Addresses that its status showed when it was first seen.
     pub(crate) previous: Vec<IpAddr>,
     /// Ports of its listeners, each once for each protocol.
-    pub(crate) ports: Vec<(u16, Protocol)>,
+    pub(crate) ports: Vec<(u16, ProtocolType)>,
     /// `spec.infrastructure`.
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use weir_api::gateway::{
-    AddressType, GatewayClass, GatewayClassStatus, GatewayStatus, ParametersReference, Protocol,
+use weir_api::gateway_api::{
+    AddressType, GatewayClass, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ParametersReference,
+    PolicyAncestorStatus, ProtocolType, RouteParentStatus,
 };
 use weir_api::kong::{
     GatewayConfigurationStatus, KIC_CONTROLLER, OPERATOR_CONTROLLER, UNMANAGED_ANNOTATION, WEIR_CONTROLLER,
 };
-use weir_api::listener_set::ListenerSetStatus;
-use weir_api::policy::PolicyAncestorStatus;
-use weir_api::route::RouteParentStatus;
 use weir_model::resource::Update;
 
 use crate::diagnostic::Diagnostic;
@@ -96,7 +94,7 @@ pub struct GatewayNeed {
     /// `spec.addresses`, in its order; only types that Weir supports.
     pub requested: Vec<RequestedAddress>,
     /// Ports of the listeners that will be served, sorted, each once for each protocol.
-    pub ports: Vec<(u16, Protocol)>,
+    pub ports: Vec<(u16, ProtocolType)>,
     /// `spec.infrastructure`.
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 
 use imbl::OrdMap;
 use weir_api::condition::{Condition, ConditionStatus, reasons, types};
-use weir_api::gateway::{GatewayStatus, ListenerStatus};
-use weir_api::listener_set::ListenerSetStatus;
+use weir_api::gateway_api::{GatewayStatus, ListenerSetStatus, ListenerStatus};
 use weir_model::resource::BindReport;
 
 use crate::objects::{AddressProblem, ObjectKey, Place};

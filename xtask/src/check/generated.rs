@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use super::{Context, Report};
-use crate::{crds, upstream};
+use crate::{api, crds, upstream};
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
     match upstream::crds(context.root) {
@@ -16,6 +16,9 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
             }
         }
         Err(error) => report.left_out(format!("embedded CRDs held equal to the published ones: {error:#}")),
+    }
+    if let Err(error) = api::generate(context.root, true) {
+        report.finding(format!("{error:#}; make them anew with `cargo xtask codegen api`"));
     }
     Ok(())
 }

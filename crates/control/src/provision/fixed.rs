@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use weir_api::gateway::AddressType;
+use weir_api::gateway_api::AddressType;
 use weir_core::AddressProblem;
 
 use super::{Assigned, Assignment, GatewayView};
@@ -61,7 +61,7 @@ mod tests {
         GatewayView,
         sandbox::tests::{asking, view},
     };
-    use weir_api::gateway::AddressType;
+    use weir_api::gateway_api::AddressType;
     use weir_core::AddressProblem;
 
     #[test]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use weir_api::gateway::Protocol;
+use weir_api::gateway_api::ProtocolType;
 use weir_api::kong::{INGRESS_CLASS, INGRESS_CONTROLLER, KIC_CONTROLLER, OPERATOR_CONTROLLER};
 use weir_core::{Kind, ObjectKey};
 
@@ -200,8 +200,8 @@ fn short(name: &str) -> String {
     format!("{}-{:08x}", stem.replace('.', "-"), hash(name) >> 32)
 }
 
-pub(crate) fn is_udp(protocol: &Protocol) -> bool {
-    *protocol == Protocol::Udp
+pub(crate) fn is_udp(protocol: &ProtocolType) -> bool {
+    *protocol == ProtocolType::Udp
 }
 
 fn bound_ports(addresses: &[IpAddr], ports: &[PortWish], bound: &BoundPorts) -> BTreeMap<String, String> {
@@ -649,7 +649,7 @@ mod tests {
     #[test]
     fn the_proxy_service_has_every_port_of_the_unmanaged_gateways() {
         let mut gateway = unmanaged("kong");
-        gateway.ports = vec![(8080, Protocol::Http), (80, Protocol::Http), (53, Protocol::Udp)];
+        gateway.ports = vec![(8080, ProtocolType::Http), (80, ProtocolType::Http), (53, ProtocolType::Udp)];
         let service = &created(&table(&[gateway], true, &BoundPorts::new()))[0];
         let ports: Vec<(u64, &str)> = service["spec"]["ports"]
             .as_array()
@@ -686,7 +686,7 @@ mod tests {
     fn a_managed_gateway_has_a_service_beside_it_that_goes_with_it() {
         let mut gateway = view("kong");
         gateway.controller = OPERATOR_CONTROLLER.to_owned();
-        gateway.ports = vec![(80, Protocol::Http)];
+        gateway.ports = vec![(80, ProtocolType::Http)];
         let mut table = table(std::slice::from_ref(&gateway), false, &BoundPorts::new());
         let service = created(&table).remove(0);
         assert_eq!(service["metadata"]["name"], "dataplane-ingress-kong");
@@ -747,7 +747,7 @@ mod tests {
     #[test]
     fn the_real_port_of_one_transport_is_never_told_as_that_of_the_other() {
         let both = GatewayView {
-            ports: [(53, Protocol::Tcp), (53, Protocol::Udp)].into_iter().collect(),
+            ports: [(53, ProtocolType::Tcp), (53, ProtocolType::Udp)].into_iter().collect(),
             ..unmanaged("kong")
         };
         let address = assigned(std::slice::from_ref(&both), true).shared.unwrap();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use weir_api::gateway::AddressType;
+use weir_api::gateway_api::AddressType;
 use weir_core::{AddressProblem, ObjectKey, RequestedAddress};
 
 use super::{Assigned, Assignment, GatewayView};
@@ -261,7 +261,7 @@ pub(super) mod tests {
     use super::{AddressRange, Sandbox};
     use crate::provision::{Assigned, GatewayView};
     use std::net::IpAddr;
-    use weir_api::gateway::AddressType;
+    use weir_api::gateway_api::AddressType;
     use weir_api::kong::{KIC_CONTROLLER, WEIR_CONTROLLER};
     use weir_core::{AddressProblem, ClassKind, Kind, ObjectKey, RequestedAddress};
 

@@ -186,7 +186,7 @@ impl Gate {
         self.outstanding.front().is_some_and(|waiting| now.duration_since(waiting.sent) >= SILENT)
     }
 
-    fn is_programmed(&self, route: &ObjectKey, entry: &weir_api::route::RouteParentStatus) -> bool {
+    fn is_programmed(&self, route: &ObjectKey, entry: &weir_api::gateway_api::RouteParentStatus) -> bool {
         let parent = &entry.parent_ref;
         let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
         [Kind::Gateway, Kind::ListenerSet]
@@ -212,8 +212,7 @@ mod tests {
     use std::time::Duration;
     use tokio::time::Instant;
     use weir_api::condition::{Condition, ConditionStatus, types};
-    use weir_api::gateway::GatewayStatus;
-    use weir_api::route::{ParentReference, RouteParentStatus};
+    use weir_api::gateway_api::{GatewayStatus, ParentReference, RouteParentStatus};
     use weir_core::{Kind, ObjectKey, Status};
 
     fn gateway() -> ObjectKey {

@@ -200,9 +200,9 @@ fn same(before: &Object, after: &Object) -> bool {
             (Object::ListenerSet(a), Object::ListenerSet(b)) => a.spec == b.spec,
             (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
             (Object::GrpcRoute(a), Object::GrpcRoute(b)) => a.spec == b.spec,
-            (Object::TlsRoute(a), Object::TlsRoute(b))
-            | (Object::TcpRoute(a), Object::TcpRoute(b))
-            | (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
+            (Object::TlsRoute(a), Object::TlsRoute(b)) => a.spec == b.spec,
+            (Object::TcpRoute(a), Object::TcpRoute(b)) => a.spec == b.spec,
+            (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
             (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
             (Object::BackendTrafficPolicy(a), Object::BackendTrafficPolicy(b)) => a.spec == b.spec,
             (Object::Secret(a), Object::Secret(b)) => a.type_ == b.type_ && a.data == b.data,

@@ -122,7 +122,7 @@ mod tests {
     use crate::status_writer::Desired;
     use serde_json::Value;
     use std::collections::BTreeSet;
-    use weir_api::gateway::{GatewayClassStatus, GatewayStatus};
+    use weir_api::gateway_api::{GatewayClassStatus, GatewayStatus};
     use weir_core::{Kind, Output, Status};
     use weir_model::resource::{Backend, Body, Resource};
 

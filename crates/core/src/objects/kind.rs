@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use weir_api::gateway::GROUP;
+use weir_api::gateway_api::kinds;
+use weir_api::kind_facts::KindFacts;
 use weir_api::kong::OPERATOR_GROUP;
-use weir_api::policy::EXPERIMENTAL_GROUP;
 
 /// The kinds that translation reads, in the order in which it looks at changed objects: what is read by others first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,10 @@ pub enum Kind {
 /// What the API calls a kind: kind, plural, group, and the versions that can be read, best first.
 type Facts = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
+const fn facts(of: &KindFacts) -> Facts {
+    (of.kind, of.plural, of.group, of.version_names)
+}
+
 impl Kind {
     pub const ALL: [Kind; 19] = [
         Kind::GatewayClass,
@@ -58,19 +62,17 @@ impl Kind {
 
     fn facts(self) -> Facts {
         match self {
-            Kind::GatewayClass => ("GatewayClass", "gatewayclasses", GROUP, &["v1", "v1beta1"]),
-            Kind::Gateway => ("Gateway", "gateways", GROUP, &["v1", "v1beta1"]),
-            Kind::ListenerSet => ("ListenerSet", "listenersets", GROUP, &["v1"]),
-            Kind::HttpRoute => ("HTTPRoute", "httproutes", GROUP, &["v1", "v1beta1"]),
-            Kind::GrpcRoute => ("GRPCRoute", "grpcroutes", GROUP, &["v1"]),
-            Kind::TlsRoute => ("TLSRoute", "tlsroutes", GROUP, &["v1", "v1alpha3", "v1alpha2"]),
-            Kind::TcpRoute => ("TCPRoute", "tcproutes", GROUP, &["v1", "v1alpha2"]),
-            Kind::UdpRoute => ("UDPRoute", "udproutes", GROUP, &["v1", "v1alpha2"]),
-            Kind::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies", GROUP, &["v1", "v1alpha3"]),
-            Kind::BackendTrafficPolicy => {
-                ("XBackendTrafficPolicy", "xbackendtrafficpolicies", EXPERIMENTAL_GROUP, &["v1alpha1"])
-            }
-            Kind::ReferenceGrant => ("ReferenceGrant", "referencegrants", GROUP, &["v1", "v1beta1"]),
+            Kind::GatewayClass => facts(&kinds::GATEWAY_CLASS),
+            Kind::Gateway => facts(&kinds::GATEWAY),
+            Kind::ListenerSet => facts(&kinds::LISTENER_SET),
+            Kind::HttpRoute => facts(&kinds::HTTP_ROUTE),
+            Kind::GrpcRoute => facts(&kinds::GRPC_ROUTE),
+            Kind::TlsRoute => facts(&kinds::TLS_ROUTE),
+            Kind::TcpRoute => facts(&kinds::TCP_ROUTE),
+            Kind::UdpRoute => facts(&kinds::UDP_ROUTE),
+            Kind::BackendTlsPolicy => facts(&kinds::BACKEND_TLS_POLICY),
+            Kind::BackendTrafficPolicy => facts(&kinds::X_BACKEND_TRAFFIC_POLICY),
+            Kind::ReferenceGrant => facts(&kinds::REFERENCE_GRANT),
             Kind::Service => ("Service", "services", "", &["v1"]),
             Kind::EndpointSlice => ("EndpointSlice", "endpointslices", "discovery.k8s.io", &["v1"]),
             Kind::Namespace => ("Namespace", "namespaces", "", &["v1"]),

@@ -13,10 +13,9 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use weir_api::core_v1::{EndpointSlice, Namespace, Service};
-use weir_api::gateway::{Gateway, GatewayClass, GatewayStatusAddress};
+use weir_api::gateway_api::{Gateway, GatewayClass, GatewayStatusAddress, ReferenceGrant};
 use weir_api::kong::GatewayConfiguration;
 use weir_api::networking::IngressClass;
-use weir_api::policy::ReferenceGrant;
 use weir_model::resource::BindReport;
 
 pub use self::kind::{Kind, ObjectKey};

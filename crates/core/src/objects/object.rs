@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weir_api::core_v1::{ConfigMap, EndpointSlice, Namespace, Secret, Service};
-use weir_api::gateway::{Gateway, GatewayClass};
-use weir_api::grpc_route::GrpcRoute;
+use weir_api::gateway_api::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, ReferenceGrant, TcpRoute,
+    TlsRoute, UdpRoute, XBackendTrafficPolicy,
+};
 use weir_api::kong::GatewayConfiguration;
-use weir_api::l4_route::L4Route;
-use weir_api::listener_set::ListenerSet;
 use weir_api::meta::ObjectMeta;
 use weir_api::networking::{Ingress, IngressClass};
-use weir_api::policy::{BackendTlsPolicy, BackendTrafficPolicy, ReferenceGrant, SeenPolicyStatus};
-use weir_api::route::{HttpRoute, SeenRouteStatus};
+use weir_api::seen::{SeenPolicyStatus, SeenRouteStatus};
 
 use super::kind::{Kind, ObjectKey};
 
@@ -46,7 +45,7 @@ macro_rules! objects {
             /// shape.
             pub fn read(kind: Kind, json: Value) -> Result<Object, Unreadable> {
                 match kind {
-                    $(Kind::$kind => serde_json::from_value(json).map(Arc::new).map(Object::$kind),)+
+                    $(Kind::$kind => weir_api::read(json).map(Arc::new).map(Object::$kind),)+
                 }
                 .map_err(|error| Unreadable { kind, message: error.to_string() })
             }
@@ -72,11 +71,11 @@ objects! {
     ListenerSet: ListenerSet,
     HttpRoute: HttpRoute,
     GrpcRoute: GrpcRoute,
-    TlsRoute: L4Route,
-    TcpRoute: L4Route,
-    UdpRoute: L4Route,
+    TlsRoute: TlsRoute,
+    TcpRoute: TcpRoute,
+    UdpRoute: UdpRoute,
     BackendTlsPolicy: BackendTlsPolicy,
-    BackendTrafficPolicy: BackendTrafficPolicy,
+    BackendTrafficPolicy: XBackendTrafficPolicy,
     ReferenceGrant: ReferenceGrant,
     Service: Service,
     EndpointSlice: EndpointSlice,
@@ -110,9 +109,9 @@ impl Object {
             (Object::ListenerSet(a), Object::ListenerSet(b)) => a.spec == b.spec,
             (Object::HttpRoute(a), Object::HttpRoute(b)) => a.spec == b.spec,
             (Object::GrpcRoute(a), Object::GrpcRoute(b)) => a.spec == b.spec,
-            (Object::TlsRoute(a), Object::TlsRoute(b))
-            | (Object::TcpRoute(a), Object::TcpRoute(b))
-            | (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
+            (Object::TlsRoute(a), Object::TlsRoute(b)) => a.spec == b.spec,
+            (Object::TcpRoute(a), Object::TcpRoute(b)) => a.spec == b.spec,
+            (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
             (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
             (Object::BackendTrafficPolicy(a), Object::BackendTrafficPolicy(b)) => a.spec == b.spec,
             (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
@@ -125,9 +124,9 @@ impl Object {
         match self {
             Object::HttpRoute(route) => parents(&route.status),
             Object::GrpcRoute(route) => parents(&route.status),
-            Object::TlsRoute(route) | Object::TcpRoute(route) | Object::UdpRoute(route) => {
-                parents(&route.status)
-            }
+            Object::TlsRoute(route) => parents(&route.status),
+            Object::TcpRoute(route) => parents(&route.status),
+            Object::UdpRoute(route) => parents(&route.status),
             Object::BackendTlsPolicy(policy) => ancestors(&policy.status),
             Object::BackendTrafficPolicy(policy) => ancestors(&policy.status),
             _ => Vec::new(),
@@ -136,16 +135,22 @@ impl Object {
 
     /// The Services that a policy names, each once.
     pub(crate) fn policy_targets(&self) -> Vec<ObjectKey> {
-        let (namespace, targets) = match self {
-            Object::BackendTlsPolicy(policy) => (&policy.metadata.namespace, &policy.spec.target_refs),
-            Object::BackendTrafficPolicy(policy) => (&policy.metadata.namespace, &policy.spec.target_refs),
+        let namespace = &self.metadata().namespace;
+        let service = |group: &str, kind: &str, name: &str| {
+            (matches!(group, "" | "core") && kind == "Service")
+                .then(|| ObjectKey::new(Kind::Service, namespace.clone(), name))
+        };
+        let mut services: Vec<ObjectKey> = match self {
+            Object::BackendTlsPolicy(policy) => {
+                let targets = policy.spec.target_refs.iter();
+                targets.filter_map(|to| service(&to.group, &to.kind, &to.name)).collect()
+            }
+            Object::BackendTrafficPolicy(policy) => {
+                let targets = policy.spec.target_refs.iter();
+                targets.filter_map(|to| service(&to.group, &to.kind, &to.name)).collect()
+            }
             _ => return Vec::new(),
         };
-        let mut services: Vec<ObjectKey> = targets
-            .iter()
-            .filter(|target| matches!(target.group.as_str(), "" | "core") && target.kind == "Service")
-            .map(|target| ObjectKey::new(Kind::Service, namespace.clone(), target.name.clone()))
-            .collect();
         services.sort();
         services.dedup();
         services
@@ -158,7 +163,7 @@ impl Object {
         };
         let parent = &set.spec.parent_ref;
         let namespace = parent.namespace.as_ref().unwrap_or(&set.metadata.namespace);
-        (parent.group == weir_api::gateway::GROUP && parent.kind == "Gateway")
+        (parent.group == weir_api::kind_facts::GROUP && parent.kind == "Gateway")
             .then(|| ObjectKey::new(Kind::Gateway, namespace.clone(), parent.name.clone()))
     }
 }

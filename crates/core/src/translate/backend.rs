@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use weir_api::condition::reasons;
 use weir_api::core_v1::{AddressType, Service, ServicePort, ServiceType, TransportProtocol};
-use weir_api::route::BackendReference;
+use weir_api::reference::BackendReference;
 use weir_model::resource::{Backend, BackendProtocol, Endpoint, Endpoints, WeightedBackend};
 
 use super::finding::{Finding, list};
@@ -90,15 +90,15 @@ pub(super) fn key_of(service: &ObjectKey, port: PortUse) -> String {
 }
 
 /// The key of the backend resource that a reference would lead to.
-pub(super) fn key(reference: &BackendReference, uses: &Use<'_>) -> String {
-    let namespace = reference.namespace.as_deref().unwrap_or(uses.namespace);
+pub(super) fn key(reference: &BackendReference<'_>, uses: &Use<'_>) -> String {
+    let namespace = reference.namespace.unwrap_or(uses.namespace);
     let form = if uses.wants == Wants::Udp { "/udp" } else { "" };
     format!("backend/{namespace}/{}/{}{form}", reference.name, reference.port.unwrap_or(0))
 }
 
 /// Follows a backendRef of a route; one that leads nowhere keeps its weight.
 pub(super) fn weighted(
-    reference: &BackendReference,
+    reference: &BackendReference<'_>,
     weight: u32,
     uses: &Use<'_>,
     field: &str,
@@ -122,7 +122,7 @@ pub(super) fn weighted(
 
 /// Follows a backend reference; `field` is where it is.
 pub(super) fn resolve(
-    reference: &BackendReference,
+    reference: &BackendReference<'_>,
     uses: &Use<'_>,
     field: &str,
     reading: &mut Reading<'_>,
@@ -134,12 +134,12 @@ pub(super) fn resolve(
     let core = reference.group.is_empty() || reference.group == "core";
     if !core || reference.kind != "Service" {
         let kind =
-            if core { reference.kind.clone() } else { format!("{}.{}", reference.kind, reference.group) };
+            if core { reference.kind.to_owned() } else { format!("{}.{}", reference.kind, reference.group) };
         let message = format!("kind {kind} is not supported as a backend; only Service is");
         return invalid("kind", reasons::INVALID_KIND, message);
     }
-    let namespace = reference.namespace.as_deref().unwrap_or(uses.namespace);
-    let service = ObjectKey::new(Kind::Service, namespace, reference.name.clone());
+    let namespace = reference.namespace.unwrap_or(uses.namespace);
+    let service = ObjectKey::new(Kind::Service, namespace, reference.name);
     if namespace != uses.namespace {
         let from = Referrer { kind: uses.kind, namespace: uses.namespace };
         match grant::permits(&from, &service, reading) {

@@ -1,7 +1,7 @@
 //! GatewayClass, and the parameters that it refers to.
 
 use weir_api::condition::{Condition, reasons, types};
-use weir_api::gateway::{GatewayClass, GatewayClassStatus, ParametersReference, SupportedFeature};
+use weir_api::gateway_api::{GatewayClass, GatewayClassStatus, ParametersReference, SupportedFeature};
 use weir_api::kong::{GatewayConfiguration, GatewayConfigurationStatus, OPERATOR_GROUP};
 
 use super::finding::{Finding, list};

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_api::condition::reasons;
-use weir_api::gateway::Protocol;
+use weir_api::gateway_api::ProtocolType;
 
 use super::finding::{Finding, list};
 use super::listener::{Conflict, ListenerPlan};
@@ -61,15 +61,15 @@ type Transport = String;
 /// `mixed`: TLS that ends here and TLS that is passed on may share a port (feature `TLSRouteModeMixed`).
 fn family(plan: &ListenerPlan, mixed: bool) -> (Transport, Family) {
     match &plan.protocol {
-        Protocol::Http => ("tcp".to_owned(), Family::Plain),
-        Protocol::Tls if !mixed => {
+        ProtocolType::Http => ("tcp".to_owned(), Family::Plain),
+        ProtocolType::Tls if !mixed => {
             let passed_on = plan.tls.as_ref().is_some_and(|tls| tls.passthrough);
             ("tcp".to_owned(), if passed_on { Family::PassedOn } else { Family::Terminated })
         }
-        Protocol::Https | Protocol::Tls => ("tcp".to_owned(), Family::Tls),
-        Protocol::Tcp => ("tcp".to_owned(), Family::Raw),
-        Protocol::Udp => ("udp".to_owned(), Family::Raw),
-        Protocol::Unknown(other) => (other.clone(), Family::Raw),
+        ProtocolType::Https | ProtocolType::Tls => ("tcp".to_owned(), Family::Tls),
+        ProtocolType::Tcp => ("tcp".to_owned(), Family::Raw),
+        ProtocolType::Udp => ("udp".to_owned(), Family::Raw),
+        ProtocolType::Unknown(other) => (other.clone(), Family::Raw),
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) fn settle(owners: &mut [Owner<'_>], mixed: bool) {
         // To end TLS and to pass it on at once is what this API does not have: such a listener supports nothing.
         let excluded = |plan: &ListenerPlan| {
             let conflict = plan.conflict.as_ref().is_some_and(|c| c.reason == reasons::PROTOCOL_CONFLICT);
-            conflict && !mixed && plan.protocol == Protocol::Tls
+            conflict && !mixed && plan.protocol == ProtocolType::Tls
         };
         for plan in owner.listeners.iter_mut().filter(|plan| excluded(plan)) {
             plan.kinds.clear();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{FrontendTls, FrontendTlsConfig, FrontendValidationMode};
+use weir_api::gateway_api::{FrontendTlsConfig, FrontendValidationModeType, TlsConfig};
 use weir_model::resource::{CaBundle, ClientValidation};
 
 use super::finding::Finding;
@@ -43,7 +43,7 @@ pub(super) struct Read {
 
 /// Reads `spec.tls.frontend`, following its references.
 pub(super) fn read(
-    spec: Option<&FrontendTls>,
+    spec: Option<&FrontendTlsConfig>,
     referrer: &Referrer<'_>,
     materials: &mut Materials,
     reading: &mut Reading<'_>,
@@ -64,7 +64,7 @@ pub(super) fn read(
 }
 
 fn config(
-    config: &FrontendTlsConfig,
+    config: &TlsConfig,
     field: &str,
     referrer: &Referrer<'_>,
     materials: &mut Materials,
@@ -74,9 +74,9 @@ fn config(
     let spec = config.validation.as_ref()?;
     let field = format!("{field}.validation");
     let insecure_fallback = match &spec.mode {
-        FrontendValidationMode::AllowInsecureFallback => true,
-        FrontendValidationMode::AllowValidOnly => false,
-        FrontendValidationMode::Unknown(mode) => {
+        FrontendValidationModeType::AllowInsecureFallback => true,
+        FrontendValidationModeType::AllowValidOnly => false,
+        FrontendValidationModeType::Unknown(mode) => {
             let message = format!("mode {mode:?} is not known; only valid certificates are let through");
             read.findings.push(Finding::warning(
                 format!("{field}.mode"),

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{AddressType, FromNamespaces, Gateway, Infrastructure, Protocol, RouteGroupKind};
-use weir_api::listener_set::ListenerSet;
+use weir_api::gateway_api::{
+    AddressType, FromNamespaces, Gateway, GatewayDefaultScope, ListenerSet, LocalParametersReference,
+    ParametersReference, ProtocolType, RouteGroupKind,
+};
 use weir_api::meta::LabelSelector;
 use weir_model::resource::{Body, Listener};
 
@@ -63,7 +65,7 @@ pub(crate) struct Face {
 pub(crate) struct ListenerFace {
     pub(crate) name: String,
     pub(crate) port: i32,
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: ProtocolType,
     pub(crate) hostname: String,
     pub(crate) kinds: Vec<RouteGroupKind>,
     pub(crate) from: FromNamespaces,
@@ -158,7 +160,7 @@ impl Shown<'_> {
         Arc::new(Face {
             controller: self.class.controller.clone(),
             gateway: self.key.clone(),
-            is_default: of_gateway && self.gateway.spec.default_scope.as_deref() == Some("All"),
+            is_default: of_gateway && self.gateway.spec.default_scope == Some(GatewayDefaultScope::All),
             closed,
             listeners: listeners
                 .iter()
@@ -213,9 +215,16 @@ fn rejection(
 }
 
 fn infrastructure_verdict(key: &ObjectKey, gateway: &Gateway, reading: &mut Reading<'_>) -> Verdict {
-    let parameters = gateway.spec.infrastructure.as_ref().and_then(|i| i.parameters_ref.as_ref());
-    parameters
-        .map_or(Verdict::Accepted, |parameters| parameters_verdict(parameters, Some(&key.namespace), reading))
+    let parameters = gateway.spec.infrastructure.as_ref().and_then(|i| i.parameters_ref.as_deref());
+    parameters.map_or(Verdict::Accepted, |parameters| {
+        parameters_verdict(&local_parameters(parameters), Some(&key.namespace), reading)
+    })
+}
+
+/// A Gateway's parameters are in its own namespace.
+fn local_parameters(reference: &LocalParametersReference) -> ParametersReference {
+    let LocalParametersReference { group, kind, name } = reference.clone();
+    ParametersReference { group, kind, name, namespace: None }
 }
 
 fn unsupported_address(gateway: &Gateway) -> Option<Finding> {
@@ -273,8 +282,12 @@ fn sets(
     let mut plans = Vec::with_capacity(members.len());
     for (set_key, set) in members {
         let of_gateway = reading.refer_from(set_key);
-        let allowed =
-            listener_set::allowed(key, &gateway.spec.allowed_listeners, &set_key.namespace, reading);
+        let allowed = listener_set::allowed(
+            key,
+            gateway.spec.allowed_listeners.as_deref(),
+            &set_key.namespace,
+            reading,
+        );
         let mut findings = Vec::new();
         let mut listeners = Vec::new();
         match &allowed {
@@ -373,14 +386,13 @@ fn need<'a>(
     class: &ClassView,
     listeners: impl Iterator<Item = &'a ListenerPlan>,
 ) -> GatewayNeed {
-    let mut ports: Vec<(u16, Protocol)> = listeners
+    let mut ports: Vec<(u16, ProtocolType)> = listeners
         .filter(|plan| plan.is_served())
         .filter_map(|plan| Some((u16::try_from(plan.port).ok()?, plan.protocol.clone())))
         .collect();
     ports.sort();
     ports.dedup();
-    let infrastructure = gateway.spec.infrastructure.clone().unwrap_or_default();
-    let Infrastructure { labels, annotations, parameters_ref } = infrastructure;
+    let infrastructure = gateway.spec.infrastructure.as_deref().cloned().unwrap_or_default();
     GatewayNeed {
         gateway: key.clone(),
         class: gateway.spec.gateway_class_name.clone(),
@@ -397,9 +409,9 @@ fn need<'a>(
             })
             .collect(),
         ports,
-        labels,
-        annotations,
-        parameters: parameters_ref,
+        labels: infrastructure.labels,
+        annotations: infrastructure.annotations,
+        parameters: infrastructure.parameters_ref.as_deref().map(local_parameters),
     }
 }
 

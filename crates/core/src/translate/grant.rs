@@ -1,6 +1,6 @@
 //! ReferenceGrants: whether one object may refer to another of another namespace.
 
-use weir_api::gateway::GROUP;
+use weir_api::kind_facts::GROUP;
 
 use super::reading::{Reading, Unknown};
 use crate::objects::{Kind, ObjectKey, Presence};

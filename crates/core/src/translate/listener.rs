@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{FromNamespaces, GROUP, Listener, Protocol, RouteGroupKind, TlsMode};
+use weir_api::gateway_api::{FromNamespaces, Listener, ProtocolType, RouteGroupKind, TlsModeType};
+use weir_api::kind_facts::GROUP;
 use weir_api::meta::LabelSelector;
 use weir_model::resource::{self, ClientValidation, ListenerProtocol};
 
@@ -30,7 +31,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) key: String,
     /// 1 to 65535 when the listener is accepted.
     pub(crate) port: i32,
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: ProtocolType,
     /// In normal form; empty for any host.
     pub(crate) hostname: String,
     pub(crate) tls: Option<TlsPlan>,
@@ -84,12 +85,12 @@ impl ListenerPlan {
     /// The form in which the data plane has it, for one of the Gateway's addresses.
     pub(super) fn resource(&self, key: String, gateway: String, address: String) -> resource::Listener {
         let protocol = match self.protocol {
-            Protocol::Https => ListenerProtocol::Https,
-            Protocol::Tls => ListenerProtocol::Tls,
-            Protocol::Tcp => ListenerProtocol::Tcp,
-            Protocol::Udp => ListenerProtocol::Udp,
+            ProtocolType::Https => ListenerProtocol::Https,
+            ProtocolType::Tls => ListenerProtocol::Tls,
+            ProtocolType::Tcp => ListenerProtocol::Tcp,
+            ProtocolType::Udp => ListenerProtocol::Udp,
             // No other is served.
-            Protocol::Http | Protocol::Unknown(_) => ListenerProtocol::Http,
+            ProtocolType::Http | ProtocolType::Unknown(_) => ListenerProtocol::Http,
         };
         resource::Listener {
             key,
@@ -110,8 +111,8 @@ impl ListenerPlan {
 }
 
 /// Whether a protocol's sockets are UDP's.
-pub(crate) fn is_udp(protocol: &Protocol) -> bool {
-    *protocol == Protocol::Udp
+pub(crate) fn is_udp(protocol: &ProtocolType) -> bool {
+    *protocol == ProtocolType::Udp
 }
 
 /// What judging a listener needs beside it.
@@ -147,18 +148,19 @@ pub(super) fn plan(listeners: &[Listener], judge: &mut Judge<'_, '_>) -> (Vec<Li
 impl Judge<'_, '_> {
     fn listener(&mut self, index: usize, listener: &Listener, findings: &mut Vec<Finding>) -> ListenerPlan {
         let field = format!("spec.listeners[{index}]");
-        let by_hostname = matches!(listener.protocol, Protocol::Http | Protocol::Https | Protocol::Tls);
+        let by_hostname =
+            matches!(listener.protocol, ProtocolType::Http | ProtocolType::Https | ProtocolType::Tls);
         let written = listener.hostname.as_deref().filter(|_| by_hostname);
         let normal = written.map_or(Ok(String::new()), hostname::normal);
         let mut refused = refusal(listener, written.unwrap_or_default(), normal.as_ref().err());
         let (kinds, wrong_kinds) = kinds(&listener.protocol, &listener.allowed_routes.kinds);
         let mut unresolved = None;
         let mut tls = None;
-        if refused.is_none() && matches!(listener.protocol, Protocol::Https | Protocol::Tls) {
+        if refused.is_none() && matches!(listener.protocol, ProtocolType::Https | ProtocolType::Tls) {
             let (plan, problem) = self.tls(listener);
             unresolved = problem.map(|problem| (".tls.certificateRefs", problem));
             tls = Some(plan);
-            if listener.protocol == Protocol::Https {
+            if listener.protocol == ProtocolType::Https {
                 self.validate_clients(listener, &mut tls, &mut refused, &mut unresolved);
             }
         }
@@ -196,7 +198,7 @@ impl Judge<'_, '_> {
         let mut plan =
             TlsPlan { passthrough: false, certificates: Vec::new(), names: Vec::new(), validation: None };
         let tls = listener.tls.clone().unwrap_or_default();
-        if tls.mode == TlsMode::Passthrough {
+        if tls.mode == TlsModeType::Passthrough {
             plan.passthrough = true;
             return (plan, None);
         }
@@ -263,7 +265,7 @@ fn refusal(
     not_a_name: Option<&String>,
 ) -> Option<(&'static str, String)> {
     let protocol = &listener.protocol;
-    if let Protocol::Unknown(other) = protocol {
+    if let ProtocolType::Unknown(other) = protocol {
         let message = format!("protocol {other} is not supported; HTTP, HTTPS, TLS, TCP and UDP are");
         return Some((reasons::UNSUPPORTED_PROTOCOL, message));
     }
@@ -275,10 +277,10 @@ fn refusal(
     }
     let mode = listener.tls.as_ref().map(|tls| &tls.mode);
     match (protocol, mode) {
-        (Protocol::Https | Protocol::Tls, Some(TlsMode::Unknown(mode))) => {
+        (ProtocolType::Https | ProtocolType::Tls, Some(TlsModeType::Unknown(mode))) => {
             Some((reasons::UNSUPPORTED_VALUE, format!("tls.mode {mode:?} is not supported")))
         }
-        (Protocol::Https, Some(TlsMode::Passthrough)) => {
+        (ProtocolType::Https, Some(TlsModeType::Passthrough)) => {
             let message = "an HTTPS listener ends TLS; tls.mode Passthrough needs protocol TLS".to_owned();
             Some((reasons::UNSUPPORTED_VALUE, message))
         }
@@ -287,19 +289,19 @@ fn refusal(
 }
 
 /// Route kinds that a listener of a protocol can carry.
-fn carried(protocol: &Protocol) -> &'static [Kind] {
+fn carried(protocol: &ProtocolType) -> &'static [Kind] {
     match protocol {
-        Protocol::Http | Protocol::Https => &[Kind::HttpRoute, Kind::GrpcRoute],
-        Protocol::Tls => &[Kind::TlsRoute],
-        Protocol::Tcp => &[Kind::TcpRoute],
-        Protocol::Udp => &[Kind::UdpRoute],
-        Protocol::Unknown(_) => &[],
+        ProtocolType::Http | ProtocolType::Https => &[Kind::HttpRoute, Kind::GrpcRoute],
+        ProtocolType::Tls => &[Kind::TlsRoute],
+        ProtocolType::Tcp => &[Kind::TcpRoute],
+        ProtocolType::Udp => &[Kind::UdpRoute],
+        ProtocolType::Unknown(_) => &[],
     }
 }
 
 /// The kinds that a listener takes, of those that it asks for.
 fn kinds(
-    protocol: &Protocol,
+    protocol: &ProtocolType,
     asked: &[RouteGroupKind],
 ) -> (Vec<RouteGroupKind>, Option<(&'static str, String)>) {
     let carried: Vec<RouteGroupKind> = carried(protocol)

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{AllowedListeners, FromNamespaces};
-use weir_api::listener_set::ListenerSet;
+use weir_api::gateway_api::{AllowedListeners, FromNamespaces, ListenerNamespaces, ListenerSet};
 
 use super::finding::Finding;
 use super::gateway::Face;
@@ -36,12 +35,14 @@ pub(super) fn precedence(set: &ListenerSet) -> (i64, &str, &str) {
 /// Gateway is held back, whatever the answer.
 pub(super) fn allowed(
     gateway: &ObjectKey,
-    spec: &AllowedListeners,
+    spec: Option<&AllowedListeners>,
     namespace: &str,
     reading: &mut Reading<'_>,
 ) -> Result<(), String> {
     let of = format!("Gateway {}/{}", gateway.namespace, gateway.name);
-    match spec.namespaces.from.as_ref().unwrap_or(&FromNamespaces::None) {
+    let default = ListenerNamespaces::default();
+    let namespaces = spec.map_or(&default, |spec| &spec.namespaces);
+    match &namespaces.from {
         FromNamespaces::All => return Ok(()),
         FromNamespaces::Same if gateway.namespace == namespace => return Ok(()),
         FromNamespaces::Same => return Err(format!("{of} takes ListenerSets of its own namespace only")),
@@ -51,7 +52,7 @@ pub(super) fn allowed(
         }
         FromNamespaces::Selector => {}
     }
-    let Some(selector) = &spec.namespaces.selector else {
+    let Some(selector) = &namespaces.selector else {
         return Err(format!("{of} takes ListenerSets by a namespace selector that is not there"));
     };
     let key = ObjectKey::new(Kind::Namespace, "", namespace);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_api::gateway::Gateway;
+use weir_api::gateway_api::Gateway;
 use weir_model::resource::Body;
 
 use super::class::{self, Verdict};

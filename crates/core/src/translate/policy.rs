@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_api::condition::{Condition, reasons, types};
-use weir_api::meta::ObjectMeta;
-use weir_api::policy::{
-    BackendTlsPolicy, BackendTlsValidation, BackendTrafficPolicy, PolicyAncestorStatus, PolicyTarget,
-    RetryConstraint, SubjectAltNameType,
+use weir_api::gateway_api::{
+    BackendTlsPolicy, BackendTlsPolicyValidation, ObjectReference, ParentReference, PolicyAncestorStatus,
+    RetryConstraint, SubjectAltNameType, WellKnownCaCertificatesType, XBackendTrafficPolicy,
 };
-use weir_api::route::ParentReference;
+use weir_api::meta::ObjectMeta;
 use weir_model::resource::{Backend, BackendTls, CaBundle, RetryBudget, SessionPersistence, SubjectAltName};
 
 use super::finding::{Finding, list, summary};
@@ -87,7 +86,7 @@ pub(super) fn plan(
             plan.findings.push(Finding::error(field.clone(), reasons::TARGET_NOT_FOUND, message));
         }
         reading.note_read(&ObjectKey::policies_of(key.kind, &service));
-        let section = target.section_name.as_deref();
+        let section = target.section_name;
         match holder(reading.objects, key.kind, &service, section) {
             Some(holder) if holder != key => {
                 let what = section.map_or(String::new(), |section| format!(" section {section}"));
@@ -175,7 +174,10 @@ fn judged(
     }
 }
 
-fn subject_alt_names(validation: &BackendTlsValidation, faults: &mut Vec<Finding>) -> Vec<SubjectAltName> {
+fn subject_alt_names(
+    validation: &BackendTlsPolicyValidation,
+    faults: &mut Vec<Finding>,
+) -> Vec<SubjectAltName> {
     let mut names = Vec::with_capacity(validation.subject_alt_names.len());
     for (index, name) in validation.subject_alt_names.iter().enumerate() {
         let field = format!("spec.validation.subjectAltNames[{index}]");
@@ -208,17 +210,18 @@ struct Authorities {
 
 fn authorities(
     key: &ObjectKey,
-    validation: &BackendTlsValidation,
+    validation: &BackendTlsPolicyValidation,
     materials: &mut Materials,
     reading: &mut Reading<'_>,
     faults: &mut Vec<Finding>,
     findings: &mut Vec<Finding>,
 ) -> Authorities {
     let mut all = Authorities { system: false, bundles: Vec::new(), unresolved: None };
-    match validation.well_known_ca_certificates.as_deref() {
-        None | Some("") => {}
-        Some("System") => all.system = true,
-        Some(other) => {
+    match &validation.well_known_ca_certificates {
+        None => {}
+        Some(WellKnownCaCertificatesType::System) => all.system = true,
+        Some(WellKnownCaCertificatesType::Unknown(none)) if none.is_empty() => {}
+        Some(WellKnownCaCertificatesType::Unknown(other)) => {
             let message = format!("{other:?} is not supported; System is");
             let field = "spec.validation.wellKnownCACertificates";
             faults.push(Finding::error(field, reasons::INVALID, message));
@@ -227,8 +230,8 @@ fn authorities(
     let referrer = Referrer { kind: Kind::BackendTlsPolicy, namespace: &key.namespace };
     for (index, reference) in validation.ca_certificate_refs.iter().enumerate() {
         // The API lets a policy refer to its own namespace only.
-        let mut reference = reference.clone();
-        reference.namespace = None;
+        let (group, kind, name) = (reference.group.clone(), reference.kind.clone(), reference.name.clone());
+        let reference = ObjectReference { group, kind, name, namespace: None };
         let (reason, message) = match materials.authorities(&reference, &referrer, reading) {
             Followed::Found(bundle) => {
                 if !all.bundles.contains(&bundle) {
@@ -250,14 +253,15 @@ fn authorities(
     all
 }
 
-fn traffic(policy: &BackendTrafficPolicy) -> PolicyPlan {
+fn traffic(policy: &XBackendTrafficPolicy) -> PolicyPlan {
     let mut faults = Vec::new();
     let session_persistence = policy
         .spec
         .session_persistence
-        .as_ref()
+        .as_deref()
         .and_then(|spec| route::session_persistence(spec, "spec.sessionPersistence", &mut faults));
-    let retry_budget = policy.spec.retry_constraint.as_ref().and_then(|spec| retry_budget(spec, &mut faults));
+    let retry_budget =
+        policy.spec.retry_constraint.as_deref().and_then(|spec| retry_budget(spec, &mut faults));
     let rejection =
         faults.first().map(|first| (reasons::INVALID, format!("{}: {}", first.field, first.message)));
     judged(&policy.metadata, Says::Traffic { session_persistence, retry_budget }, rejection, faults)
@@ -265,11 +269,12 @@ fn traffic(policy: &BackendTrafficPolicy) -> PolicyPlan {
 
 fn retry_budget(spec: &RetryConstraint, faults: &mut Vec<Finding>) -> Option<RetryBudget> {
     let before = faults.len();
-    let mut milliseconds = |text: &Option<String>, field: &str| {
-        route::milliseconds(text.as_deref(), &format!("spec.retryConstraint.{field}"), faults)
+    let mut milliseconds = |text: Option<&str>, field: &str| {
+        route::milliseconds(text, &format!("spec.retryConstraint.{field}"), faults)
     };
-    let interval_ms = milliseconds(&spec.budget.interval, "budget.interval");
-    let min_retry_interval_ms = milliseconds(&spec.min_retry_rate.interval, "minRetryRate.interval");
+    let interval_ms = milliseconds(Some(&spec.budget.interval), "budget.interval");
+    let min_retry_interval_ms =
+        milliseconds(spec.min_retry_rate.interval.as_deref(), "minRetryRate.interval");
     let percent = u32::try_from(spec.budget.percent).ok().filter(|percent| *percent <= 100);
     if percent.is_none() {
         let message = format!("{} is not a percentage", spec.budget.percent);
@@ -289,17 +294,41 @@ fn retry_budget(spec: &RetryConstraint, faults: &mut Vec<Finding>) -> Option<Ret
     })
 }
 
-fn targets(object: &Object) -> &[PolicyTarget] {
+/// An object in the policy's namespace.
+struct Target<'a> {
+    group: &'a str,
+    kind: &'a str,
+    name: &'a str,
+    /// Of a Service: the name of a port. XBackendTrafficPolicy has no such field.
+    section_name: Option<&'a str>,
+}
+
+fn targets(object: &Object) -> Vec<Target<'_>> {
     match object {
-        Object::BackendTlsPolicy(policy) => &policy.spec.target_refs,
-        Object::BackendTrafficPolicy(policy) => &policy.spec.target_refs,
-        _ => &[],
+        Object::BackendTlsPolicy(policy) => {
+            let targets = policy.spec.target_refs.iter();
+            targets
+                .map(|to| Target {
+                    group: &to.group,
+                    kind: &to.kind,
+                    name: &to.name,
+                    section_name: to.section_name.as_deref(),
+                })
+                .collect()
+        }
+        Object::BackendTrafficPolicy(policy) => {
+            let targets = policy.spec.target_refs.iter();
+            targets
+                .map(|to| Target { group: &to.group, kind: &to.kind, name: &to.name, section_name: None })
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 
-fn service_of(target: &PolicyTarget, namespace: &str) -> Option<ObjectKey> {
-    (matches!(target.group.as_str(), "" | "core") && target.kind == "Service")
-        .then(|| ObjectKey::new(Kind::Service, namespace, target.name.clone()))
+fn service_of(target: &Target<'_>, namespace: &str) -> Option<ObjectKey> {
+    (matches!(target.group, "" | "core") && target.kind == "Service")
+        .then(|| ObjectKey::new(Kind::Service, namespace, target.name))
 }
 
 /// The policy of a kind that has a Service's section, or the Service where it names none: the oldest of those that want
@@ -314,8 +343,7 @@ fn holder<'a>(
         .members(service, kind)
         .filter(|(key, object)| {
             targets(object).iter().any(|target| {
-                service_of(target, &key.namespace).as_ref() == Some(service)
-                    && target.section_name.as_deref() == section
+                service_of(target, &key.namespace).as_ref() == Some(service) && target.section_name == section
             })
         })
         .min_by_key(|(key, object)| {

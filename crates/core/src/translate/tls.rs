@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use weir_api::core_v1::{
     CA_CERTIFICATES_KEY, Secret, TLS_CERTIFICATE_KEY, TLS_PRIVATE_KEY_KEY, TLS_SECRET_TYPE,
 };
-use weir_api::gateway::{ObjectReference, SecretReference};
+use weir_api::gateway_api::{ObjectReference, SecretObjectReference};
 use weir_model::resource::{Body, CaBundle, Certificate};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -68,11 +68,11 @@ impl Materials {
     /// Follows a reference to a TLS Secret.
     pub(super) fn certificate(
         &mut self,
-        reference: &SecretReference,
+        reference: &SecretObjectReference,
         from: &Referrer<'_>,
         reading: &mut Reading<'_>,
     ) -> Followed<Arc<CertificateView>> {
-        let SecretReference { group, kind, name, namespace } = reference;
+        let SecretObjectReference { group, kind, name, namespace } = reference;
         if !matches!(group.as_str(), "" | "core") || kind != "Secret" {
             return Followed::WrongKind(format!(
                 "kind {kind:?} in group {group:?} holds no certificate; Secret does"

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use weir_api::condition::Condition;
-use weir_api::gateway::ListenerStatus;
+use weir_api::gateway_api::ListenerStatus;
 use weir_core::{Diagnostic, Status};
 use weir_model::resource::{
     Attachment, Backend, BackendTls, Body, Filter, FilterKind, HeaderModifier, HttpMatch, HttpRule, Listener,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir_api::gateway::{AddressType, GatewayStatusAddress};
+use weir_api::gateway_api::{AddressType, GatewayStatusAddress};
 use weir_core::{
     AddressProblem, Addresses, ClassKind, Diagnostic, Kind, Object, ObjectKey, Objects, Output, Status,
     TranslateConfig, Translator,

@@ -1,8 +1,8 @@
 //! Attachment: which listeners take a route, and on which hostnames.
 
 use weir_api::condition::reasons;
-use weir_api::gateway::{FromNamespaces, GROUP};
-use weir_api::route::ParentReference;
+use weir_api::gateway_api::{FromNamespaces, ParentReference};
+use weir_api::kind_facts::GROUP;
 
 use super::parents::Parent;
 use crate::objects::{Kind, ObjectKey, Presence};

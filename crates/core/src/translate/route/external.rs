@@ -1,7 +1,7 @@
 //! Filters that send something to another backend: RequestMirror and ExternalAuth.
 
 use weir_api::condition::reasons;
-use weir_api::route::{ExternalAuth as ApiAuth, RequestMirror as ApiMirror};
+use weir_api::gateway_api::{HttpExternalAuthFilter as ApiAuth, HttpRequestMirrorFilter as ApiMirror};
 use weir_model::resource::{ExternalAuth, FilterKind, RequestMirror};
 
 use super::filter::{Filters, check_name};
@@ -20,7 +20,7 @@ pub(super) fn mirror(
     out: &mut Filters,
 ) -> Result<Option<FilterKind>, Finding> {
     let share = |value: i32| u32::try_from(value).ok();
-    let (numerator, denominator) = match (mirror.percent, mirror.fraction) {
+    let (numerator, denominator) = match (mirror.percent, &mirror.fraction) {
         (None, None) => (Some(1), Some(1)),
         (Some(percent), None) => (share(percent), Some(100)),
         (None, Some(fraction)) => (share(fraction.numerator), share(fraction.denominator)),
@@ -36,7 +36,7 @@ pub(super) fn mirror(
         return Err(unsupported(field, message));
     }
     let at = format!("{field}.backendRef");
-    match resolved(&mirror.backend_ref, &context.uses(), &at, reading) {
+    match resolved(&(&mirror.backend_ref).into(), &context.uses(), &at, reading) {
         Err(finding) => {
             out.unresolved.push(finding);
             Ok(None)
@@ -76,14 +76,14 @@ pub(super) fn auth(
         let allowed = auth.grpc.as_ref().map(|grpc| grpc.allowed_headers.clone());
         (String::new(), ("grpc.allowedHeaders", allowed.unwrap_or_default()), Vec::new())
     } else {
-        let http = auth.http.clone().unwrap_or_default();
+        let http = auth.http.as_deref().cloned().unwrap_or_default();
         let path = http.path.unwrap_or_default();
         (path, ("http.allowedHeaders", http.allowed_headers), http.allowed_response_headers)
     };
     if path.bytes().any(|b| b <= b' ' || b == 0x7f) || !(path.is_empty() || path.starts_with('/')) {
         return Err(unsupported(&format!("{field}.http.path"), format!("{path:?} is not a path")));
     }
-    let size = auth.forward_body.and_then(|body| body.max_size).unwrap_or(0);
+    let size = auth.forward_body.as_ref().and_then(|body| body.max_size).unwrap_or(0);
     let max_body_bytes = u64::try_from(size)
         .map_err(|_| unsupported(&format!("{field}.forwardBody.maxSize"), format!("{size} is not a size")))?;
     let mut filter = ExternalAuth {
@@ -95,14 +95,14 @@ pub(super) fn auth(
         ..ExternalAuth::default()
     };
     let uses = Use { wants: if grpc { Wants::Grpc } else { Wants::Http }, ..context.uses() };
-    match resolved(&auth.backend_ref, &uses, &format!("{field}.backendRef"), reading) {
+    match resolved(&(&auth.backend_ref).into(), &uses, &format!("{field}.backendRef"), reading) {
         Ok(Some((service, port))) => {
             filter.backend_key = backend::key_of(&service, port);
             out.used.insert((service, port));
         }
         Ok(None) => reasons::PENDING.clone_into(&mut filter.invalid_reason),
         Err(finding) => {
-            filter.backend_key = backend::key(&auth.backend_ref, &uses);
+            filter.backend_key = backend::key(&(&auth.backend_ref).into(), &uses);
             finding.reason.clone_into(&mut filter.invalid_reason);
             out.unresolved.push(finding);
         }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use weir_api::condition::reasons;
-use weir_api::route::{
-    Cors as ApiCors, FilterType, HttpHeader, HttpRouteFilter, PathModifier as ApiPathModifier,
-    PathModifierType, RequestRedirect as ApiRedirect, UrlRewrite as ApiRewrite,
+use weir_api::gateway_api::{
+    HttpCorsFilter as ApiCors, HttpHeader, HttpHeaderFilter, HttpPathModifier as ApiPathModifier,
+    HttpPathModifierType as PathModifierType, HttpRequestRedirectFilter as ApiRedirect, HttpRouteFilter,
+    HttpRouteFilterType as FilterType, HttpUrlRewriteFilter as ApiRewrite,
 };
 use weir_model::filter::check_filter;
 use weir_model::resource::{
@@ -76,9 +77,9 @@ fn compatible(filter: &HttpRouteFilter, before: &[HttpRouteFilter], field: &str)
     let rival = match filter.type_ {
         FilterType::RequestRedirect => FilterType::UrlRewrite,
         FilterType::UrlRewrite => FilterType::RequestRedirect,
-        _ => FilterType::Absent,
+        _ => FilterType::default(),
     };
-    if rival != FilterType::Absent && has(&rival) {
+    if rival != FilterType::default() && has(&rival) {
         let message = format!("a {} filter cannot stand beside a {rival} filter", filter.type_);
         return Err(Finding::error(field, reasons::INCOMPATIBLE_FILTERS, message));
     }
@@ -160,7 +161,7 @@ fn translate_one(
             out.unresolved.push(Finding::error(at, reasons::INVALID_KIND, message));
             FilterKind::Invalid(reasons::INVALID_KIND.to_owned())
         }
-        FilterType::Absent | FilterType::Unknown(_) => {
+        FilterType::Unknown(_) => {
             let place = if level == Level::Backend { " on a backendRef" } else { "" };
             let message = format!("filter {type_} is not supported{place}");
             return Err(unsupported(&format!("{field}.type"), message));
@@ -178,8 +179,9 @@ fn cors(cors: &ApiCors, field: &str) -> Result<Cors, Finding> {
         }
     }
     for (index, method) in cors.allow_methods.iter().enumerate() {
-        if method != "*" && !is_token(method) {
-            let message = format!("{method:?} is not an HTTP method");
+        let name = method.as_str();
+        if name != "*" && !is_token(name) {
+            let message = format!("{name:?} is not an HTTP method");
             return Err(unsupported(&format!("{field}.allowMethods[{index}]"), message));
         }
     }
@@ -193,7 +195,7 @@ fn cors(cors: &ApiCors, field: &str) -> Result<Cors, Finding> {
         .map_err(|_| unsupported(&format!("{field}.maxAge"), "maxAge is negative".to_owned()))?;
     Ok(Cors {
         allow_origins: cors.allow_origins.clone(),
-        allow_methods: cors.allow_methods.clone(),
+        allow_methods: cors.allow_methods.iter().map(ToString::to_string).collect(),
         allow_headers: cors.allow_headers.clone(),
         expose_headers: cors.expose_headers.clone(),
         allow_credentials: cors.allow_credentials.unwrap_or(false),
@@ -201,7 +203,7 @@ fn cors(cors: &ApiCors, field: &str) -> Result<Cors, Finding> {
     })
 }
 
-fn headers(modifier: &weir_api::route::HeaderModifier, field: &str) -> Result<HeaderModifier, Finding> {
+fn headers(modifier: &HttpHeaderFilter, field: &str) -> Result<HeaderModifier, Finding> {
     let values = |entries: &[HttpHeader], list: &str| -> Result<Vec<HeaderValue>, Finding> {
         let mut values = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {
@@ -249,7 +251,7 @@ fn redirect(redirect: &ApiRedirect, matches: &[HttpMatch], field: &str) -> Resul
     Ok(RequestRedirect {
         scheme,
         hostname: self::hostname(redirect.hostname.as_deref(), field)?,
-        path: path(redirect.path.as_ref(), matches, &format!("{field}.path"))?,
+        path: path(redirect.path.as_deref(), matches, &format!("{field}.path"))?,
         port,
         status,
     })
@@ -258,7 +260,7 @@ fn redirect(redirect: &ApiRedirect, matches: &[HttpMatch], field: &str) -> Resul
 fn rewrite(rewrite: &ApiRewrite, matches: &[HttpMatch], field: &str) -> Result<UrlRewrite, Finding> {
     Ok(UrlRewrite {
         hostname: hostname(rewrite.hostname.as_deref(), field)?,
-        path: path(rewrite.path.as_ref(), matches, &format!("{field}.path"))?,
+        path: path(rewrite.path.as_deref(), matches, &format!("{field}.path"))?,
     })
 }
 
@@ -290,7 +292,7 @@ fn path(
             }
             (true, &modifier.replace_prefix_match)
         }
-        PathModifierType::Absent | PathModifierType::Unknown(_) => {
+        PathModifierType::Unknown(_) => {
             let message = format!("type {:?} is not supported", modifier.type_.as_str());
             return Err(unsupported(&format!("{field}.type"), message));
         }

@@ -1,7 +1,10 @@
 //! Rules of a GRPCRoute: what HTTPRoute has, with methods in the place of paths.
 
 use weir_api::condition::reasons;
-use weir_api::grpc_route::{GrpcMethodMatch, GrpcMethodMatchType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule};
+use weir_api::gateway_api::{
+    GrpcBackendRef, GrpcMethodMatch, GrpcMethodMatchType, GrpcRoute, GrpcRouteFilter, GrpcRouteMatch,
+    GrpcRouteRule, HttpBackendRef, HttpRouteFilter, HttpRouteFilterType,
+};
 use weir_model::resource::{HttpMatch, PathKind};
 
 use super::matching::{self, unsupported};
@@ -18,18 +21,38 @@ pub(super) fn rules(key: &ObjectKey, route: &GrpcRoute, reading: &mut Reading<'_
     let default = [GrpcRouteRule::default()];
     let rules = if route.spec.rules.is_empty() { &default } else { route.spec.rules.as_slice() };
     let translate = |(index, rule): (usize, &GrpcRouteRule)| {
+        let filters: Vec<HttpRouteFilter> = rule.filters.iter().map(as_http).collect();
+        let backend_refs: Vec<HttpBackendRef> = rule.backend_refs.iter().map(backend_as_http).collect();
         let spec = RuleSpec {
             name: rule.name.as_deref(),
             matches: matches(&rule.matches, &format!("spec.rules[{index}].matches")),
-            filters: &rule.filters,
-            backend_refs: &rule.backend_refs,
+            filters: &filters,
+            backend_refs: &backend_refs,
             timeouts: None,
             retry: None,
-            session_persistence: rule.session_persistence.as_ref(),
+            session_persistence: rule.session_persistence.as_deref(),
         };
         rule::translate(spec, index, &context, reading)
     };
     rules.iter().enumerate().map(translate).collect()
+}
+
+/// The filter of an HTTPRoute that says the same; which types a GRPCRoute can have is judged with all others.
+fn as_http(filter: &GrpcRouteFilter) -> HttpRouteFilter {
+    HttpRouteFilter {
+        type_: HttpRouteFilterType::from(filter.type_.as_str()),
+        request_header_modifier: filter.request_header_modifier.clone(),
+        response_header_modifier: filter.response_header_modifier.clone(),
+        request_mirror: filter.request_mirror.clone(),
+        extension_ref: filter.extension_ref.clone(),
+        ..HttpRouteFilter::default()
+    }
+}
+
+fn backend_as_http(reference: &GrpcBackendRef) -> HttpBackendRef {
+    let GrpcBackendRef { filters, group, kind, name, namespace, port, weight } = reference.clone();
+    let filters = filters.iter().map(as_http).collect();
+    HttpBackendRef { filters, group, kind, name, namespace, port, weight }
 }
 
 fn matches(matches: &[GrpcRouteMatch], field: &str) -> (Vec<HttpMatch>, Vec<Finding>) {

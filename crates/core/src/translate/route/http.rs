@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use weir_api::gateway_api::{HttpRoute, HttpRouteRule};
 use weir_api::meta::ObjectMeta;
-use weir_api::route::{HttpRoute, HttpRouteRule};
 use weir_model::resource::{Attachment, Body, FilterKind, HttpRoute as RouteResource, HttpRule};
 
 use super::matching;
@@ -29,9 +29,9 @@ pub(super) fn rules(
             matches: matching::http(&rule.matches, &format!("spec.rules[{index}].matches")),
             filters: &rule.filters,
             backend_refs: &rule.backend_refs,
-            timeouts: rule.timeouts.as_ref(),
-            retry: rule.retry.as_ref(),
-            session_persistence: rule.session_persistence.as_ref(),
+            timeouts: rule.timeouts.as_deref(),
+            retry: rule.retry.as_deref(),
+            session_persistence: rule.session_persistence.as_deref(),
         };
         rule::translate(spec, index, &context, reading)
     };

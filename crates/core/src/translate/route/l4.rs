@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weir_api::condition::reasons;
-use weir_api::l4_route::{L4Route, L4RouteRule};
+use weir_api::gateway_api::{BackendRef, TcpRouteRule, TlsRouteRule, UdpRouteRule};
 use weir_api::meta::ObjectMeta;
 use weir_model::resource::{Attachment, Body, HttpRule, L4Route as RouteResource};
 use weir_model::split::MAX_BACKENDS;
@@ -15,19 +15,38 @@ use crate::translate::backend::{self, Use, Wants};
 use crate::translate::finding::Finding;
 use crate::translate::reading::Reading;
 
+/// A rule of any of the three kinds.
+#[derive(Default)]
+pub(super) struct L4Rule<'a> {
+    name: &'a str,
+    backend_refs: &'a [BackendRef],
+}
+
+macro_rules! l4_rule {
+    ($($type:ty),+) => {
+        $(impl<'a> From<&'a $type> for L4Rule<'a> {
+            fn from(rule: &'a $type) -> L4Rule<'a> {
+                let name = rule.name.as_deref().unwrap_or_default();
+                L4Rule { name, backend_refs: &rule.backend_refs }
+            }
+        })+
+    };
+}
+
+l4_rule!(TlsRouteRule, TcpRouteRule, UdpRouteRule);
+
 /// The one rule. Its matches stay empty; only name and backends count.
 pub(super) fn rules(
     key: &ObjectKey,
-    route: &L4Route,
+    given: Vec<L4Rule<'_>>,
     findings: &mut Vec<Finding>,
     reading: &mut Reading<'_>,
 ) -> Vec<RuleOutcome> {
-    if route.spec.rules.len() > 1 {
+    if given.len() > 1 {
         let message = format!("a {} has one rule; those after the first have no effect", key.kind);
         findings.push(Finding::warning("spec.rules[1]", reasons::UNSUPPORTED_VALUE, message));
     }
-    let default = L4RouteRule::default();
-    let rule = route.spec.rules.first().unwrap_or(&default);
+    let rule = given.into_iter().next().unwrap_or_default();
     let wants = if key.kind == Kind::UdpRoute { Wants::Udp } else { Wants::Tcp };
     let uses = Use { kind: key.kind, namespace: &key.namespace, wants };
     let field = "spec.rules[0].backendRefs";
@@ -47,7 +66,7 @@ pub(super) fn rules(
         let field = format!("{field}[{index}]");
         let mut faults = Vec::new();
         let weight = weight(reference.weight, &field, &mut faults);
-        let mut backend = backend::weighted(&reference.backend, weight, &uses, &field, reading);
+        let mut backend = backend::weighted(&reference.into(), weight, &uses, &field, reading);
         match backend.unresolved.take() {
             Some(finding) => outcome.unresolved.push(finding),
             None if faults.is_empty() && !is_broken => outcome.backends.extend(backend.used),
@@ -61,7 +80,7 @@ pub(super) fn rules(
         backends.push(backend.resource);
     }
     outcome.is_dropped = is_broken || (!backends.is_empty() && broken == backends.len());
-    let name = rule.name.clone().unwrap_or_default();
+    let name = rule.name.to_owned();
     outcome.rule = Some(HttpRule { name, backends, ..HttpRule::default() });
     vec![outcome]
 }

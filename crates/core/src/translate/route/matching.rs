@@ -1,7 +1,7 @@
 //! Matches of a rule: those of an HTTPRoute, and what a GRPCRoute's have in common with them.
 
 use weir_api::condition::reasons;
-use weir_api::route::{HttpPathMatch, HttpRouteMatch, HttpValueMatch, PathMatchType, ValueMatchType};
+use weir_api::gateway_api::{HeaderMatchType, HttpHeaderMatch, HttpPathMatch, HttpRouteMatch, PathMatchType};
 use weir_model::resource::{HttpMatch, PathKind, ValueMatch};
 use weir_model::table::compile_match;
 
@@ -37,13 +37,11 @@ pub(super) fn usable<T: Default>(
 }
 
 fn translate_one(one: &HttpRouteMatch, field: &str) -> Result<HttpMatch, Finding> {
-    let default = HttpPathMatch::default();
-    let path = one.path.as_ref().unwrap_or(&default);
+    let path = &one.path;
     let path_kind = path_kind(path, &format!("{field}.path"))?;
-    let alone =
-        HttpMatch { path_kind: path_kind.into(), path: path.value().to_owned(), ..HttpMatch::default() };
-    check(&alone, &format!("{field}.path.value"), path.value())?;
-    let method = one.method.clone().unwrap_or_default();
+    let alone = HttpMatch { path_kind: path_kind.into(), path: path.value.clone(), ..HttpMatch::default() };
+    check(&alone, &format!("{field}.path.value"), &path.value)?;
+    let method = one.method.as_ref().map(ToString::to_string).unwrap_or_default();
     if !method.is_empty() && !is_token(&method) {
         return Err(unsupported(&format!("{field}.method"), format!("{method:?} is not an HTTP method")));
     }
@@ -56,7 +54,7 @@ fn translate_one(one: &HttpRouteMatch, field: &str) -> Result<HttpMatch, Finding
 }
 
 fn path_kind(path: &HttpPathMatch, field: &str) -> Result<PathKind, Finding> {
-    let value = path.value();
+    let value = &path.value;
     let kind = match &path.type_ {
         PathMatchType::Exact => PathKind::Exact,
         PathMatchType::PathPrefix => PathKind::Prefix,
@@ -73,7 +71,7 @@ fn path_kind(path: &HttpPathMatch, field: &str) -> Result<PathKind, Finding> {
 }
 
 /// Header matches.
-pub(super) fn headers(entries: &[HttpValueMatch], field: &str) -> Result<Vec<ValueMatch>, Finding> {
+pub(super) fn headers(entries: &[HttpHeaderMatch], field: &str) -> Result<Vec<ValueMatch>, Finding> {
     let in_header = |value| HttpMatch { headers: vec![value], ..HttpMatch::default() };
     values(entries, field, in_header, |name| {
         is_token(name).then(|| name.to_ascii_lowercase()).ok_or("is not a header name")
@@ -82,7 +80,7 @@ pub(super) fn headers(entries: &[HttpValueMatch], field: &str) -> Result<Vec<Val
 
 /// Of entries with one name only the first counts, as the API says.
 fn values(
-    entries: &[HttpValueMatch],
+    entries: &[HttpHeaderMatch],
     field: &str,
     alone: impl Fn(ValueMatch) -> HttpMatch,
     name_of: impl Fn(&str) -> Result<String, &'static str>,
@@ -93,9 +91,9 @@ fn values(
         let name = name_of(&entry.name)
             .map_err(|why| unsupported(&format!("{field}.name"), format!("{:?} {why}", entry.name)))?;
         let regex = match &entry.type_ {
-            ValueMatchType::Exact => false,
-            ValueMatchType::RegularExpression => true,
-            ValueMatchType::Unknown(other) => {
+            HeaderMatchType::Exact => false,
+            HeaderMatchType::RegularExpression => true,
+            HeaderMatchType::Unknown(other) => {
                 return Err(unsupported(
                     &format!("{field}.type"),
                     format!("type {other:?} is not supported"),

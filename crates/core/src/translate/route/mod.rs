@@ -15,12 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_api::condition::{Condition, reasons, types};
+use weir_api::gateway_api::{GatewayDefaultScope, ParentReference, RouteParentStatus};
 use weir_api::kong::{ANNOTATION_PREFIX, STRIP_PATH_ANNOTATION};
 use weir_api::meta::ObjectMeta;
-use weir_api::route::{ParentReference, RouteParentStatus};
 use weir_model::resource::{Attachment, Body, HttpRule};
 
 use self::attach::Attached;
+use self::l4::L4Rule;
 use self::parents::Parent;
 use self::rule::RuleOutcome;
 pub(super) use self::rule::milliseconds;
@@ -101,12 +102,12 @@ pub(super) fn plan(
     reading: &mut Reading<'_>,
 ) -> Option<RoutePlan> {
     let metadata = object.metadata();
-    let head = |parents, hostnames, uses_defaults: &Option<String>| Head {
+    let head = |parents, hostnames, uses_defaults: &Option<GatewayDefaultScope>| Head {
         key,
         metadata,
         parents,
         hostnames,
-        uses_defaults: uses_defaults.as_deref() == Some("All"),
+        uses_defaults: *uses_defaults == Some(GatewayDefaultScope::All),
     };
     match object {
         Object::HttpRoute(route) => {
@@ -122,13 +123,23 @@ pub(super) fn plan(
             let head = head(&spec.parent_refs, &spec.hostnames, &spec.use_default_gateways);
             Some(assemble(&head, around, reading, |_, reading| grpc::rules(key, route, reading)))
         }
-        Object::TlsRoute(route) | Object::TcpRoute(route) | Object::UdpRoute(route) => {
+        Object::TlsRoute(route) => {
             let spec = &route.spec;
-            let hostnames = if key.kind == Kind::TlsRoute { spec.hostnames.as_slice() } else { &[] };
-            let head = head(&spec.parent_refs, hostnames, &spec.use_default_gateways);
-            Some(assemble(&head, around, reading, |findings, reading| {
-                l4::rules(key, route, findings, reading)
-            }))
+            let head = head(&spec.parent_refs, &spec.hostnames, &spec.use_default_gateways);
+            let given = spec.rules.iter().map(L4Rule::from).collect();
+            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
+        }
+        Object::TcpRoute(route) => {
+            let spec = &route.spec;
+            let head = head(&spec.parent_refs, &[], &spec.use_default_gateways);
+            let given = spec.rules.iter().map(L4Rule::from).collect();
+            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
+        }
+        Object::UdpRoute(route) => {
+            let spec = &route.spec;
+            let head = head(&spec.parent_refs, &[], &spec.use_default_gateways);
+            let given = spec.rules.iter().map(L4Rule::from).collect();
+            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
         }
         _ => None,
     }

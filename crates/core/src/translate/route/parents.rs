@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use weir_api::gateway::GROUP;
-use weir_api::route::ParentReference;
+use weir_api::gateway_api::ParentReference;
+use weir_api::kind_facts::GROUP;
 
 use super::{Head, Neighbourhood};
 use crate::objects::{Kind, ObjectKey, Presence};

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use weir_api::condition::reasons;
 use weir_api::duration;
-use weir_api::route::{
+use weir_api::gateway_api::{
     HttpBackendRef, HttpRouteFilter, HttpRouteRetry, HttpRouteTimeouts, SessionPersistence as ApiSession,
 };
+use weir_api::reference::BackendReference;
 use weir_model::resource::{FilterKind, HttpMatch, HttpRule, Retry, WeightedBackend};
 use weir_model::split::{MAX_BACKENDS, MAX_WEIGHT};
 
@@ -159,7 +160,7 @@ impl Refs {
         );
         let mut faults = std::mem::take(&mut filters.faults);
         let weight = weight(reference.weight, field, &mut faults);
-        let mut backend = backend::weighted(&reference.backend, weight, &context.uses(), field, reading);
+        let mut backend = backend::weighted(&reference.into(), weight, &context.uses(), field, reading);
         if let Some(finding) = backend.unresolved.take() {
             self.unresolved.push(finding);
         } else if faults.is_empty() {
@@ -256,7 +257,7 @@ fn retry(spec: &HttpRouteRetry, field: &str, faults: &mut Vec<Finding>) -> Retry
 
 /// Whether a reference can be used, for what only needs to know that.
 pub(super) fn resolved(
-    reference: &weir_api::route::BackendReference,
+    reference: &BackendReference<'_>,
     uses: &Use<'_>,
     field: &str,
     reading: &mut Reading<'_>,

@@ -1,7 +1,7 @@
 //! Session persistence, of rules and of policies.
 
 use weir_api::condition::reasons;
-use weir_api::route::{CookieLifetime, SessionPersistence as ApiSession, SessionPersistenceType};
+use weir_api::gateway_api::{CookieLifetimeType, SessionPersistence as ApiSession, SessionPersistenceType};
 use weir_model::resource::SessionPersistence;
 
 use super::matching::is_token;
@@ -30,10 +30,11 @@ pub(in crate::translate) fn translate(
             false
         }
     };
-    let permanent = match &spec.cookie_config.lifetime_type {
-        CookieLifetime::Session => false,
-        CookieLifetime::Permanent => true,
-        CookieLifetime::Unknown(other) => {
+    let cookie = spec.cookie_config.clone().unwrap_or_default();
+    let permanent = match &cookie.lifetime_type {
+        CookieLifetimeType::Session => false,
+        CookieLifetimeType::Permanent => true,
+        CookieLifetimeType::Unknown(other) => {
             fault("cookieConfig.lifetimeType", format!("lifetimeType {other:?} is not supported"));
             false
         }
