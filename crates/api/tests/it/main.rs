@@ -165,8 +165,13 @@ fn every_kind_of_both_channels_has_a_type_and_facts() {
     assert_eq!(tls.version_names, ["v1", "v1alpha3", "v1alpha2"]);
     let served: Vec<_> = tls.versions.iter().map(|one| (one.standard, one.experimental)).collect();
     assert_eq!(served, [(Some(true), Some(true)), (Some(false), Some(true)), (Some(false), Some(true))]);
-    assert!(kinds::X_MESH.cluster_scoped && kinds::X_MESH.versions[0].standard.is_none());
-    assert!(!kinds::REFERENCE_GRANT.has_status && kinds::HTTP_ROUTE.has_status);
+    let of_cluster: Vec<&str> =
+        kinds::ALL.iter().filter(|facts| facts.cluster_scoped).map(|facts| facts.kind).collect();
+    assert_eq!(of_cluster, ["GatewayClass", "XMesh"]);
+    assert_eq!(kinds::X_MESH.versions[0].standard, None);
+    let without_status: Vec<&str> =
+        kinds::ALL.iter().filter(|facts| !facts.has_status).map(|facts| facts.kind).collect();
+    assert_eq!(without_status, ["ReferenceGrant"]);
 
     let backend: XBackend = read(json!({"spec": {"type": "ExternalHostname", "port": {"port": 443},
         "externalHostname": {"hostname": "a.example.com"}, "protocol": "H2C"}}))
