@@ -4,7 +4,11 @@
 //! `bundle-version` and `channel` annotations by which clients tell what is installed. `GatewayConfiguration` is written
 //! by hand, for manifests that configure Kong's operator. Deliberately absent: the admission policy of the bundles.
 
+mod embedded;
+
 use serde_json::Value;
+
+use embedded::{EXPERIMENTAL, STANDARD};
 
 /// Which set of CRDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,42 +20,10 @@ pub enum Channel {
     Experimental,
 }
 
-macro_rules! embedded {
-    ($channel:literal: $($plural:literal),+ $(,)?) => {
-        &[$(($plural, include_str!(concat!("../crds/", $channel, "/", $plural, ".json")))),+]
-    };
-}
-
-const STANDARD: &[(&str, &str)] = embedded!("standard":
-    "gateway.networking.k8s.io_backendtlspolicies",
-    "gateway.networking.k8s.io_gatewayclasses",
-    "gateway.networking.k8s.io_gateways",
-    "gateway.networking.k8s.io_grpcroutes",
-    "gateway.networking.k8s.io_httproutes",
-    "gateway.networking.k8s.io_listenersets",
-    "gateway.networking.k8s.io_referencegrants",
-    "gateway.networking.k8s.io_tcproutes",
-    "gateway.networking.k8s.io_tlsroutes",
-    "gateway.networking.k8s.io_udproutes",
-);
-
-const EXPERIMENTAL: &[(&str, &str)] = embedded!("experimental":
-    "gateway.networking.k8s.io_backendtlspolicies",
-    "gateway.networking.k8s.io_gatewayclasses",
-    "gateway.networking.k8s.io_gateways",
-    "gateway.networking.k8s.io_grpcroutes",
-    "gateway.networking.k8s.io_httproutes",
-    "gateway.networking.k8s.io_listenersets",
-    "gateway.networking.k8s.io_referencegrants",
-    "gateway.networking.k8s.io_tcproutes",
-    "gateway.networking.k8s.io_tlsroutes",
-    "gateway.networking.k8s.io_udproutes",
-    "gateway.networking.x-k8s.io_xbackends",
-    "gateway.networking.x-k8s.io_xbackendtrafficpolicies",
-    "gateway.networking.x-k8s.io_xmeshes",
-);
-
-const KONG: &[(&str, &str)] = embedded!("kong": "gateway-operator.konghq.com_gatewayconfigurations");
+const KONG: &[(&str, &str)] = &[(
+    "gateway-operator.konghq.com_gatewayconfigurations",
+    include_str!("../crds/kong/gateway-operator.konghq.com_gatewayconfigurations.json"),
+)];
 
 /// The `CustomResourceDefinition` objects of a channel, each with its file's name (`GROUP_PLURAL`); Kong's are in both.
 pub fn builtin(channel: Channel) -> impl Iterator<Item = (&'static str, Value)> {

@@ -55,7 +55,7 @@ fn sorted_files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The text as `cargo fmt` leaves it.
-fn formatted(root: &Path, text: &str) -> Result<String> {
+pub(crate) fn formatted(root: &Path, text: &str) -> Result<String> {
     let mut child = Command::new("rustfmt")
         .args(["--edition", "2024", "--config-path"])
         .arg(root.join("rustfmt.toml"))
