@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// What this machine cannot run is a failure, not a `left out:` line.
     #[arg(long)]
     strict: bool,
-    /// All cases of Autobahn's suite: also those of compression and of throughput, which take minutes.
+    /// All cases of Autobahn's suite: also those of compression and of throughput, which take about half an hour.
     #[arg(long)]
     long: bool,
     /// Only the tests that this regular expression matches, as `go test -run` takes it.
@@ -66,7 +66,7 @@ fn with_go(root: &Path, options: &Options, left_out: &mut Vec<String>) -> Result
     go("build h2spec", &["build"], &h2spec, "github.com/summerwind/h2spec/cmd/h2spec")?;
     step::run("build weir", step::cargo(root).args(["build", "--package", "weir"]))?;
     let mut command = Command::new(&tests);
-    command.args(["-test.v", "-test.timeout=30m", "-weir"]).arg(step::target_folder(root).join("debug/weir"));
+    command.args(["-test.v", "-test.timeout=90m", "-weir"]).arg(step::target_folder(root).join("debug/weir"));
     command.arg("-h2spec").arg(&h2spec);
     match autobahn(&folder) {
         Ok((python, packages)) => {

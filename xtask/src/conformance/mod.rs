@@ -250,16 +250,13 @@ impl Options {
 
     /// Who is reported, and at which commit.
     fn report_arguments(&self, root: &Path, report: &Path) -> Result<Vec<String>> {
-        let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
-        let output =
-            Command::new("git").current_dir(root).args(describe).output().context("git did not start")?;
-        ensure!(output.status.success(), "git describe: {}", String::from_utf8_lossy(&output.stderr));
-        let commit = String::from_utf8(output.stdout)?;
-        let commit = commit.trim();
+        // The reports themselves are no change: the other channel's may have been made a moment ago.
+        let changed = git(root, &["status", "--porcelain", "--", ".", ":!conformance/reports"])?;
         ensure!(
-            !commit.ends_with("-dirty"),
-            "a report is of a commit, and there are changes beside it; commit them first"
+            changed.is_empty(),
+            "a report is of a commit, and there are changes beside it; commit them first:\n{changed}"
         );
+        let commit = git(root, &["rev-parse", "--short=12", "HEAD"])?;
         let mut arguments = vec![
             format!("-report-output={}", report.display()),
             "-organization=weir".to_owned(),
@@ -278,6 +275,13 @@ impl Options {
 fn drawn_seed() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (since.subsec_nanos() ^ since.as_secs() as u32).max(1)
+}
+
+fn git(root: &Path, arguments: &[&str]) -> Result<String> {
+    let output =
+        Command::new("git").current_dir(root).args(arguments).output().context("git did not start")?;
+    ensure!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 fn keep_report(root: &Path, report: &Path, channel: Channel) -> Result<()> {
