@@ -52,6 +52,14 @@ impl Given {
         Ok(Given { rule: selected.rule.clone(), backend, listener: selected.listener.clone() })
     }
 
+    /// What the same ticket leads to now. `None` when it is none any more: the rule is gone, or has other weights.
+    pub(crate) fn again(&self, worker: &Worker, bind: &weir_model::table::BindAddress) -> Option<Given> {
+        let snapshot = worker.snapshot();
+        let selected = select_l4(snapshot.bind(bind)?, None, &mut NoProbe)?;
+        let (rule, listener) = (selected.rule.clone(), selected.listener.clone());
+        Arc::ptr_eq(&rule.split, &self.rule.split).then_some(Given { rule, backend: self.backend, listener })
+    }
+
     pub(crate) fn backend(&self) -> Result<&Arc<BackendState>, Failure> {
         self.rule
             .backends

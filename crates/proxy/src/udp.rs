@@ -2,12 +2,13 @@
 //!
 //! Each worker has a socket of the port ([`crate::bind`]); the kernel gives all datagrams of a flow to one of them, so a flow lives and ends on one
 //! worker and needs no lock. The first datagram from an address takes a ticket, of the sequence that all workers share; the flow keeps what it was
-//! given until nothing has moved for a while, whatever changes meanwhile. Each flow has a socket of its own towards its endpoint, so that answers
-//! find their way back. An endpoint that is gone is replaced by another of the same backend. Flows end with their listener, at once: nobody can
-//! tell a flow that is over from one that waits.
+//! given until nothing has been passed on for a while, or its backend is gone, whatever else changes meanwhile. Each flow has a socket of its own
+//! towards its endpoint, so that answers find their way back. An endpoint that is gone is replaced by another of the same backend. Flows end with
+//! their listener, at once: nobody can tell a flow that is over from one that waits.
 //!
 //! Invariants: the number of flows of a port is bounded, over all workers; an invalid backend's share is dropped, and the flow remembered, so that it takes no second
-//! ticket; nothing is queued here: what the kernel does not take is lost, as datagrams are.
+//! ticket; a flow whose datagrams are dropped is looked at again after each change; no datagram goes to an address that was an
+//! endpoint's of a backend that is gone; nothing is queued here: what the kernel does not take is lost, as datagrams are.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -81,11 +82,16 @@ type Running = (Rc<Flow>, JoinHandle<()>);
 /// What one client's datagrams go through.
 struct Flow {
     peer: SocketAddr,
-    /// The failure is that of the share: it is dropped.
-    given: Result<Given, Failure>,
+    /// `None`: it has taken no ticket, for want of a route or of a weight.
+    given: RefCell<Option<Given>>,
+    /// Why its datagrams are dropped.
+    failure: Cell<Option<Failure>>,
+    /// The change after which that was found.
+    judged_at: Cell<u64>,
     upstream: RefCell<Option<Upstream>>,
     /// Of the task that waits for answers.
     waker: RefCell<Option<Waker>>,
+    /// When a datagram was last passed on, either way.
     moved_at: Cell<Moment>,
     record: RefCell<RequestRecord>,
     _place: Place,
@@ -163,28 +169,17 @@ impl Front {
 
     /// The flow of this client. `None` when there are as many as there may be.
     fn flow(self: Rc<Self>, peer: SocketAddr) -> Option<Rc<Flow>> {
+        let (worker, bind) = (&self.worker, &self.bind);
         let mut flows = self.flows.borrow_mut();
         if let Some((flow, _)) = flows.get(&peer) {
+            if !flow.is_good(worker, bind) {
+                flow.finish(worker);
+                flow.begin(worker, bind);
+            }
             return Some(flow.clone());
         }
-        let worker = &self.worker;
-        let place = Place::take(&self.bind, worker.settings.limits.udp_flows)?;
-        let mut record = RequestRecord::new(worker.clock.now());
-        record.text = tcp::text(worker, peer, None);
-        let given = Given::new(worker, &self.bind.address, None, &mut record).and_then(|given| {
-            // What was to be encrypted is not sent in the clear, and there is no other way for datagrams.
-            if given.backend()?.tls.is_some() { Err(Failure::BackendPolicy) } else { Ok(given) }
-        });
-        worker.metrics.flows.opened.add(1);
-        let flow = Rc::new(Flow {
-            peer,
-            given,
-            upstream: RefCell::default(),
-            waker: RefCell::default(),
-            moved_at: Cell::new(worker.clock.now()),
-            record: RefCell::new(record),
-            _place: place,
-        });
+        let flow = Rc::new(Flow::new(peer, Place::take(bind, worker.settings.limits.udp_flows)?, worker));
+        flow.begin(worker, bind);
         let task = tokio::task::spawn_local(self.clone().answer(flow.clone()));
         flows.insert(peer, (flow.clone(), task));
         Some(flow)
@@ -207,10 +202,81 @@ impl Front {
 }
 
 impl Flow {
+    fn new(peer: SocketAddr, place: Place, worker: &Worker) -> Flow {
+        let now = worker.clock.now();
+        Flow {
+            peer,
+            given: RefCell::default(),
+            failure: Cell::default(),
+            judged_at: Cell::new(worker.changes()),
+            upstream: RefCell::default(),
+            waker: RefCell::default(),
+            moved_at: Cell::new(now),
+            record: RefCell::new(RequestRecord::new(now)),
+            _place: place,
+        }
+    }
+
+    /// Begins, or begins again: takes a ticket, if there is one.
+    fn begin(&self, worker: &Worker, bind: &Bind) {
+        worker.metrics.flows.opened.add(1);
+        self.moved_at.set(worker.clock.now());
+        *self.upstream.borrow_mut() = None;
+        let mut record = RequestRecord::new(worker.clock.now());
+        record.text = tcp::text(worker, self.peer, None);
+        *self.record.borrow_mut() = record;
+        self.select(worker, bind);
+    }
+
+    fn select(&self, worker: &Worker, bind: &Bind) {
+        match Given::new(worker, &bind.address, None, &mut self.record.borrow_mut()) {
+            Ok(given) => self.give(given),
+            Err(failure) => self.failure.set(Some(failure)),
+        }
+    }
+
+    fn give(&self, given: Given) {
+        self.failure.set(match given.backend() {
+            // What was to be encrypted is not sent in the clear, and there is no other way for datagrams.
+            Ok(backend) if backend.tls.is_some() => Some(Failure::BackendPolicy),
+            Ok(_) => None,
+            Err(failure) => Some(failure),
+        });
+        *self.given.borrow_mut() = Some(given);
+    }
+
+    /// Whether it goes on after what may have changed: a flow that works while its backend is there, one that does not while its
+    /// ticket is one.
+    fn is_good(&self, worker: &Worker, bind: &Bind) -> bool {
+        if self.judged_at.replace(worker.changes()) == worker.changes() {
+            return true;
+        }
+        let Some(given) = self.given.take() else {
+            self.select(worker, bind);
+            return true;
+        };
+        if self.failure.get().is_none() {
+            let goes_on = given.backend().is_ok_and(|backend| {
+                let snapshot = worker.snapshot();
+                let now = snapshot.backend(&backend.key);
+                now.is_some_and(|now| now.has_the_endpoints_of(backend) && now.tls.is_none())
+            });
+            if goes_on {
+                *self.given.borrow_mut() = Some(given);
+            }
+            return goes_on;
+        }
+        match given.again(worker, &bind.address) {
+            Some(given) => self.give(given),
+            None => return false,
+        }
+        true
+    }
+
     /// Whether the datagram was sent.
     fn send(&self, datagram: &[u8], worker: &Worker) -> bool {
-        self.moved_at.set(worker.clock.now());
-        let Ok(given) = &self.given else { return false };
+        let given = self.given.borrow();
+        let (Some(given), None) = (&*given, self.failure.get()) else { return false };
         let mut upstream = self.upstream.borrow_mut();
         if upstream.as_ref().is_none_or(|upstream| !upstream.is_wanted(given)) {
             *upstream = self.open(given, worker);
@@ -223,6 +289,7 @@ impl Flow {
         // Not by the runtime, which of a new socket does not know yet that it can be written to.
         match SockRef::from(&open.socket).send(datagram) {
             Ok(_) => {
+                self.moved_at.set(worker.clock.now());
                 self.record.borrow_mut().request_bytes += datagram.len() as u64;
                 true
             }
@@ -294,7 +361,7 @@ impl Flow {
     fn finish(&self, worker: &Worker) {
         worker.metrics.flows.closed.add(1);
         let mut record = self.record.replace(RequestRecord::new(worker.clock.now()));
-        record.failure = self.given.as_ref().err().copied();
+        record.failure = self.failure.get();
         record.finish_stream(worker);
     }
 }

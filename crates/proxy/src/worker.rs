@@ -198,6 +198,8 @@ pub(crate) struct Worker {
     /// Sockets for datagrams that this worker serves.
     datagrams: RefCell<BTreeMap<BindAddress, udp::Serving>>,
     snapshot: RefCell<Snapshot>,
+    /// Snapshots so far.
+    changes: Cell<u64>,
     random: Cell<u64>,
     retiring: Cell<bool>,
     draining: Cell<bool>,
@@ -292,6 +294,7 @@ impl Worker {
             upstream_tls: RefCell::default(),
             datagrams: RefCell::default(),
             snapshot: RefCell::new(snapshot),
+            changes: Cell::new(0),
             random: Cell::new(seed),
             retiring: Cell::new(false),
             draining: Cell::new(false),
@@ -322,6 +325,7 @@ impl Worker {
         match order {
             Order::Snapshot { snapshot, listeners, done } => {
                 *self.snapshot.borrow_mut() = *snapshot;
+                self.changes.set(self.changes.get() + 1);
                 self.upstream_tls.borrow_mut().clear();
                 if listeners {
                     self.part_with_listeners();
@@ -496,6 +500,11 @@ impl Worker {
     /// The snapshot of this moment. Not to be kept across a wait.
     pub(crate) fn snapshot(&self) -> Ref<'_, Snapshot> {
         self.snapshot.borrow()
+    }
+
+    /// Tells one snapshot of this worker from another.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
     }
 
     /// Connections do not stay open after an answer.

@@ -65,6 +65,11 @@ impl BackendState {
         self.protocol == BackendProtocol::Http2
     }
 
+    /// Whether both are one backend, before and after a change of its settings. A backend that went and came back is another.
+    pub fn has_the_endpoints_of(&self, other: &BackendState) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
+    }
+
     /// The endpoints as they are now. Lock-free; do not keep the guard across a wait.
     #[inline]
     pub fn endpoints(&self) -> Guard<Arc<EndpointSet>> {

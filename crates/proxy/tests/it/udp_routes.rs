@@ -239,6 +239,106 @@ fn a_flow_stays_where_it_is_whatever_changes() {
     assert_eq!(client.ask("4"), "a 4");
 }
 
+/// A client that goes on sending, as an exporter of logs does, is not to be forgotten before it is served.
+#[test]
+fn a_client_that_was_there_before_its_route_is_served_once_the_route_is_there() {
+    let world = start(Limits::default(), vec![], &[("a", echo("a"))]);
+    world.update(Update { removals: vec!["udproute/default/r".into()], ..Update::default() });
+    let client = Client::of(&world);
+    client.send("early");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 1);
+    // All weights zero: no ticket yet.
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![target("a", 0)])]);
+    client.send("early");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 2);
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![target("a", 1)])]);
+    assert_eq!(client.ask("1"), "a 1");
+    assert_eq!(world.metric("weir_proxy_udp_flows_total"), 1);
+    assert_eq!(world.proxy.splits()[0].tickets, 1);
+}
+
+/// A reference that becomes valid (the Service comes, or the grant) holds for those who were given it before.
+#[test]
+fn a_share_that_was_invalid_is_served_once_its_backend_is_there_without_another_ticket() {
+    let refused = WeightedBackend { invalid_reason: "RefNotPermitted".into(), ..target("a", 1) };
+    let world = start(Limits::default(), vec![refused], &[("a", echo("a"))]);
+    let client = Client::of(&world);
+    client.send("early");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 1);
+    // Something else changes: the flow stays with the ticket that it has.
+    world.apply(udp_backend("other", &[]));
+    client.send("early");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 2);
+    assert_eq!(world.proxy.splits()[0].tickets, 1);
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![target("a", 1)])]);
+    assert_eq!(client.ask("1"), "a 1");
+    assert_eq!((world.metric("weir_proxy_udp_flows_total"), world.proxy.splits()[0].tickets), (1, 1));
+    // Other weights are other tickets: who has none of them takes one.
+    let refused = WeightedBackend { invalid_reason: "RefNotPermitted".into(), ..target("a", 1) };
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![refused])]);
+    let other = Client::of(&world);
+    other.send("early");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 3);
+    world.apply(udp_backend("b", &[echo("b")]));
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![target("b", 1)])]);
+    assert_eq!(other.ask("2"), "b 2");
+}
+
+#[test]
+fn datagrams_that_go_nowhere_do_not_keep_a_flow() {
+    let limits = Limits { udp_idle_timeout: Duration::from_millis(100), ..Limits::default() };
+    let world = start(limits, vec![invalid(1)], &[]);
+    let client = Client::of(&world);
+    eventually("the flow is forgotten", || {
+        client.send("x");
+        world.metric("weir_proxy_udp_flows_total") > 1
+    });
+}
+
+/// The address of a Service's pod is another's soon after it has gone.
+#[test]
+fn a_flow_ends_with_its_backend_and_goes_to_the_new_one_of_its_name() {
+    let (a, b, c) = (echo("a"), echo("b"), echo("c"));
+    let world = start(Limits::default(), vec![target("s", 1)], &[("s", a)]);
+    let client = Client::of(&world);
+    assert_eq!(client.ask("1"), "a 1");
+    let gone = || Update {
+        removals: vec!["backend/default/s/53/udp".into(), "endpoints/default/s/53/udp".into()],
+        ..Update::default()
+    };
+    world.update(gone());
+    client.send("2");
+    eventually("it goes nowhere", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 1);
+    world.apply(udp_backend("s", &[b]));
+    assert_eq!(client.ask("3"), "b 3");
+    // Between two datagrams.
+    world.update(gone());
+    world.apply(udp_backend("s", &[c]));
+    assert_eq!(client.ask("4"), "c 4");
+    // The route goes elsewhere, and the Service is gone.
+    world.apply(udp_backend("t", &[a]));
+    world.apply(vec![l4_route("udproute", "r", &["l"], &[""], vec![target("t", 1)])]);
+    assert_eq!(client.ask("5"), "c 5", "a flow stays while its backend is there");
+    world.update(gone());
+    assert_eq!(client.ask("6"), "a 6");
+}
+
+#[test]
+fn a_flow_ends_when_its_backend_wants_tls() {
+    let a = echo("a");
+    let world = start(Limits::default(), vec![target("s", 1)], &[("s", a)]);
+    let client = Client::of(&world);
+    assert_eq!(client.ask("1"), "a 1");
+    let mut resources = udp_backend("s", &[a]);
+    let Some(Body::Backend(backend)) = &mut resources[0].body else { unreachable!() };
+    backend.tls = Some(BackendTls { hostname: "a.example".into(), ..BackendTls::default() });
+    world.apply(resources);
+    client.send("2");
+    eventually("it is dropped", || world.metric("weir_proxy_udp_datagrams_dropped_total") == 1);
+    world.apply(udp_backend("s", &[a]));
+    assert_eq!(client.ask("3"), "a 3");
+}
+
 #[test]
 fn an_endpoint_that_is_gone_is_replaced_within_the_backend() {
     let (a, b) = (echo("a"), echo("b"));
