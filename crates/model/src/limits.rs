@@ -245,10 +245,10 @@ limits! {
         "Bytes of one request or response body that a peer may send before we have passed them on.";
     http2_connection_window_bytes: usize = 1024 * 1024, Bytes,
         "Envoy's edge guide initial_connection_window_size 1 MiB",
-        "Bytes of all bodies of one HTTP/2 connection that a peer may send before we have passed them on.";
-    http2_small_data_bytes: usize = 512 * 1024, Bytes,
-        "CVE-2019-9511 and its like; the h2 crate's own for this window (half of it)",
-        "What the bookkeeping of small DATA frames that wait may cost on one connection. More: ENHANCE_YOUR_CALM.";
+        "Bytes of all request bodies of one client's HTTP/2 connection that may come before we have passed them on. Where many users share a connection (endpoints, trusted proxies) it is one stream's window for each stream, so that none stops another.";
+    http2_small_data_bytes: usize = 4 * 1024 * 1024, Bytes,
+        "CVE-2019-9511 and its like; one stream's window in messages of 16 bytes, each counted as 256",
+        "What the bookkeeping of small DATA frames that wait may cost on one client's connection; for each stream on one of a trusted proxy. More: ENHANCE_YOUR_CALM. Endpoints: bounded by the streams' windows alone.";
     http2_header_table_bytes: usize = 4_096, Bytes,
         "RFC 9113 section 6.5.2 (what it is to begin with)",
         "Size of the table by which a peer compresses its heads.";
@@ -263,25 +263,28 @@ limits! {
         "Requests that a client has reset before we looked at them. More: the connection is closed with ENHANCE_YOUR_CALM.";
     http2_premature_resets: usize = 200, Count,
         "CVE-2023-44487; Envoy premature_reset_total_stream_count 500",
-        "Requests that a client has reset before their answer, when they are more than half of its requests. More: ENHANCE_YOUR_CALM.";
+        "Requests that a client has reset within a second and before their answer began, when they are more than half of its requests; both counts are halved each minute. More: ENHANCE_YOUR_CALM.";
     http2_requests_under_way: usize = 400, Count,
         "ours: four times http2_streams; a request that was reset while it waits needs a moment to end",
         "Most requests of one connection that have not ended, those included that the client has given up. More: ENHANCE_YOUR_CALM.";
     http2_local_resets: usize = 1_024, Count,
         "CVE-2025-8671; the h2 crate's own",
-        "Streams that a peer made us reset by breaking the protocol. More: the connection is closed.";
+        "Streams that a client made us reset by breaking the protocol. More: the connection is closed. Of endpoints they are not counted: what is late for a stream that was given up would be among them.";
     http2_reset_streams: usize = 50, Count,
         "RFC 9113 section 5.4.2; the h2 crate's own",
-        "Streams reset by us whose late frames are still ignored.";
+        "Streams reset by us whose late frames are still ignored; towards endpoints as many as there may be streams, if that is more.";
     http2_reset_hold: Duration = 1_000, Milliseconds,
         "RFC 9113 section 5.4.2; the h2 crate's own",
         "How long late frames of a stream that we reset are ignored.";
     http2_control_frames: usize = 1_000, Count,
         "CVE-2019-9511 to 9518; nginx closes when frames without payload outweigh the rest",
-        "Frames of a client in a minute that carry no part of a message, beyond one for each that does and each KiB sent to it. More: ENHANCE_YOUR_CALM.";
+        "Frames of a client in a minute that carry no part of a message, beyond one for each that does and each KiB sent to it, and three for each piece of an answer. More: ENHANCE_YOUR_CALM.";
     http2_keepalive_delay: Duration = 30_000, Milliseconds,
         "Envoy connection_keepalive.interval 30 s in its guides",
         "How long a peer may be silent while requests are under way before it is asked for a sign of life (PING).";
+    upstream_http2_keepalive_pause: Duration = 360_000, Milliseconds,
+        "gRPC servers close after three PINGs that come within 5 min with nothing said in between (grpc-go EnforcementPolicy.MinTime)",
+        "Shortest time between two such questions to an endpoint that has sent no part of a message in between.";
     http2_keepalive_timeout: Duration = 20_000, Milliseconds,
         "gRPC keepalive timeout 20 s",
         "How long a peer may take to answer that. Later: the connection is closed.";

@@ -86,6 +86,11 @@ impl Socket {
         matches!(self, Socket::Stream(stream) if stream.was_refused())
     }
 
+    /// Whether the peer, which is there still, ended what is a stream.
+    pub(crate) fn was_reset(&self) -> bool {
+        matches!(self, Socket::Stream(stream) if stream.was_reset())
+    }
+
     /// What is read and written from now on is inside TLS, which has begun on this very connection.
     pub(crate) fn encrypted(self, session: Session) -> Socket {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! Three cases for every request. An endpoint that took no connection: the next one of the same backend, a bounded number of
 //! times. A kept connection that turned out to be closed: a fresh one, if nothing came back and the request can do no
-//! harm twice or has not left yet. A stream that the endpoint refused, or did not come to before it went away (RFC 9113
+//! harm twice or has not left yet; once, and not where the connection goes on and only its stream was reset. A stream that the endpoint refused, or did not come to before it went away (RFC 9113
 //! section 8.7): whatever the request does.
 //!
 //! A rule may ask for more tries (`rules[].retry`), and then says for which statuses; connection errors and time-outs count among
@@ -22,7 +22,7 @@ use crate::error::Failure;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) failure: Failure,
-    /// The connection had carried a request before.
+    /// The connection had carried a request before, and is no more.
     pub(crate) reused: bool,
     /// Anything came back.
     pub(crate) answered: bool,

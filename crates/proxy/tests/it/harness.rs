@@ -294,6 +294,16 @@ impl Peer {
         Some(head)
     }
 
+    /// Counts a request that was not read as text.
+    pub(crate) fn request_noted(&mut self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests of its origin so far.
+    pub(crate) fn counted(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill(), "the connection ended after {} of {count} bytes", self.buffer.len());

@@ -17,6 +17,7 @@ mod http2_ends;
 mod http2_grpc;
 mod http2_harness;
 mod http2_hostile;
+mod http2_shared;
 mod http2_tls;
 mod http2_upstream;
 mod listener_ends;

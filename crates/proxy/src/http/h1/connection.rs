@@ -87,7 +87,7 @@ pub(crate) struct Downstream {
     /// What the client said when it shook hands; `None` in the clear.
     pub(super) front: Option<Front>,
     /// The peer may say on whose behalf it speaks.
-    pub(super) trusted: bool,
+    pub(crate) trusted: bool,
     pub(super) http2: bool,
     /// The lines that every ordinary request of this connection is forwarded with.
     pub(super) lines: Box<[u8]>,

@@ -522,7 +522,7 @@ impl Exchange {
     pub(super) fn may_be_repeated(&self, failure: Failure, forward: &mut Forward) -> bool {
         let outcome = Outcome {
             failure,
-            reused: self.reused,
+            reused: self.reused && !self.upstream.was_reset(),
             answered: self.interim > 0,
             refused: self.upstream.was_refused(),
             idempotent: forward.idempotent,

@@ -102,7 +102,7 @@ impl Connection {
             budget.request(worker.clock.now().millis());
         }
         loop {
-            let acquired = match forward.acquire(&worker, &mut tried, fresh).await {
+            let mut acquired = match forward.acquire(&worker, &mut tried, fresh).await {
                 Ok(acquired) => acquired,
                 Err(failure) if forward.wants_another_try(failure) => {
                     match Box::pin(self.try_again(&mut forward, &mut record, &mut tried, None)).await {
@@ -119,6 +119,8 @@ impl Connection {
                 }
             };
             record.retries += acquired.failed_tries;
+            // A second one that ends is no accident of ours.
+            acquired.reused &= !fresh;
             if let Some(text) = &mut record.text {
                 text.endpoint = acquired.in_flight.endpoint().address.to_string();
             }

@@ -20,6 +20,8 @@ use http::Request;
 use super::io::Io;
 use super::meter::Meter;
 use super::stream::Stream;
+use weir_model::limits::Limits;
+
 use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
@@ -34,7 +36,7 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
     let io = Io { socket: client, input, meter: meter.clone(), worker: worker.clone() };
     let limits = &worker.settings.limits;
     let mut deadline = Deadline::new(worker.clock.now() + limits.header_read_timeout, &worker.clock);
-    let mut handshake = std::pin::pin!(builder(&worker).handshake(io));
+    let mut handshake = std::pin::pin!(builder(&worker, down.trusted).handshake(io));
     let machine = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(machine) => Poll::Ready(machine.ok()),
         Poll::Pending => deadline.poll(cx, &worker.clock).map(|()| None),
@@ -42,26 +44,47 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
     let Some(mut machine) = machine.await else { return };
     worker.metrics.http2_connections.add(1);
     let now = worker.clock.tick();
-    let pings = machine.ping_pong().map(|pings| Alive { pings, asked_at: None });
-    let streams =
-        Rc::new(Streams { down, active: Cell::new(0), resets: Cell::new(0), ended_at: Cell::new(now) });
-    let mut served =
-        Served { machine, streams, meter, pings, deadline, began: now, requests: 0, end: End::No };
+    let pings = machine.ping_pong().map(|pings| Alive::new(pings, Duration::ZERO));
+    let streams = Rc::new(Streams {
+        down,
+        meter: meter.clone(),
+        active: Cell::new(0),
+        resets: Cell::new(0),
+        ended_at: Cell::new(now),
+    });
+    let mut served = Served {
+        machine,
+        streams,
+        meter,
+        pings,
+        deadline,
+        began: now,
+        requests: 0,
+        recent: (0, now),
+        end: End::No,
+    };
     poll_fn(|cx| served.poll(cx, &worker)).await;
 }
 
-/// The machine with every limit set.
-fn builder(worker: &Worker) -> h2::server::Builder {
+/// The machine with every limit set. `shared`: the client is a proxy, and brings many users' streams.
+fn builder(worker: &Worker, shared: bool) -> h2::server::Builder {
     let limits = &worker.settings.limits;
     let mut builder = h2::server::Builder::new();
+    let (connection_window, small_data) = match shared {
+        true => (
+            shared_window(limits, limits.http2_streams),
+            limits.http2_small_data_bytes.saturating_mul(limits.http2_streams),
+        ),
+        false => (window(limits.http2_connection_window_bytes), limits.http2_small_data_bytes),
+    };
     builder
         .max_concurrent_streams(number(limits.http2_streams))
         .initial_window_size(window(limits.http2_stream_window_bytes))
-        .initial_connection_window_size(window(limits.http2_connection_window_bytes))
+        .initial_connection_window_size(connection_window)
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
         .max_header_list_size(number(worker.settings.head_limits.head_bytes))
         .header_table_size(number(limits.http2_header_table_bytes))
-        .data_frame_budget(limits.http2_small_data_bytes)
+        .data_frame_budget(small_data)
         .max_send_buffer_size(limits.http2_send_buffer_bytes)
         .max_concurrent_reset_streams(limits.http2_reset_streams)
         .reset_stream_duration(limits.http2_reset_hold)
@@ -77,6 +100,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
 const FIRST_WORDS: Duration = Duration::from_secs(1);
 
+/// A stream that is given up later than this was not opened in order to be. Unit: time. Source: ours; what an attacker has open for so
+/// long is bounded by the number of streams.
+const PREMATURE: Duration = Duration::from_secs(1);
+
+/// After so long what was counted against a client counts half. Unit: time. Source: ours.
+const FORGET: Duration = Duration::from_secs(60);
+
 /// Bounds of SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 6.5.2).
 const LEAST_FRAME: u32 = 1 << 14;
 const MOST_FRAME: u32 = (1 << 24) - 1;
@@ -90,6 +120,12 @@ pub(super) fn window(limit: usize) -> u32 {
     number(limit).min((1 << 31) - 1)
 }
 
+/// The window of a connection whose streams do not belong together: what each may hold back leaves room for the others.
+pub(super) fn shared_window(limits: &Limits, streams: usize) -> u32 {
+    let all = limits.http2_stream_window_bytes.saturating_mul(streams);
+    window(all.max(limits.http2_connection_window_bytes))
+}
+
 pub(super) fn frame_bytes(limit: usize) -> u32 {
     number(limit).clamp(LEAST_FRAME, MOST_FRAME)
 }
@@ -97,8 +133,9 @@ pub(super) fn frame_bytes(limit: usize) -> u32 {
 /// What the streams of a connection share with it.
 pub(super) struct Streams {
     down: Rc<Downstream>,
+    meter: Rc<Meter>,
     active: Cell<usize>,
-    /// Streams that the client gave up before they were answered.
+    /// Streams that the client gave up early and before they were answered, of late.
     resets: Cell<usize>,
     /// When the last one ended.
     ended_at: Cell<Moment>,
@@ -111,8 +148,20 @@ impl std::fmt::Debug for Streams {
 }
 
 impl Streams {
-    pub(super) fn was_reset(&self) {
-        self.resets.set(self.resets.get() + 1);
+    pub(super) fn now(&self) -> Moment {
+        self.down.worker().clock.now()
+    }
+
+    /// A stream that began then was given up by its client before it was answered.
+    pub(super) fn was_reset(&self, began: Moment) {
+        if self.now() < began + PREMATURE {
+            self.resets.set(self.resets.get() + 1);
+        }
+    }
+
+    /// A part of an answer is on its way.
+    pub(super) fn answered(&self) {
+        self.meter.answered();
     }
 
     fn presence(&self) -> &Presence {
@@ -142,31 +191,42 @@ impl Drop for Place {
 
 /// Whether the peer is there.
 pub(super) struct Alive {
-    pub(super) pings: PingPong,
+    pings: PingPong,
     /// When it was asked, while it has not answered.
-    pub(super) asked_at: Option<Moment>,
+    asked_at: Option<Moment>,
+    /// When it was last asked.
+    last: Option<Moment>,
+    /// Least time between two questions if it has said nothing else in between.
+    pause: Duration,
 }
 
 impl Alive {
-    /// Asks a peer that has been silent since `read_at`, and gives the moment at which something is to be done next;
-    /// `None` when it has not answered in time.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, read_at: Moment, worker: &Worker) -> Option<Moment> {
+    pub(super) fn new(pings: PingPong, pause: Duration) -> Alive {
+        Alive { pings, asked_at: None, last: None, pause }
+    }
+
+    /// Asks a peer that has been silent, and gives the moment at which something is to be done next; `None` when it has not
+    /// answered in time.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, meter: &Meter, worker: &Worker) -> Option<Moment> {
         let limits = &worker.settings.limits;
         let now = worker.clock.now();
+        let mut due = meter.read_at() + limits.http2_keepalive_delay;
+        if let Some(last) = self.last.filter(|last| meter.carried_at() <= *last) {
+            due = due.max(last + self.pause);
+        }
         if self.asked_at.is_some() && self.pings.poll_pong(cx).is_ready() {
             self.asked_at = None;
         }
-        if self.asked_at.is_none()
-            && now >= read_at + limits.http2_keepalive_delay
-            && self.pings.send_ping(Ping::opaque()).is_ok()
-        {
+        if self.asked_at.is_none() && now >= due && self.pings.send_ping(Ping::opaque()).is_ok() {
             self.asked_at = Some(now);
+            self.last = Some(now);
             // Registers for the answer.
             let _ = self.pings.poll_pong(cx);
         }
         match self.asked_at {
             // Where it could not be asked, soon again.
-            None => Some((read_at + limits.http2_keepalive_delay).max(now + AGAIN)),
+            None if now >= due => Some(now + AGAIN),
+            None => Some(due),
             Some(asked) => Some(asked + limits.http2_keepalive_timeout).filter(|end| *end > now),
         }
     }
@@ -190,6 +250,8 @@ struct Served {
     deadline: Deadline,
     began: Moment,
     requests: usize,
+    /// Requests of late, and when they and resets were last halved.
+    recent: (usize, Moment),
     end: End,
 }
 
@@ -219,8 +281,13 @@ impl Served {
     /// Decides whether the connection is to end. True when that has just become so.
     fn judge(&mut self, worker: &Worker) -> bool {
         let limits = &worker.settings.limits;
+        let (requests, since) = self.recent;
+        if worker.clock.now() > since + FORGET {
+            self.recent = (requests / 2, worker.clock.now());
+            self.streams.resets.set(self.streams.resets.get() / 2);
+        }
         let resets = self.streams.resets.get();
-        let resetting = resets > limits.http2_premature_resets && resets > self.requests / 2;
+        let resetting = resets > limits.http2_premature_resets && resets > self.recent.0 / 2;
         // Requests that were reset while they waited, and have not noticed yet.
         let crowded = self.streams.active.get() > limits.http2_requests_under_way.max(limits.http2_streams);
         if resetting || crowded || self.meter.debt() > limits.http2_control_frames {
@@ -255,6 +322,7 @@ impl Served {
 
     fn accept(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>, worker: &Rc<Worker>) {
         self.requests += 1;
+        self.recent.0 += 1;
         worker.metrics.http2_streams.add(1);
         let streams = self.streams.clone();
         streams.active.set(streams.active.get() + 1);
@@ -323,7 +391,7 @@ impl Served {
             End::Announced if idle => self.idle_since() + limits.linger_timeout,
             End::No if idle => self.idle_until(worker),
             _ => match &mut self.pings {
-                Some(alive) => alive.poll(cx, self.meter.read_at(), worker)?,
+                Some(alive) => alive.poll(cx, &self.meter, worker)?,
                 None => worker.clock.now() + limits.idle_timeout,
             },
         };

@@ -16,6 +16,10 @@ const FORGET: Duration = Duration::from_secs(60);
 /// Bytes sent to the peer that give one frame back. Unit: bytes. Source: ours (a window update for less is not worth one).
 const BYTES_A_FRAME: usize = 1024;
 
+/// Frames that a piece of an answer gives back beside its bytes. Unit: frames. Source: grpc-go answers each DATA frame with a
+/// WINDOW_UPDATE and a PING while it measures the path, however small the frame; one more for other habits.
+const FRAMES_A_PIECE: usize = 3;
+
 const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -45,6 +49,8 @@ pub(super) struct Meter {
     settled: Cell<bool>,
     /// When anything was last read.
     read_at: Cell<Moment>,
+    /// When a part of a message was.
+    carried_at: Cell<Moment>,
 }
 
 impl Meter {
@@ -61,6 +67,7 @@ impl Meter {
             sent: Cell::new(0),
             settled: Cell::new(false),
             read_at: Cell::new(now),
+            carried_at: Cell::new(now),
         }
     }
 
@@ -89,6 +96,16 @@ impl Meter {
 
     pub(super) fn read_at(&self) -> Moment {
         self.read_at.get()
+    }
+
+    /// When a part of a message was last read.
+    pub(super) fn carried_at(&self) -> Moment {
+        self.carried_at.get()
+    }
+
+    /// A piece of an answer, which leaves as a frame at least, was given to the machine.
+    pub(super) fn answered(&self) {
+        self.debt.set(self.debt.get().saturating_sub(FRAMES_A_PIECE));
     }
 
     pub(super) fn sent(&self, bytes: usize) {
@@ -137,6 +154,9 @@ impl Meter {
         let carries = kind == HEADERS || (kind == DATA && length > 0);
         let debt = self.debt.get();
         self.debt.set(if carries { debt.saturating_sub(1) } else { debt + 1 });
+        if carries {
+            self.carried_at.set(now);
+        }
         if kind == HEADERS || kind == CONTINUATION {
             self.head_since.set(self.head_since.get().or(Some(now)));
             let ends = flags & END_HEADERS != 0;
@@ -205,6 +225,8 @@ mod tests {
         assert_eq!(meter.debt(), 10);
         meter.sent(BYTES_A_FRAME + 1);
         assert_eq!(meter.debt(), 9);
+        meter.answered();
+        assert_eq!(meter.debt(), 9 - FRAMES_A_PIECE);
         meter.received(&frame(6, 0, 8), now + FORGET + Duration::from_secs(1));
         assert_eq!(meter.debt(), 1);
     }

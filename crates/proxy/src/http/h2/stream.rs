@@ -24,6 +24,7 @@ use weir_codec::body::{BodyLimits, BodyScan, CHUNK_END, Form, Framing, chunk_sta
 use super::connection::Streams;
 use super::head::{self, Asked, Written};
 use super::upstream::Slot;
+use crate::clock::Moment;
 use crate::error::Failure;
 use crate::worker::Worker;
 
@@ -47,7 +48,8 @@ pub(crate) struct Stream {
 /// Who the peer is.
 #[derive(Debug)]
 enum Side {
-    Client(Rc<Streams>),
+    /// With the moment at which its request came.
+    Client(Rc<Streams>, Moment),
     Endpoint(Slot),
 }
 
@@ -131,7 +133,8 @@ impl Stream {
         let body = request.into_body();
         let from =
             if written == Written::Nothing { From::Over(Some(body)) } else { From::Body(body, written) };
-        Stream::new(text, from, Sink::Respond(respond), asked, limits, Side::Client(streams))
+        let began = streams.now();
+        Stream::new(text, from, Sink::Respond(respond), asked, limits, Side::Client(streams, began))
     }
 
     /// A place for a request to an endpoint.
@@ -151,6 +154,11 @@ impl Stream {
             reset: false,
             side,
         }
+    }
+
+    /// Whether the peer, which is there still, gave the stream up.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.reset
     }
 
     /// Whether the peer said that it did nothing with the request (RFC 9113 sections 6.8 and 8.7).
@@ -235,7 +243,7 @@ impl Stream {
                     self.reading.release();
                     return match self.side {
                         // Whoever waits for an answer is told when the client no longer does.
-                        Side::Client(_) => self.writing.poll_reset(cx),
+                        Side::Client(..) => self.writing.poll_reset(cx),
                         Side::Endpoint(_) => Poll::Ready(Ok(())),
                     };
                 }
@@ -251,8 +259,10 @@ impl Stream {
             return;
         }
         match &self.side {
-            Side::Client(streams) if !self.reset => streams.was_reset(),
-            Side::Client(_) => {}
+            Side::Client(streams, began) if !self.reset && matches!(self.writing.sink, Sink::Respond(_)) => {
+                streams.was_reset(*began);
+            }
+            Side::Client(..) => {}
             Side::Endpoint(_) => {
                 self.refused |= error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);
             }
@@ -278,6 +288,14 @@ impl Stream {
 
     /// Takes the next piece of `bytes`, which are not empty; 0 when the peer's window is closed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.write_piece(bytes);
+        if let (Side::Client(streams, _), Ok(1..)) = (&self.side, &written) {
+            streams.answered();
+        }
+        written
+    }
+
+    fn write_piece(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.writing.sink {
             Sink::Respond(_) => self.write_response(bytes),
             Sink::Request(_) => self.write_request(bytes),

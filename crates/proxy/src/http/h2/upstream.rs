@@ -17,7 +17,7 @@ use h2::client::SendRequest;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-use super::connection::{Alive, frame_bytes, number, window};
+use super::connection::{Alive, frame_bytes, number, shared_window, window};
 use super::io::Io;
 use super::meter::Meter;
 use super::stream::Stream;
@@ -246,7 +246,8 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
         freed,
         worker: worker.clone(),
     });
-    let pings = machine.ping_pong().map(|pings| Alive { pings, asked_at: None });
+    let pause = worker.settings.limits.upstream_http2_keepalive_pause;
+    let pings = machine.ping_pong().map(|pings| Alive::new(pings, pause));
     let deadline = Deadline::new(now + worker.settings.limits.http2_keepalive_delay, &worker.clock);
     let mut task = Task { machine, shared: shared.clone(), meter, pings, deadline };
     tokio::task::spawn_local(async move {
@@ -258,7 +259,8 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
     Ok(Link { send, shared })
 }
 
-/// The machine with every limit set.
+/// The machine with every limit set. Requests of many clients share it: what one of them does, reads or gives up is no
+/// business of the others, so bounds are those of streams.
 fn builder(worker: &Worker) -> h2::client::Builder {
     let limits = &worker.settings.limits;
     let mut builder = h2::client::Builder::new();
@@ -267,16 +269,17 @@ fn builder(worker: &Worker) -> h2::client::Builder {
         .max_concurrent_streams(0)
         .initial_max_send_streams(limits.upstream_http2_streams.max(1))
         .initial_window_size(window(limits.http2_stream_window_bytes))
-        .initial_connection_window_size(window(limits.http2_connection_window_bytes))
+        .initial_connection_window_size(shared_window(limits, limits.upstream_http2_streams))
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
         .max_header_list_size(number(worker.settings.head_limits.head_bytes))
         .header_table_size(number(limits.http2_header_table_bytes))
-        .data_frame_budget(limits.http2_small_data_bytes)
+        // It is one for all streams, and frames of streams that were given up are charged for ever.
+        .data_frame_budget(usize::MAX)
         .max_send_buffer_size(limits.http2_send_buffer_bytes)
-        .max_concurrent_reset_streams(limits.http2_reset_streams)
+        .max_concurrent_reset_streams(limits.http2_reset_streams.max(limits.upstream_http2_streams))
         .reset_stream_duration(limits.http2_reset_hold)
         .max_pending_accept_reset_streams(limits.http2_pending_resets)
-        .max_local_error_reset_streams(Some(limits.http2_local_resets));
+        .max_local_error_reset_streams(None);
     builder
 }
 
@@ -305,7 +308,7 @@ impl Task {
         let worker = &self.shared.worker;
         while self.shared.active.get() > 0 {
             let Some(alive) = &mut self.pings else { break };
-            let Some(at) = alive.poll(cx, self.meter.read_at(), worker) else {
+            let Some(at) = alive.poll(cx, &self.meter, worker) else {
                 tracing::debug!("an endpoint gave no sign of life");
                 return Poll::Ready(());
             };
