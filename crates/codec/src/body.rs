@@ -110,6 +110,15 @@ enum Verdict {
 }
 
 impl BodyScan {
+    /// For a message without a body.
+    pub const fn nothing() -> BodyScan {
+        BodyScan {
+            state: State::Done,
+            form: Form::AsSent,
+            left: BodyLimits { extension_bytes: 0, trailer_bytes: 0 },
+        }
+    }
+
     pub fn new(framing: Framing, form: Form, limits: BodyLimits) -> BodyScan {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,

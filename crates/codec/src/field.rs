@@ -104,7 +104,7 @@ const PROTECTED: KnownSet = FORWARDING
 /// Classifies a field name.
 pub fn classify(name: &[u8]) -> Known {
     let Some((plain, known)) = candidate(name) else { return Known::Other };
-    if name.eq_ignore_ascii_case(plain) {
+    if same_token(name, plain) {
         return *known;
     }
     if DISGUISABLE.contains(*known) && disguised(name, plain) { Known::Disguised } else { Known::Other }
@@ -148,6 +148,16 @@ fn candidate(name: &[u8]) -> Option<&'static (&'static [u8], Known)> {
     })
 }
 
+/// Whether a token is this known name in any case; both are of one length. Eight octets at a time: setting the bit that tells
+/// the cases apart makes nothing else alike that may stand in a token.
+fn same_token(token: &[u8], name: &[u8]) -> bool {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let (words, rest) = token.as_chunks::<8>();
+    let (name_words, name_rest) = name.as_chunks::<8>();
+    words.iter().zip(name_words).all(|(a, b)| u64::from_ne_bytes(*a) | CASE == u64::from_ne_bytes(*b))
+        && rest.iter().zip(name_rest).all(|(a, b)| a | 0x20 == *b)
+}
+
 /// Fields whose look-alikes are dropped.
 const DISGUISABLE: KnownSet =
     FORWARDING.with(Known::ContentLength).with(Known::TransferEncoding).with(Known::ProxyConnection);
@@ -159,12 +169,19 @@ fn disguised(name: &[u8], plain: &[u8]) -> bool {
         && name.iter().zip(plain).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
 }
 
-/// Where a parser puts the fields of a head: on the caller's stack, uninitialised until used.
-pub struct FieldStore<'b>(pub(crate) [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS]);
+/// Where a parser puts the fields of a head and what it takes them for: on the caller's stack, so that a head that refers to
+/// it is small. The fields are uninitialised until used.
+pub struct FieldStore<'b> {
+    pub(crate) headers: [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS],
+    pub(crate) known: [Known; MAX_FIELDS],
+}
 
 impl FieldStore<'_> {
     pub const fn new() -> Self {
-        FieldStore([const { MaybeUninit::uninit() }; MAX_FIELDS])
+        FieldStore {
+            headers: [const { MaybeUninit::uninit() }; MAX_FIELDS],
+            known: [Known::Other; MAX_FIELDS],
+        }
     }
 }
 
@@ -178,27 +195,31 @@ impl Default for FieldStore<'_> {
 pub struct Fields<'s, 'b> {
     head: &'b [u8],
     headers: &'s [httparse::Header<'b>],
-    known: [Known; MAX_FIELDS],
+    /// What each of them is, by index.
+    known: &'s [Known],
     present: KnownSet,
     /// Fields that a `Connection` option names.
     named: u128,
 }
 
 impl<'s, 'b> Fields<'s, 'b> {
-    /// `head` is the whole head with its final empty line; `headers` were parsed from it.
-    pub(crate) fn new(head: &'b [u8], headers: &'s [httparse::Header<'b>]) -> Self {
-        let mut fields =
-            Fields { head, headers, known: [Known::Other; MAX_FIELDS], present: KnownSet::EMPTY, named: 0 };
-        for (header, known) in fields.headers.iter().zip(fields.known.iter_mut()) {
+    /// `head` is the whole head with its final empty line; `headers` were parsed from it; `store` has room for as many.
+    pub(crate) fn new(
+        head: &'b [u8],
+        headers: &'s [httparse::Header<'b>],
+        store: &'s mut [Known; MAX_FIELDS],
+    ) -> Self {
+        let mut present = KnownSet::EMPTY;
+        for (header, known) in headers.iter().zip(store.iter_mut()) {
             *known = classify(header.name.as_bytes());
-            fields.present = fields.present.with(*known);
+            present = present.with(*known);
         }
-        fields
+        Fields { head, headers, known: store, present, named: 0 }
     }
 
     /// No fields at all.
     pub fn none() -> Fields<'static, 'static> {
-        Fields::new(b"\r\n", &[])
+        Fields { head: b"\r\n", headers: &[], known: &[], present: KnownSet::EMPTY, named: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -224,7 +245,7 @@ impl<'s, 'b> Fields<'s, 'b> {
         let wanted = if self.has(known) { self.headers.len() } else { 0 };
         self.headers[..wanted]
             .iter()
-            .zip(&self.known)
+            .zip(self.known)
             .filter(move |(_, kind)| **kind == known)
             .map(|(header, _)| header.value)
     }
@@ -232,7 +253,7 @@ impl<'s, 'b> Fields<'s, 'b> {
     /// The value at `index` if that field is of this kind.
     pub(crate) fn value_if(&self, index: usize, known: Known) -> Option<&'b [u8]> {
         let header = self.headers.get(index)?;
-        (self.known[index] == known).then_some(header.value)
+        (self.known.get(index) == Some(&known)).then_some(header.value)
     }
 
     /// Values of every field with this name, in any case.
@@ -245,7 +266,7 @@ impl<'s, 'b> Fields<'s, 'b> {
 
     /// Marks the fields that a `Connection` option names, if they may be removed at all.
     pub(crate) fn mark_connection_option(&mut self, option: &[u8]) {
-        for (index, (header, known)) in self.headers.iter().zip(&self.known).enumerate() {
+        for (index, (header, known)) in self.headers.iter().zip(self.known).enumerate() {
             if header.name.as_bytes().eq_ignore_ascii_case(option) && !PROTECTED.contains(*known) {
                 self.named |= 1 << index;
             }
@@ -257,7 +278,7 @@ impl<'s, 'b> Fields<'s, 'b> {
         let kinds = HOP_BY_HOP.union(also).with(Known::Disguised);
         let mut marks = self.named;
         if self.present.0 & kinds.0 != 0 {
-            for (index, known) in self.known[..self.headers.len()].iter().enumerate() {
+            for (index, (_, known)) in self.headers.iter().zip(self.known).enumerate() {
                 marks |= u128::from(kinds.contains(*known)) << index;
             }
         }

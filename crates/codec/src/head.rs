@@ -129,9 +129,10 @@ impl HeadScan {
             return RequestHead::parse(&bytes[..length], store).map(|head| Some((head, length)));
         }
         let mut parsed = httparse::Request::new(&mut []);
-        let outcome = parsed.parse_with_uninit_headers(bytes, &mut store.0);
+        let outcome = parsed.parse_with_uninit_headers(bytes, &mut store.headers);
         match self.whole(bytes, outcome, parsed.headers, limits)? {
-            Some(length) => RequestHead::accept(parsed, &bytes[..length]).map(|head| Some((head, length))),
+            Some(length) => RequestHead::accept(parsed, &mut store.known, &bytes[..length])
+                .map(|head| Some((head, length))),
             None => Ok(None),
         }
     }
@@ -152,12 +153,11 @@ impl HeadScan {
         let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(
             &mut parsed,
             bytes,
-            &mut store.0,
+            &mut store.headers,
         );
         match self.whole(bytes, outcome, parsed.headers, limits)? {
-            Some(length) => {
-                ResponseHead::accept(parsed, asked, &bytes[..length]).map(|head| Some((head, length)))
-            }
+            Some(length) => ResponseHead::accept(parsed, &mut store.known, asked, &bytes[..length])
+                .map(|head| Some((head, length))),
             None => Ok(None),
         }
     }
@@ -292,20 +292,24 @@ impl<'s, 'b> RequestHead<'s, 'b> {
     /// Reads a whole head: the bytes up to the length that [`HeadScan::advance`] gave.
     pub fn parse(head: &'b [u8], store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
         let mut parsed = httparse::Request::new(&mut []);
-        let length = parsed.parse_with_uninit_headers(head, &mut store.0).map_err(refused)?;
+        let length = parsed.parse_with_uninit_headers(head, &mut store.headers).map_err(refused)?;
         if length != httparse::Status::Complete(head.len()) {
             return Err(HeadError::FirstLine);
         }
-        RequestHead::accept(parsed, head)
+        RequestHead::accept(parsed, &mut store.known, head)
     }
 
-    fn accept(parsed: httparse::Request<'s, 'b>, head: &'b [u8]) -> Result<Self, HeadError> {
+    fn accept(
+        parsed: httparse::Request<'s, 'b>,
+        known: &'s mut [Known; MAX_FIELDS],
+        head: &'b [u8],
+    ) -> Result<Self, HeadError> {
         let (Some(method), Some(raw_target), Some(version)) = (parsed.method, parsed.path, parsed.version)
         else {
             return Err(HeadError::FirstLine);
         };
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let mut fields = Fields::new(head, parsed.headers);
+        let mut fields = Fields::new(head, parsed.headers, known);
         let method = method.as_bytes();
         let target = target::parse(method, raw_target.as_bytes())?;
         let authority = authority(&fields, version, &target)?;
@@ -373,15 +377,20 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
     pub fn parse(head: &'b [u8], asked: Asked, store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
         let mut parsed = httparse::Response::new(&mut []);
         let length = httparse::ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut parsed, head, &mut store.0)
+            .parse_response_with_uninit_headers(&mut parsed, head, &mut store.headers)
             .map_err(refused)?;
         if length != httparse::Status::Complete(head.len()) {
             return Err(HeadError::FirstLine);
         }
-        ResponseHead::accept(parsed, asked, head)
+        ResponseHead::accept(parsed, &mut store.known, asked, head)
     }
 
-    fn accept(parsed: httparse::Response<'s, 'b>, asked: Asked, head: &'b [u8]) -> Result<Self, HeadError> {
+    fn accept(
+        parsed: httparse::Response<'s, 'b>,
+        known: &'s mut [Known; MAX_FIELDS],
+        asked: Asked,
+        head: &'b [u8],
+    ) -> Result<Self, HeadError> {
         let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::FirstLine);
         };
@@ -393,7 +402,7 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
             return Err(HeadError::FirstLine);
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let mut fields = Fields::new(head, parsed.headers);
+        let mut fields = Fields::new(head, parsed.headers, known);
         let options = connection_options(&mut fields);
         let declared = declared_framing(&fields, version)?;
         let framing = response_framing(status, asked, declared);

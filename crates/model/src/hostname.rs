@@ -71,7 +71,7 @@ impl Hostname {
     }
 
     /// Whether a request for `host` (as [`RequestHost::bytes`]) is served under this name.
-    pub fn matches(&self, host: &RequestHost) -> bool {
+    pub fn matches(&self, host: &RequestHost<'_>) -> bool {
         match (self, host.bytes()) {
             (Hostname::Any, _) => true,
             (_, None) => false,
@@ -93,36 +93,57 @@ impl std::fmt::Display for Hostname {
 }
 
 /// The host of a request, ready for comparison: lower case, without a trailing dot. Never allocates.
-pub struct RequestHost {
-    buffer: [u8; MAX_HOSTNAME_BYTES],
-    /// `None` when only "any host" can match.
-    length: Option<u8>,
+pub struct RequestHost<'h>(Ready<'h>);
+
+enum Ready<'h> {
+    /// Only "any host" can match.
+    Any,
+    /// As the client wrote it: nearly always in lower case.
+    AsSent(&'h [u8]),
+    Lowered {
+        buffer: [u8; MAX_HOSTNAME_BYTES],
+        length: usize,
+    },
 }
 
-impl RequestHost {
+impl<'h> RequestHost<'h> {
     /// `host` is the request's host without its port.
-    pub fn new(host: &[u8]) -> RequestHost {
-        let mut this = RequestHost { buffer: [0; MAX_HOSTNAME_BYTES], length: None };
+    #[inline]
+    pub fn new(host: &'h [u8]) -> RequestHost<'h> {
         let host = host.strip_suffix(b".").unwrap_or(host);
-        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES || is_ip_literal(host) {
-            return this;
+        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES {
+            return RequestHost(Ready::Any);
         }
-        let lower = &mut this.buffer[..host.len()];
+        let ready = match host.iter().any(u8::is_ascii_uppercase) {
+            _ if is_ip_literal(host) => Ready::Any,
+            true => RequestHost::lowered(host),
+            false => Ready::AsSent(host),
+        };
+        RequestHost(ready)
+    }
+
+    #[cold]
+    fn lowered(host: &[u8]) -> Ready<'h> {
+        let mut buffer = [0; MAX_HOSTNAME_BYTES];
+        let lower = &mut buffer[..host.len()];
         lower.copy_from_slice(host);
         lower.make_ascii_lowercase();
-        this.length = u8::try_from(host.len()).ok();
-        this
+        Ready::Lowered { buffer, length: host.len() }
     }
 
     /// `None` when only "any host" can match.
     pub fn bytes(&self) -> Option<&[u8]> {
-        self.length.map(|length| &self.buffer[..usize::from(length)])
+        match &self.0 {
+            Ready::Any => None,
+            Ready::AsSent(host) => Some(host),
+            Ready::Lowered { buffer, length } => Some(&buffer[..*length]),
+        }
     }
 }
 
 /// IPv4 in dotted form, or IPv6 (with or without brackets: a name has no colon).
 fn is_ip_literal(host: &[u8]) -> bool {
-    if host.first() == Some(&b'[') || memchr::memchr(b':', host).is_some() {
+    if host.first() == Some(&b'[') || host.contains(&b':') {
         return true;
     }
     host.last().is_some_and(u8::is_ascii_digit) && is_dotted_quad(host)
@@ -175,7 +196,7 @@ impl<V: Clone> HostMap<V> {
     /// The first value for which `visit` answers, from the most specific hostname that matches to the least.
     pub(crate) fn most_specific_first<'a, R>(
         &'a self,
-        host: &RequestHost,
+        host: &RequestHost<'_>,
         mut visit: impl FnMut(&'a V) -> Option<R>,
     ) -> Option<R> {
         if let Some(host) = host.bytes() {

@@ -198,7 +198,7 @@ fn in_authority<'t, P: Probe>(
 #[inline(always)]
 fn in_group<'t, P: Probe>(
     group: &'t ListenerGroup,
-    host: &RequestHost,
+    host: &RequestHost<'_>,
     request: &RequestView<'_>,
     probe: &mut P,
 ) -> Option<Selected<'t>> {
@@ -248,10 +248,10 @@ pub fn select_l4<'t, P: Probe>(
 }
 
 /// The listeners of a connection, and the name by which their routes are found.
-pub(crate) fn l4_group<'t>(
+pub(crate) fn l4_group<'t, 'n>(
     bind: &'t BindTable,
-    server_name: Option<&[u8]>,
-) -> Option<(&'t ListenerGroup, RequestHost)> {
+    server_name: Option<&'n [u8]>,
+) -> Option<(&'t ListenerGroup, RequestHost<'n>)> {
     let (group, name) = match bind.kind() {
         BindKind::Tls => (bind.by_sni(server_name)?, server_name.unwrap_or_default()),
         BindKind::Tcp | BindKind::Udp => (bind.raw()?, &b""[..]),

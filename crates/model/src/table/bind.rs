@@ -180,7 +180,7 @@ impl BindTable {
         }
     }
 
-    fn tls_group(&self, host: &RequestHost) -> Option<&ListenerGroup> {
+    fn tls_group(&self, host: &RequestHost<'_>) -> Option<&ListenerGroup> {
         self.tls.most_specific_first(host, |group| Some(&**group))
     }
 
