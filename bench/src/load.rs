@@ -71,6 +71,10 @@ pub(crate) const CASES: &[Case] = &[
 
 const WARM_UP_SECONDS: u32 = 1;
 
+/// Turns that each proxy has in a round, in one order and then in the other: what disturbs the machine lasts from seconds to
+/// minutes, and so disturbs all of them alike.
+const TURNS: usize = 4;
+
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     programs::install_missing()?;
     let workspace = Workspace::new()?;
@@ -85,8 +89,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         }
         let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); proxies.len()];
         for round in 1..=options.rounds {
-            for (proxy, figures) in proxies.iter_mut().zip(&mut rounds) {
-                figures.push(measure(case, proxy, options.seconds)?);
+            for (figures, turns) in rounds.iter_mut().zip(take_turns(case, &mut proxies, options.seconds)?) {
+                figures.push(Figures::of(&turns));
             }
             println!("    {}: round {round} of {}", case.name, options.rounds);
         }
@@ -115,27 +119,40 @@ pub(crate) fn start_backend() -> Result<(Running, [u16; 2])> {
     Ok((backend, ports))
 }
 
-fn measure(case: &Case, proxy: &mut Proxy, seconds: u32) -> Result<Figures> {
+/// What each proxy did in its turns of one round.
+fn take_turns(case: &Case, proxies: &mut [Proxy], seconds: u32) -> Result<Vec<Vec<Turn>>> {
+    let mut turns: Vec<Vec<Turn>> = proxies.iter().map(|_| Vec::new()).collect();
+    for turn in 0..TURNS {
+        for place in 0..proxies.len() {
+            let at = if turn % 2 == 0 { place } else { proxies.len() - 1 - place };
+            turns[at].push(measure(case, &mut proxies[at], seconds)?);
+        }
+    }
+    Ok(turns)
+}
+
+/// What a proxy did in one turn.
+pub(crate) struct Turn {
+    /// Its threads' run time, and how long they waited for a core.
+    pub(crate) ran: Duration,
+    pub(crate) waited: Duration,
+    pub(crate) wrk: Wrk,
+}
+
+fn measure(case: &Case, proxy: &mut Proxy, seconds: u32) -> Result<Turn> {
     proxy.process.check()?;
     let before = proxy.process.scheduled()?;
     let wrk =
         wrk(case, proxy.address, seconds).with_context(|| format!("{} against {}", case.name, proxy.name))?;
     let after = proxy.process.scheduled()?;
-    let (ran, waited) = (after.ran - before.ran, after.waited - before.waited);
-    Ok(Figures {
-        cpu_us: ran.as_secs_f64() * 1e6 / wrk.requests as f64,
-        waited_share: waited.as_secs_f64() / (ran + waited).as_secs_f64(),
-        requests_per_second: wrk.requests_per_second,
-        p50_us: wrk.p50_us,
-        p99_us: wrk.p99_us,
-    })
+    Ok(Turn { ran: after.ran - before.ran, waited: after.waited - before.waited, wrk })
 }
 
-struct Wrk {
-    requests: u64,
-    requests_per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
+pub(crate) struct Wrk {
+    pub(crate) requests: u64,
+    pub(crate) requests_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
 }
 
 fn wrk(case: &Case, address: SocketAddr, seconds: u32) -> Result<Wrk> {

@@ -56,8 +56,8 @@ struct Options {
     /// Interleaved rounds of each case.
     #[arg(long, default_value_t = 7, global = true, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2, global = true, value_parser = clap::value_parser!(u32).range(1..=60))]
+    /// Seconds of each turn of a proxy.
+    #[arg(long, default_value_t = 1, global = true, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Only cases whose name contains this.
     #[arg(long, default_value = "", global = true)]

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::load::{Case, Target};
+use crate::load::{Case, Target, Turn};
 use crate::objects;
 
-/// One measurement of one proxy.
+/// One round of one proxy.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) cpu_us: f64,
@@ -18,6 +18,23 @@ pub(crate) struct Figures {
     pub(crate) requests_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+}
+
+impl Figures {
+    /// CPU over all requests of the turns; latencies, of which no sum can be made, as the middle turn had them.
+    pub(crate) fn of(turns: &[Turn]) -> Figures {
+        let sum = |value: fn(&Turn) -> f64| turns.iter().map(value).sum::<f64>();
+        let ran = sum(|turn| turn.ran.as_secs_f64());
+        let waited = sum(|turn| turn.waited.as_secs_f64());
+        let middle = |value: fn(&Turn) -> f64| spread(turns.iter().map(value).collect()).median;
+        Figures {
+            cpu_us: ran * 1e6 / sum(|turn| turn.wrk.requests as f64),
+            waited_share: waited / (ran + waited),
+            requests_per_second: middle(|turn| turn.wrk.requests_per_second),
+            p50_us: middle(|turn| turn.wrk.p50_us),
+            p99_us: middle(|turn| turn.wrk.p99_us),
+        }
+    }
 }
 
 struct Row {
@@ -78,7 +95,8 @@ impl Report {
             objects::EXTRA_HOSTS,
         ));
         self.note(
-            "CPU per request: run time of all threads of the process, by schedstat, over completed requests.",
+            "CPU per request: run time of all threads of the process, by schedstat, over completed requests; each round \
+             gives every proxy several turns, in one order and then in the other.",
         );
     }
 
@@ -204,7 +222,9 @@ pub(crate) fn percentile(sorted: &[f64], percent: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::CASES;
+    use std::time::Duration;
+
+    use crate::load::{CASES, Wrk};
 
     fn figures(cpu_us: f64, latency_us: f64) -> Vec<Figures> {
         vec![Figures {
@@ -214,6 +234,23 @@ mod tests {
             p50_us: latency_us,
             p99_us: latency_us * 2.0,
         }]
+    }
+
+    #[test]
+    fn a_round_weighs_its_turns_by_their_requests() {
+        let turn = |millis, requests, latency_us| Turn {
+            ran: Duration::from_millis(millis),
+            waited: Duration::from_millis(millis),
+            wrk: Wrk {
+                requests,
+                requests_per_second: requests as f64,
+                p50_us: latency_us,
+                p99_us: latency_us * 2.0,
+            },
+        };
+        let round = Figures::of(&[turn(10, 1_000, 5.0), turn(40, 2_000, 7.0), turn(10, 3_000, 90.0)]);
+        assert_eq!((round.cpu_us, round.waited_share), (10.0, 0.5));
+        assert_eq!((round.p50_us, round.p99_us, round.requests_per_second), (7.0, 14.0, 2_000.0));
     }
 
     #[test]
