@@ -117,7 +117,7 @@ impl ReadBuffer {
         buffers: &Buffers,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        ready!(socket.poll_readable(cx))?;
+        ready!(socket.poll_filling(cx))?;
         self.make_room(buffers);
         let room = &mut self.storage[self.end..];
         let room_bytes = room.len();

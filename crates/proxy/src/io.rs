@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker, ready};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::unconstrained;
+use tokio::task::{coop, unconstrained};
 
 use crate::http::h2::Stream;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -49,6 +49,8 @@ pub(crate) enum Socket {
 pub(crate) struct Counted {
     stream: TcpStream,
     metrics: Arc<WorkerMetrics>,
+    /// [`Self::poll_filling`] has left the waker of the one task that calls it, and nothing has come since.
+    armed: bool,
 }
 
 /// A TCP connection with TLS on it.
@@ -118,6 +120,15 @@ impl Socket {
         }
     }
 
+    /// As [`Self::poll_readable`], for a socket that one task alone waits for, which then leaves its waker once and not for
+    /// every look. The task may change after [`Self::is_quiet`].
+    pub(crate) fn poll_filling(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(wire) => wire.poll_filling(cx),
+            other => other.poll_readable(cx),
+        }
+    }
+
     /// Reads into `buffer`; 0 is the end of input. Call it when [`Self::poll_readable`] said so.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
@@ -134,6 +145,7 @@ impl Socket {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Socket::Plain(wire) = self {
+            wire.armed = false;
             wire.metrics.socket_calls.reads.add(1);
             return Pin::new(&mut wire.stream).poll_read(cx, into);
         }
@@ -188,6 +200,9 @@ impl Socket {
     /// Whether an idle connection is as it was left: nothing to read, no end, no error. Where there is no TLS without a
     /// kernel entry.
     pub(crate) fn is_quiet(&mut self) -> bool {
+        if let Socket::Plain(wire) = self {
+            return wire.is_quiet();
+        }
         let cx = &mut Context::from_waker(Waker::noop());
         // Without the runtime's budget for the running task, which would make it look quiet when used up.
         let mut readable = unconstrained(poll_fn(|cx| self.poll_readable(cx)));
@@ -236,15 +251,46 @@ impl Socket {
 
 impl Counted {
     pub(crate) fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Counted {
-        Counted { stream, metrics }
+        Counted { stream, metrics, armed: false }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
 
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whose waker it is, is not known here.
+        self.armed = false;
         self.stream.poll_read_ready(cx)
+    }
+
+    /// See [`Socket::poll_filling`].
+    fn poll_filling(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_readable() {
+            // An event took the waker.
+            self.armed = false;
+            ready!(coop::poll_proceed(cx)).made_progress();
+            return Poll::Ready(Ok(()));
+        }
+        if self.armed {
+            return Poll::Pending;
+        }
+        // A task that has used up its budget is told to wait without its waker being kept.
+        self.armed = coop::has_budget_remaining();
+        let readable = self.stream.poll_read_ready(cx);
+        self.armed &= readable.is_pending();
+        readable
+    }
+
+    /// See [`Socket::is_quiet`].
+    fn is_quiet(&mut self) -> bool {
+        self.armed = false;
+        !self.is_readable()
+    }
+
+    /// What the runtime knows, without asking to be told.
+    fn is_readable(&self) -> bool {
+        self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Reads once there is something to read, or the end.
@@ -259,7 +305,8 @@ impl Counted {
     }
 
     /// Reads what is there; 0 is the end of input, or an empty buffer. `WouldBlock` when there is nothing.
-    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.armed = false;
         let mut read = 0;
         let outcome = self.stream.try_io(Interest::READABLE, || {
             self.metrics.socket_calls.reads.add(1);

@@ -80,7 +80,7 @@ impl RequestRecord {
     }
 
     /// The request is over: count it, and log it if wanted.
-    pub(crate) fn finish(self, worker: &Worker) {
+    pub(crate) fn finish(&mut self, worker: &Worker) {
         let metrics = &worker.metrics;
         let micros = worker.clock.now().micros_since(self.started);
         let class = usize::from(self.status / 100).min(5);
@@ -90,12 +90,12 @@ impl RequestRecord {
     }
 
     /// The connection or flow, which is no request, is over.
-    pub(crate) fn finish_stream(self, worker: &Worker) {
+    pub(crate) fn finish_stream(&mut self, worker: &Worker) {
         let micros = worker.clock.now().micros_since(self.started);
         self.finish_any(worker, micros);
     }
 
-    fn finish_any(self, worker: &Worker, micros: u64) {
+    fn finish_any(&mut self, worker: &Worker, micros: u64) {
         let metrics = &worker.metrics;
         if self.retries > 0 {
             metrics.retries.add(u64::from(self.retries));
@@ -104,7 +104,8 @@ impl RequestRecord {
             metrics.failures.of(failure.verdict().reason).add(1);
         }
         if let Some(log) = &worker.settings.access_log {
-            log.write(self, Duration::from_micros(micros));
+            let whole = std::mem::replace(self, RequestRecord::new(self.started));
+            log.write(whole, Duration::from_micros(micros));
         }
     }
 }

@@ -245,7 +245,7 @@ impl Stream {
             // One direction that broke off ends the other, and both peers are to see that.
             self.upstream.reset_on_close();
         }
-        worker.buffers.give_back_out(self.up.into_out());
-        worker.buffers.give_back_out(self.down.into_out());
+        worker.buffers.give_back_out(self.up.take_out());
+        worker.buffers.give_back_out(self.down.take_out());
     }
 }

@@ -175,6 +175,12 @@ pub(super) struct Connection {
     /// Requests so far, the current one included.
     pub(super) served: usize,
     pub(super) scan: HeadScan,
+    /// The two directions of the request under way, and what its endpoint sent that is not used up. They are here, and begun anew
+    /// where they are, because what a request needs would else be moved several times on its way.
+    pub(super) to_endpoint: Pipe,
+    pub(super) to_client: Pipe,
+    pub(super) answer: ReadBuffer,
+    pub(super) answer_scan: HeadScan,
 }
 
 impl Connection {
@@ -193,6 +199,10 @@ impl Connection {
             deadline: Deadline::new(worker.clock.now() + patience, &worker.clock),
             served: 0,
             scan: HeadScan::default(),
+            to_endpoint: Pipe::empty(),
+            to_client: Pipe::empty(),
+            answer: ReadBuffer::default(),
+            answer_scan: HeadScan::default(),
             down,
         }
     }
@@ -220,9 +230,9 @@ impl Connection {
                 match decision {
                     Decision::Wait | Decision::Ask(_) => {}
                     Decision::Answer { out, keep_alive } => {
-                        return Box::pin(self.answer(out, keep_alive, record)).await;
+                        return Box::pin(self.say(out, keep_alive, &mut record)).await;
                     }
-                    Decision::Forward(forward) => return self.forward(forward, record).await,
+                    Decision::Forward(forward) => return self.forward(forward, &mut record, &worker).await,
                 }
             }
             match poll_fn(|cx| self.poll_bytes(cx, &worker, began, first_byte)).await {
@@ -295,19 +305,19 @@ impl Connection {
     async fn refuse(&mut self, failure: Failure, worker: &Worker) -> Next {
         let mut record = RequestRecord::new(worker.clock.now());
         match route::refuse(self, worker, failure, &mut record) {
-            Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+            Decision::Answer { out, keep_alive } => self.say(out, keep_alive, &mut record).await,
             Decision::Wait | Decision::Forward(_) | Decision::Ask(_) => Next::Close,
         }
     }
 
     /// Sends an answer of the proxy's own.
-    pub(super) async fn answer(&mut self, out: Vec<u8>, keep_alive: bool, mut record: RequestRecord) -> Next {
+    pub(super) async fn say(&mut self, out: Vec<u8>, keep_alive: bool, record: &mut RequestRecord) -> Next {
         let worker = self.worker().clone();
         let mut pipe = Pipe::empty();
         *pipe.out_mut() = out;
         let sent = self.send(&mut pipe, &worker).await;
         record.response_bytes = pipe.written();
-        worker.buffers.give_back_out(pipe.into_out());
+        worker.buffers.give_back_out(pipe.take_out());
         record.finish(&worker);
         match sent {
             Ok(()) if keep_alive => Next::Request,

@@ -15,10 +15,9 @@ use weir_model::resource::BackendProtocol;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
-use super::pipe::{Pipe, PipeError, Waiting};
+use super::pipe::{PipeError, Waiting};
 use super::route::Forward;
 use super::walk::Extras;
-use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::filter::Edited;
@@ -48,9 +47,6 @@ pub(super) struct Exchange {
     busy: Option<Busy>,
     /// The connection has carried a request before.
     reused: bool,
-    input: ReadBuffer,
-    scan: HeadScan,
-    down: Pipe,
     phase: Phase,
     interim: usize,
     /// Where the final head begins in what goes down.
@@ -81,31 +77,31 @@ impl Connection {
     /// A whole response went down.
     pub(super) fn conclude(
         &mut self,
-        mut exchange: Exchange,
-        forward: Forward,
-        mut record: RequestRecord,
+        exchange: Exchange,
+        record: &mut RequestRecord,
+        worker: &Worker,
     ) -> Next {
-        let worker = self.worker().clone();
-        let request_done = forward.up.is_finished();
-        record.request_bytes = forward.up.written();
-        record.response_bytes = exchange.down.written();
-        record.finish(&worker);
-        let clean = exchange.input.is_empty() && request_done && !exchange.refused;
-        let keep_alive = exchange.keep_alive && request_done;
-        exchange.input.release(&worker.buffers);
-        worker.buffers.give_back_out(forward.up.into_out());
-        worker.buffers.give_back_out(exchange.down.into_out());
-        if exchange.reusable
+        let request_done = self.to_endpoint.is_finished();
+        record.request_bytes = self.to_endpoint.written();
+        record.response_bytes = self.to_client.written();
+        record.finish(worker);
+        let Exchange { upstream, busy, phase, refused, reusable, keep_alive, .. } = exchange;
+        let clean = self.answer.is_empty() && request_done && !refused;
+        let keep_alive = keep_alive && request_done;
+        self.answer.consume(usize::MAX);
+        self.answer.release(&worker.buffers);
+        worker.buffers.give_back_out(self.to_endpoint.take_out());
+        worker.buffers.give_back_out(self.to_client.take_out());
+        if reusable
             && clean
-            && let Some(busy) = exchange.busy
+            && let Some(busy) = busy
         {
-            let limits = worker.settings.pool_limits;
-            busy.keep(exchange.upstream, worker.clock.now(), limits);
+            busy.keep(upstream, worker.clock.now(), worker.settings.pool_limits);
         }
         let nothing_follows = request_done && self.input.is_empty();
         if keep_alive {
             Next::Request
-        } else if nothing_follows || matches!(exchange.phase, Phase::Tunnel { .. }) {
+        } else if nothing_follows || matches!(phase, Phase::Tunnel { .. }) {
             Next::Close
         } else {
             Next::Linger
@@ -115,35 +111,92 @@ impl Connection {
     /// A response broke off after it had begun: the client must see that.
     pub(super) fn cut_short(
         &mut self,
-        exchange: Exchange,
-        forward: Forward,
-        mut record: RequestRecord,
+        exchange: &Exchange,
+        record: &mut RequestRecord,
+        worker: &Worker,
         failure: Failure,
     ) -> Next {
-        let worker = self.worker().clone();
-        exchange.note(failure, &worker);
+        exchange.note(failure, worker);
         if exchange.ends_by_close {
             self.client.reset_on_close();
         }
         record.failure = Some(failure);
-        record.request_bytes = forward.up.written();
-        record.response_bytes = exchange.down.written();
-        record.finish(&worker);
-        worker.buffers.give_back_out(forward.up.into_out());
-        exchange.abandon(&worker);
+        record.request_bytes = self.to_endpoint.written();
+        record.response_bytes = self.to_client.written();
+        record.finish(worker);
+        worker.buffers.give_back_out(self.to_endpoint.take_out());
+        self.abandon_answer(worker);
         Next::Close
+    }
+
+    /// Gives back what is leased for an answer that nobody wants; its connection is closed.
+    pub(super) fn abandon_answer(&mut self, worker: &Worker) {
+        let unsent = self.unsent_answer(worker);
+        worker.buffers.give_back_out(unsent);
+    }
+
+    /// As [`Self::abandon_answer`], but keeps what the client has not been sent yet.
+    pub(super) fn unsent_answer(&mut self, worker: &Worker) -> Vec<u8> {
+        self.answer.consume(usize::MAX);
+        self.answer.release(&worker.buffers);
+        match self.to_client.take_unsent() {
+            none if none.capacity() == 0 => worker.buffers.out(),
+            unsent => unsent,
+        }
+    }
+
+    /// Uses up the body of an answer that nobody wants, as far as it has arrived. False if there is more of it.
+    fn skip_answer_body(&mut self, framing: Framing, worker: &Worker) -> bool {
+        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+        while !scan.is_done() {
+            match scan.step(self.answer.bytes()) {
+                Ok(step) if step.skip + step.pass > 0 => self.answer.consume(step.skip + step.pass),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether the client has seen nothing of a final response yet.
+    pub(super) fn may_be_answered(&mut self, exchange: &Exchange) -> bool {
+        match exchange.phase {
+            Phase::Head => true,
+            Phase::Body => self.to_client.retract(exchange.head_begins),
+            Phase::Tunnel { .. } => false,
+        }
+    }
+
+    /// Keeps the connection of a try whose answer has been read whole, and closes any other.
+    pub(super) fn set_aside(&mut self, exchange: Exchange, worker: &Worker) {
+        let whole = exchange.reusable
+            && self.answer.is_empty()
+            && self.to_endpoint.is_finished()
+            && !exchange.refused;
+        self.answer.consume(usize::MAX);
+        self.answer.release(&worker.buffers);
+        worker.buffers.give_back_out(self.to_client.take_out());
+        if whole && let Some(busy) = exchange.busy {
+            busy.keep(exchange.upstream, worker.clock.now(), worker.settings.pool_limits);
+        }
     }
 }
 
 impl Exchange {
-    pub(super) fn new(acquired: Acquired, forward: &mut Forward, worker: &Worker) -> Exchange {
+    pub(super) fn new(
+        acquired: Acquired,
+        connection: &mut Connection,
+        forward: &mut Forward,
+        worker: &Worker,
+    ) -> Exchange {
         let now = worker.clock.now();
         // A stream may be refused without a harm, whatever the request does.
         if acquired.reused && forward.idempotent || forward.has_tries_left() || acquired.socket.is_stream() {
-            forward.up.keep_for_replay(worker.settings.limits.retry_body_bytes);
+            connection.to_endpoint.keep_for_replay(worker.settings.limits.retry_body_bytes);
         } else {
-            forward.up.stop_keeping();
+            connection.to_endpoint.stop_keeping();
         }
+        connection.to_client.begin(Vec::new(), BodyScan::nothing());
+        connection.answer_scan = HeadScan::default();
         if let Some(kept) = forward.extras.as_mut().and_then(|extras| extras.session.as_mut()) {
             kept.goes_to(acquired.in_flight.endpoint().address);
         }
@@ -152,9 +205,6 @@ impl Exchange {
             in_flight: acquired.in_flight,
             busy: acquired.busy,
             reused: acquired.reused,
-            input: ReadBuffer::default(),
-            scan: HeadScan::default(),
-            down: Pipe::empty(),
             phase: Phase::Head,
             interim: 0,
             head_begins: 0,
@@ -186,7 +236,9 @@ impl Exchange {
             return Poll::Ready(outcome);
         }
         let now = worker.clock.now();
-        let moved = forward.up.written() + self.down.written() + self.input.bytes().len() as u64;
+        let moved = connection.to_endpoint.written()
+            + connection.to_client.written()
+            + connection.answer.bytes().len() as u64;
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = now;
@@ -212,10 +264,10 @@ impl Exchange {
         loop {
             let before = self.phase;
             if let Phase::Tunnel { .. } = self.phase {
-                return self.poll_tunnel(cx, connection, forward, worker).map(Ok);
+                return self.poll_tunnel(cx, connection, worker).map(Ok);
             }
             if self.sending {
-                self.poll_up(cx, connection, forward, worker)?;
+                self.poll_up(cx, connection, worker)?;
             }
             match self.phase {
                 Phase::Head => {
@@ -247,10 +299,9 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
-        forward: &mut Forward,
         worker: &Worker,
     ) -> Poll<()> {
-        if self.sending && self.poll_up(cx, connection, forward, worker).is_err() {
+        if self.sending && self.poll_up(cx, connection, worker).is_err() {
             return Poll::Ready(());
         }
         if self.phase == (Phase::Tunnel { down_ended: false }) {
@@ -271,14 +322,20 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
-        forward: &mut Forward,
         worker: &Worker,
     ) -> Result<(), Failure> {
         let (client, input) = (&mut connection.client, &mut connection.input);
-        let sent =
-            forward.up.poll(cx, client, input, &mut self.upstream, &worker.buffers, &mut self.up_waiting);
+        let sent = connection.to_endpoint.poll(
+            cx,
+            client,
+            input,
+            &mut self.upstream,
+            &worker.buffers,
+            &mut self.up_waiting,
+        );
         let limit = worker.settings.limits.request_body_bytes as u64;
-        if limit > 0 && forward.up.passed() > limit && !matches!(self.phase, Phase::Tunnel { .. }) {
+        if limit > 0 && connection.to_endpoint.passed() > limit && !matches!(self.phase, Phase::Tunnel { .. })
+        {
             return Err(Failure::BodyTooLarge);
         }
         match sent {
@@ -343,10 +400,12 @@ impl Exchange {
                 continue;
             }
             // Interim responses are sent on at once, not with the final one.
-            ready!(self.down.poll_output(cx, &mut self.input, &mut connection.client))
+            ready!(connection.to_client.poll_output(cx, &mut connection.answer, &mut connection.client))
                 .map_err(|_| Failure::ClientGone)?;
-            match ready!(self.input.poll_fill(&mut self.upstream, &worker.buffers, cx)) {
-                Ok(0) | Err(_) if self.input.is_empty() => return Poll::Ready(Err(Failure::UpstreamClosed)),
+            match ready!(connection.answer.poll_fill(&mut self.upstream, &worker.buffers, cx)) {
+                Ok(0) | Err(_) if connection.answer.is_empty() => {
+                    return Poll::Ready(Err(Failure::UpstreamClosed));
+                }
                 Ok(0) | Err(_) => return Poll::Ready(Err(Failure::UpstreamBody(BodyError::Truncated))),
                 Ok(_) => {}
             }
@@ -361,26 +420,27 @@ impl Exchange {
         record: &mut RequestRecord,
         worker: &Rc<Worker>,
     ) -> Result<bool, Failure> {
-        if self.input.is_empty() {
+        if connection.answer.is_empty() {
             return Ok(false);
         }
-        if self.down.out_mut().capacity() == 0 {
-            *self.down.out_mut() = worker.buffers.out();
+        if connection.to_client.out_mut().capacity() == 0 {
+            *connection.to_client.out_mut() = worker.buffers.out();
         }
         let mut store = FieldStore::new();
         let limits = &worker.settings.head_limits;
-        let read = self.scan.response(self.input.bytes(), forward.asked, limits, &mut store);
+        let read =
+            connection.answer_scan.response(connection.answer.bytes(), forward.asked, limits, &mut store);
         let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
-        self.scan = HeadScan::default();
+        connection.answer_scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
             if self.interim > worker.settings.limits.interim_responses {
                 return Err(Failure::UpstreamHead(HeadError::TooLarge));
             }
             if forward.version == Version::Http11 {
-                rewrite::interim(&head, self.down.out_mut());
+                rewrite::interim(&head, connection.to_client.out_mut());
             }
-            self.input.consume(length);
+            connection.answer.consume(length);
             return Ok(true);
         }
         let (framing, delimiting) = (head.framing, Delimiting::of(head.framing, forward.version));
@@ -389,10 +449,10 @@ impl Exchange {
         let status = head.status;
         if forward.extras.is_some()
             && self.interim == 0
-            && forward.wants_another_try(Failure::UpstreamStatus(status))
+            && forward.wants_another_try(Failure::UpstreamStatus(status), &connection.to_endpoint)
         {
-            self.input.consume(length);
-            self.reusable &= self.skip_body(framing, worker);
+            connection.answer.consume(length);
+            self.reusable &= connection.skip_answer_body(framing, worker);
             return Err(Failure::UpstreamStatus(status));
         }
         record.status = status;
@@ -403,44 +463,40 @@ impl Exchange {
             && !self.ends_by_close
             && !forward.asked.upgrade
             && client_stays
-            && forward.up.is_finished();
+            && connection.to_endpoint.is_finished();
         let latency = worker.clock.now().since(self.sent_at);
         record.upstream_latency = Some(latency);
-        self.head_begins = self.down.end();
-        write_head(&head, delimiting, self.keep_alive, forward, record, worker, self.down.out_mut());
-        self.input.consume(length);
-        self.begin_body(framing, delimiting, forward, worker);
+        self.head_begins = connection.to_client.end();
+        write_head(
+            &head,
+            delimiting,
+            self.keep_alive,
+            forward,
+            record,
+            worker,
+            connection.to_client.out_mut(),
+        );
+        connection.answer.consume(length);
+        self.begin_body(framing, delimiting, connection, worker);
         Ok(true)
-    }
-
-    /// Uses up the body of an answer that nobody wants, as far as it has arrived. False if there is more of it.
-    fn skip_body(&mut self, framing: Framing, worker: &Worker) -> bool {
-        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
-        while !scan.is_done() {
-            match scan.step(self.input.bytes()) {
-                Ok(step) if step.skip + step.pass > 0 => self.input.consume(step.skip + step.pass),
-                Ok(_) | Err(_) => return false,
-            }
-        }
-        true
     }
 
     fn begin_body(
         &mut self,
         framing: Framing,
         delimiting: Delimiting,
-        forward: &mut Forward,
+        connection: &mut Connection,
         worker: &Worker,
     ) {
         let limits = worker.settings.body_limits;
         let form = if delimiting == Delimiting::Close { Form::DataOnly } else { Form::AsSent };
         let wrap = framing == Framing::UntilClose && delimiting == Delimiting::Chunked;
-        self.down.begin_body(BodyScan::new(framing, form, limits), wrap);
+        connection.to_client.begin_body(BodyScan::new(framing, form, limits), wrap);
         // It has been answered: it will not be sent again.
-        forward.up.stop_keeping();
+        connection.to_endpoint.stop_keeping();
         if framing == Framing::Tunnel {
             worker.metrics.tunnels.add(1);
-            forward.up.begin_body(BodyScan::new(Framing::Tunnel, Form::AsSent, limits), false);
+            connection.to_endpoint.begin_body(BodyScan::new(Framing::Tunnel, Form::AsSent, limits), false);
             self.sending = true;
             self.phase = Phase::Tunnel { down_ended: false };
         } else {
@@ -454,9 +510,9 @@ impl Exchange {
         connection: &mut Connection,
         worker: &Worker,
     ) -> Poll<Result<(), Failure>> {
-        let (upstream, input) = (&mut self.upstream, &mut self.input);
+        let (upstream, input) = (&mut self.upstream, &mut connection.answer);
         let buffers = &worker.buffers;
-        let sent = ready!(self.down.poll(
+        let sent = ready!(connection.to_client.poll(
             cx,
             upstream,
             input,
@@ -519,41 +575,26 @@ impl Exchange {
     }
 
     /// Whether the request may be sent once more after this failure, and if so makes it ready for that.
-    pub(super) fn may_be_repeated(&self, failure: Failure, forward: &mut Forward) -> bool {
+    pub(super) fn may_be_repeated(
+        &self,
+        failure: Failure,
+        connection: &mut Connection,
+        forward: &Forward,
+    ) -> bool {
         let outcome = Outcome {
             failure,
             reused: self.reused && !self.upstream.was_reset(),
             answered: self.interim > 0,
             refused: self.upstream.was_refused(),
             idempotent: forward.idempotent,
-            written: forward.up.written(),
+            written: connection.to_endpoint.written(),
         };
-        outcome.may_be_repeated() && forward.up.rewind()
+        outcome.may_be_repeated() && connection.to_endpoint.rewind()
     }
 
     /// Whether the client has seen nothing at all yet.
     pub(super) fn is_unanswered(&self) -> bool {
         self.phase == Phase::Head && self.interim == 0
-    }
-
-    /// Keeps the connection of a try whose answer has been read whole, and closes any other.
-    pub(super) fn set_aside(mut self, forward: &Forward, worker: &Worker) {
-        let whole = self.reusable && self.input.is_empty() && forward.up.is_finished() && !self.refused;
-        self.input.consume(usize::MAX);
-        self.input.release(&worker.buffers);
-        worker.buffers.give_back_out(self.down.into_out());
-        if whole && let Some(busy) = self.busy {
-            busy.keep(self.upstream, worker.clock.now(), worker.settings.pool_limits);
-        }
-    }
-
-    /// Whether the client has seen nothing of a final response yet.
-    pub(super) fn may_be_answered(&mut self) -> bool {
-        match self.phase {
-            Phase::Head => true,
-            Phase::Body => self.down.retract(self.head_begins),
-            Phase::Tunnel { .. } => false,
-        }
     }
 
     /// Counts a failure against the endpoint if it is its fault.
@@ -562,21 +603,6 @@ impl Exchange {
         if failure == Failure::UpstreamClosed && !self.reused && !self.upstream.is_stream() {
             let avoid = worker.settings.limits.endpoint_retry_delay;
             balance::failed(self.in_flight.endpoint(), worker.clock.now().millis(), avoid);
-        }
-    }
-
-    /// Gives back what is leased; the connection is closed.
-    pub(super) fn abandon(self, worker: &Worker) {
-        worker.buffers.give_back_out(self.into_unsent(worker));
-    }
-
-    /// As [`Self::abandon`], but keeps what the client has not been sent yet.
-    pub(super) fn into_unsent(mut self, worker: &Worker) -> Vec<u8> {
-        self.input.consume(usize::MAX);
-        self.input.release(&worker.buffers);
-        match self.down.into_unsent() {
-            none if none.capacity() == 0 => worker.buffers.out(),
-            unsent => unsent,
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
-use weir_codec::body::{BodyError, BodyLimits, BodyScan, CHUNK_END, Form, Framing, LAST_CHUNK, chunk_start};
+use weir_codec::body::{BodyError, BodyScan, CHUNK_END, LAST_CHUNK, chunk_start};
 
 use crate::buffer::{Buffers, ReadBuffer};
 use crate::io::Socket;
@@ -72,8 +72,21 @@ impl Pipe {
 
     /// Sends nothing.
     pub(crate) fn empty() -> Pipe {
-        let limits = BodyLimits { extension_bytes: 0, trailer_bytes: 0 };
-        Pipe::new(Vec::new(), BodyScan::new(Framing::None, Form::AsSent, limits), false)
+        Pipe::new(Vec::new(), BodyScan::nothing(), false)
+    }
+
+    /// Makes an empty pipe, or one whose bytes nobody wants any more, what [`Self::new`] makes, where it is.
+    pub(crate) fn begin(&mut self, out: Vec<u8>, scan: BodyScan) {
+        self.out = out;
+        self.out_at = 0;
+        self.pass = 0;
+        self.tail = b"";
+        self.scan = scan;
+        self.wrap = false;
+        self.replay_bytes = 0;
+        self.taps = None;
+        self.written = 0;
+        self.passed = 0;
     }
 
     /// What follows the head that was put into [`Self::out_mut`].
@@ -172,15 +185,21 @@ impl Pipe {
         true
     }
 
-    /// What has not been written yet, if that is in the head buffer alone.
-    pub(crate) fn into_unsent(mut self) -> Vec<u8> {
-        self.out.drain(..self.out_at);
-        self.out
+    /// Ends it, and gives what has not been written yet, if that is in the head buffer alone.
+    pub(crate) fn take_unsent(&mut self) -> Vec<u8> {
+        let sent = self.out_at;
+        let mut out = self.take_out();
+        out.drain(..sent);
+        out
     }
 
-    /// Gives the head buffer back.
-    pub(crate) fn into_out(self) -> Vec<u8> {
-        self.out
+    /// Ends it, and gives the head buffer back.
+    pub(crate) fn take_out(&mut self) -> Vec<u8> {
+        self.out_at = 0;
+        self.pass = 0;
+        self.tail = b"";
+        self.taps = None;
+        std::mem::take(&mut self.out)
     }
 
     /// There is something that has not been written yet.

@@ -24,7 +24,6 @@ use super::answer::{self, Context};
 use super::auth::Question;
 use super::call::Reply;
 use super::connection::Connection;
-use super::pipe::Pipe;
 use super::walk::{Extras, Incoming, Walk};
 use crate::clock::Moment;
 use crate::error::Failure;
@@ -76,8 +75,6 @@ pub(crate) struct Forward {
     pub(super) rule: Arc<CompiledRule>,
     /// Index into the rule's backends.
     pub(super) backend: usize,
-    /// Towards the endpoint: the rewritten head, then the body.
-    pub(super) up: Pipe,
     pub(super) asked: Asked,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
@@ -150,7 +147,7 @@ pub(super) fn decide(
     connection.served = served;
     connection.input.consume(length);
     if let Ok(Routed::Forward(forward)) = result {
-        return send_on(worker, received, forward, walk, out);
+        return send_on(connection, worker, received, forward, walk, out);
     }
     settle(connection, worker, received, Outcome { result, walk, head: kept, out }, record)
 }
@@ -217,7 +214,7 @@ fn settle(
 ) -> Decision {
     let Outcome { result, walk, head, mut out } = outcome;
     match result {
-        Ok(Routed::Forward(forward)) => send_on(worker, received, forward, walk, out),
+        Ok(Routed::Forward(forward)) => send_on(connection, worker, received, forward, walk, out),
         Ok(Routed::Ask { question, listener, rule, matched }) => {
             worker.buffers.give_back_out(out);
             let walk = walk.unwrap_or_default();
@@ -277,6 +274,7 @@ impl Answer {
 
 #[inline]
 fn send_on(
+    connection: &mut Connection,
     worker: &Worker,
     received: Received,
     mut forward: Forward,
@@ -294,9 +292,9 @@ fn send_on(
         None => received.framing,
     };
     let scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
-    forward.up = Pipe::new(out, scan, false);
+    connection.to_endpoint.begin(out, scan);
     if let Some(taps) = taps {
-        forward.up.tap(taps);
+        connection.to_endpoint.tap(taps);
     }
     Decision::Forward(forward)
 }
@@ -481,7 +479,6 @@ pub(super) fn forward(
     Forward {
         rule: rule.clone(),
         backend,
-        up: Pipe::empty(),
         asked: Asked { head: head.is_head(), upgrade: head.upgrade.is_some() },
         version: head.version,
         keep_alive: false,

@@ -13,6 +13,7 @@ use weir_model::table::EndpointState;
 
 use super::connection::{Connection, Next};
 use super::exchange::Exchange;
+use super::pipe::Pipe;
 use super::route::{self, Decision, Forward};
 use super::walk::Extras;
 use crate::clock::Moment;
@@ -60,9 +61,9 @@ impl Forward {
     }
 
     /// Whether a try that came to this is worth another one.
-    pub(super) fn wants_another_try(&self, failure: Failure) -> bool {
+    pub(super) fn wants_another_try(&self, failure: Failure, up: &Pipe) -> bool {
         let covers = |policy: &Arc<RetryPolicy>| retry::is_worth_another_try(policy, failure);
-        self.has_tries_left() && self.rule.retry.as_ref().is_some_and(covers) && self.up.can_rewind()
+        self.has_tries_left() && self.rule.retry.as_ref().is_some_and(covers) && up.can_rewind()
     }
 
     /// Uses up one of the tries. False when the backend's budget does not allow it.
@@ -92,8 +93,12 @@ impl Forward {
 
 impl Connection {
     /// Gets a request its answer.
-    pub(super) async fn forward(&mut self, mut forward: Forward, mut record: RequestRecord) -> Next {
-        let worker = self.worker().clone();
+    pub(super) async fn forward(
+        &mut self,
+        mut forward: Forward,
+        record: &mut RequestRecord,
+        worker: &Rc<Worker>,
+    ) -> Next {
         let mut tried = Tried::new();
         let (mut fresh, mut repeats) = (false, 0);
         if forward.extras.is_some()
@@ -102,20 +107,20 @@ impl Connection {
             budget.request(worker.clock.now().millis());
         }
         loop {
-            let mut acquired = match forward.acquire(&worker, &mut tried, fresh).await {
+            let mut acquired = match forward.acquire(worker, &mut tried, fresh).await {
                 Ok(acquired) => acquired,
-                Err(failure) if forward.wants_another_try(failure) => {
-                    match Box::pin(self.try_again(&mut forward, &mut record, &mut tried, None)).await {
+                Err(failure) if forward.wants_another_try(failure, &self.to_endpoint) => {
+                    match Box::pin(self.try_again(&mut forward, record, &mut tried, None)).await {
                         Ok(()) => continue,
                         Err(failure) => {
                             let out = worker.buffers.out();
-                            return Box::pin(self.give_up(forward, record, failure, out)).await;
+                            return Box::pin(self.give_up(&forward, record, failure, out)).await;
                         }
                     }
                 }
                 Err(failure) => {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
                 }
             };
             record.retries += acquired.failed_tries;
@@ -124,36 +129,37 @@ impl Connection {
             if let Some(text) = &mut record.text {
                 text.endpoint = acquired.in_flight.endpoint().address.to_string();
             }
-            let mut exchange = Exchange::new(acquired, &mut forward, &worker);
-            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, &mut record, &worker)).await;
+            let mut exchange = Exchange::new(acquired, self, &mut forward, worker);
+            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, record, worker)).await;
             let failure = match outcome {
-                Ok(()) => return self.conclude(exchange, forward, record),
+                Ok(()) => return self.conclude(exchange, record, worker),
                 Err(failure) => failure,
             };
             if repeats <= worker.settings.limits.retry_attempts
-                && exchange.may_be_repeated(failure, &mut forward)
+                && exchange.may_be_repeated(failure, self, &forward)
             {
                 record.retries += 1;
                 repeats += 1;
                 fresh = true;
-                exchange.abandon(&worker);
-            } else if exchange.is_unanswered() && forward.wants_another_try(failure) {
-                exchange.note(failure, &worker);
+                self.abandon_answer(worker);
+            } else if exchange.is_unanswered() && forward.wants_another_try(failure, &self.to_endpoint) {
+                exchange.note(failure, worker);
                 let endpoint = exchange.in_flight.endpoint().clone();
-                exchange.set_aside(&forward, &worker);
+                self.set_aside(exchange, worker);
                 fresh = false;
-                let again = self.try_again(&mut forward, &mut record, &mut tried, Some(endpoint));
+                let again = self.try_again(&mut forward, record, &mut tried, Some(endpoint));
                 if let Err(failure) = Box::pin(again).await {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
                 }
-            } else if exchange.may_be_answered() {
-                exchange.note(failure, &worker);
+            } else if self.may_be_answered(&exchange) {
+                exchange.note(failure, worker);
+                drop(exchange);
                 // Interim responses that are not out yet go first: the client may have seen the start of one.
-                let out = exchange.into_unsent(&worker);
-                return Box::pin(self.give_up(forward, record, failure, out)).await;
+                let out = self.unsent_answer(worker);
+                return Box::pin(self.give_up(&forward, record, failure, out)).await;
             } else {
-                return self.cut_short(exchange, forward, record, failure);
+                return self.cut_short(&exchange, record, worker, failure);
             }
         }
     }
@@ -175,7 +181,7 @@ impl Connection {
         if let Some(state) = forward.state() {
             balance::leave_a_choice(&state.endpoints(), tried);
         }
-        forward.up.rewind();
+        self.to_endpoint.rewind();
         let (until, is_late) = forward.waits_until(&worker);
         poll_fn(|cx| self.poll_until(cx, &worker, until)).await?;
         if is_late { Err(Failure::RequestTimeout) } else { Ok(()) }
@@ -207,27 +213,26 @@ impl Connection {
     /// Answers a request that could not be forwarded.
     async fn give_up(
         &mut self,
-        forward: Forward,
-        mut record: RequestRecord,
+        forward: &Forward,
+        record: &mut RequestRecord,
         failure: Failure,
         out: Vec<u8>,
     ) -> Next {
         let worker = self.worker().clone();
-        let mut up = forward.up;
-        record.request_bytes = up.written();
+        record.request_bytes = self.to_endpoint.written();
         // What is left of the body would have to be read before the next request could be.
-        let body_read = up.skip_body(&mut self.input);
+        let body_read = self.to_endpoint.skip_body(&mut self.input);
         let keep_alive =
             forward.keep_alive && body_read && !forward.asked.upgrade && !failure.verdict().close;
-        worker.buffers.give_back_out(up.into_out());
-        let context = route::context(&worker, forward.asked.head, keep_alive, &record).for_grpc(forward.grpc);
+        worker.buffers.give_back_out(self.to_endpoint.take_out());
+        let context = route::context(&worker, forward.asked.head, keep_alive, record).for_grpc(forward.grpc);
         if failure.verdict().answer.is_none() {
             record.failure = Some(failure);
             record.finish(&worker);
             return Next::Close;
         }
-        match route::fail(&worker, failure, context, out, &mut record) {
-            Decision::Answer { out, keep_alive } => self.answer(out, keep_alive, record).await,
+        match route::fail(&worker, failure, context, out, record) {
+            Decision::Answer { out, keep_alive } => self.say(out, keep_alive, record).await,
             Decision::Wait | Decision::Forward(_) | Decision::Ask(_) => Next::Close,
         }
     }
