@@ -153,7 +153,7 @@ impl Arena {
             rivals_of.insert(route, rivals);
         }
         let mut in_order: Vec<&ObjectKey> = rivals_of.keys().collect();
-        in_order.sort_by_key(|route| self.precedence(route));
+        in_order.sort_by_cached_key(|route| self.precedence(route));
         let mut accepted: BTreeSet<&ObjectKey> = BTreeSet::new();
         let mut verdicts = Vec::with_capacity(in_order.len());
         for route in in_order {
@@ -171,9 +171,10 @@ impl Arena {
         verdicts
     }
 
-    fn precedence<'a>(&self, route: &'a ObjectKey) -> (i64, &'a str, &'a str, Kind) {
+    /// Age, then `{namespace}/{name}` as one text, as the API says.
+    fn precedence(&self, route: &ObjectKey) -> (i64, String, Kind) {
         let created = self.side(route.kind).claims.get(route).map_or(0, |claim| claim.created_seconds);
-        (created, &route.namespace, &route.name, route.kind)
+        (created, format!("{}/{}", route.namespace, route.name), route.kind)
     }
 }
 

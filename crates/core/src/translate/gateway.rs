@@ -336,7 +336,7 @@ fn members<'a>(key: &'a ObjectKey, objects: &'a Objects) -> Vec<(&'a ObjectKey, 
             _ => None,
         })
         .collect();
-    members.sort_by(|(_, a), (_, b)| listener_set::precedence(a).cmp(&listener_set::precedence(b)));
+    members.sort_by_cached_key(|(_, set)| listener_set::precedence(set));
     members
 }
 

@@ -32,14 +32,17 @@ pub(super) fn intersection<'a>(a: &'a str, b: &'a str) -> Option<&'a str> {
     }
 }
 
-/// The hostnames on which a listener with hostname `listener` serves a route with `route` hostnames (none: any host),
-/// sorted, each once. Empty: the route cannot attach.
+/// The hostnames of a route (none: any host) that count on a listener with hostname `listener`, sorted, each once. Empty: the
+/// route cannot attach.
+///
+/// They stay as the route has them, not cut down to the listener's: the listener is chosen first, and among its routes the
+/// API goes by the characters of a route's own hostname.
 pub(super) fn served(listener: &str, route: &[String]) -> Vec<String> {
     if route.is_empty() {
-        return vec![listener.to_owned()];
+        return vec![String::new()];
     }
     let mut names: Vec<String> =
-        route.iter().filter_map(|name| intersection(listener, name)).map(str::to_owned).collect();
+        route.iter().filter(|name| intersection(listener, name).is_some()).cloned().collect();
     names.sort();
     names.dedup();
     names
@@ -80,10 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn a_route_without_hostnames_takes_the_listeners() {
-        assert_eq!(served("*.a.com", &[]), ["*.a.com"]);
+    fn a_route_keeps_those_of_its_hostnames_that_the_listener_has_a_part_in() {
+        assert_eq!(served("*.a.com", &[]), [""]);
         assert_eq!(served("", &[]), [""]);
-        let both = ["b.a.com".to_owned(), "c.com".to_owned(), "*.a.com".to_owned()];
-        assert_eq!(served("*.a.com", &both), ["*.a.com", "b.a.com"]);
+        let names = ["b.a.com".to_owned(), "c.com".to_owned(), "*.a.com".to_owned(), "*.com".to_owned()];
+        assert_eq!(served("*.a.com", &names), ["*.a.com", "*.com", "b.a.com"]);
     }
 }

@@ -24,11 +24,11 @@ pub(crate) struct SetPlan {
     pub(crate) findings: Vec<Finding>,
 }
 
-/// What sets are ordered by: age, then name.
-pub(super) fn precedence(set: &ListenerSet) -> (i64, &str, &str) {
+/// What sets are ordered by: age, then `{namespace}/{name}` as one text, as the API says: `a-b/x` comes before `a/x`.
+pub(super) fn precedence(set: &ListenerSet) -> (i64, String) {
     let metadata = &set.metadata;
     let created = metadata.creation_timestamp.map_or(0, |at| at.0);
-    (created, &metadata.namespace, &metadata.name)
+    (created, format!("{}/{}", metadata.namespace, metadata.name))
 }
 
 /// Whether a Gateway takes sets of a namespace; `Err` says why not. While the namespace's labels are not known the

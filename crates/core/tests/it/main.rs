@@ -7,8 +7,10 @@
 )]
 
 mod cost;
+mod decisions;
 mod golden;
 mod material;
+mod oracle;
 mod presence;
 mod property;
 mod render;
