@@ -107,8 +107,11 @@ spec:
 	for _, transport := range []string{"udp", "tcp"} {
 		t.Run("flows are shared as the weights say, over "+transport, func(t *testing.T) {
 			client, counts := dns.Client{Net: transport, Timeout: patience}, map[string]int{}
-			for range 300 {
-				// A socket of its own each time, so a flow of its own.
+			for index := range 300 {
+				// A flow of its own each time, also where the kernel gives a port again.
+				if client.Dialer = (&net.Dialer{Timeout: patience}); transport == "udp" {
+					client.Dialer.LocalAddr = &net.UDPAddr{IP: net.IPv4(127, 1, byte(index/250), byte(index%250+1))}
+				}
 				answer, _, err := client.Exchange(question("who."), socket)
 				require.NoError(t, err)
 				counts[who(t, answer)]++
