@@ -8,6 +8,7 @@
 
 mod admit;
 mod apply;
+mod bundle_rules;
 mod guides;
 mod policy;
 mod properties;
