@@ -87,6 +87,8 @@ control_status! {
     gauge "weir_control_rejected_resources" rejected_resources;
     /// References that wait for a read of the API now.
     gauge "weir_control_wanted_references" wanted_references;
+    /// References that are not known and Services without EndpointSlices that some result waits for, a second at most.
+    gauge "weir_control_awaited_references" awaited_references;
     /// References that were put off because the table of wanted references was full.
     counter "weir_control_wanted_dropped_total" wanted_dropped;
     /// Statuses written.

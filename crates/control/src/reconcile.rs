@@ -162,6 +162,7 @@ impl Reconciler {
             self.tools.status.translations.add(1);
             words::append(&mut output, rest);
         }
+        self.tools.status.awaited_references.set(self.translator.waits().len() as u64);
         self.tools.status.translation_last_micros.set(micros(started.elapsed()));
         let update = self.number(&mut output);
         self.follow_up(output);

@@ -390,7 +390,9 @@ impl Entry {
         if observed.uid != wanted.uid && !wanted.uid.is_empty() {
             return Plan::Nothing;
         }
-        if wanted.generation != 0 && observed.generation > wanted.generation {
+        // To have no entry says nothing of a generation: no newer wish may be on its way.
+        let is_of_generation = wanted.generation != 0 && !wanted.desired.is_no_entry();
+        if is_of_generation && observed.generation > wanted.generation {
             return Plan::Nothing;
         }
         if self.is_settled(wanted, observed) || self.is_refused(wanted, observed) {

@@ -22,7 +22,7 @@ const NEIGHBOURS_MAX: usize = 2;
 /// Fields that a message names.
 const NAMED_MAX: usize = 4;
 
-/// The reason of a ListenerSet whose Gateway is not accepted.
+/// The reason of a ListenerSet whose Gateway is not accepted, or not there.
 const PARENT_NOT_ACCEPTED: &str = "ParentNotAccepted";
 
 /// What the statuses of a Gateway and its sets depend on beside the plan.
@@ -100,6 +100,15 @@ pub(crate) fn set_status(
         set_conditions(set, &judged)
     };
     (ListenerSetStatus { conditions, listeners }, findings)
+}
+
+/// Of a ListenerSet that a Gateway of ours had and no Gateway has now.
+pub(crate) fn orphan_status(why: &str, generation: i64) -> ListenerSetStatus {
+    let condition = |type_| Condition::new(type_, false, PARENT_NOT_ACCEPTED, why, generation);
+    ListenerSetStatus {
+        conditions: vec![condition(types::ACCEPTED), condition(types::PROGRAMMED)],
+        listeners: Vec::new(),
+    }
 }
 
 fn set_conditions(set: &SetPlan, judged: &[(&ListenerPlan, Reach)]) -> Vec<Condition> {

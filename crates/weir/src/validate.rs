@@ -77,7 +77,12 @@ async fn settled(status: &ControlStatus) {
         counters.map(|counter| counter.get())
     };
     let busy = || {
-        let queues = [&status.wanted_references, &status.status_queue, &status.status_held];
+        let queues = [
+            &status.wanted_references,
+            &status.awaited_references,
+            &status.status_queue,
+            &status.status_held,
+        ];
         !status.ready()
             || status.applied_sequence.get() < status.updates.get()
             || queues.iter().any(|queue| queue.get() > 0)

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::Value;
 use weir_api::kong::KIC_CONTROLLER;
@@ -71,15 +72,14 @@ impl Provisioning {
             self.needs.insert(need.gateway.clone(), need.clone());
         }
         let views = self.views(objects);
-        let before = std::mem::take(&mut self.assignment);
         self.assignment = self.provision.assign(&views, has_class_of_kongs(objects));
         let mut moved = Vec::new();
         for view in &views {
-            let given = self.assignment.gateways.get(&view.key);
-            if given != before.gateways.get(&view.key)
-                && let Some(given) = given
-            {
-                objects.set_addresses(&view.key, given.to_addresses(view.is_unmanaged()));
+            let Some(given) = self.assignment.gateways.get(&view.key) else { continue };
+            let given = given.to_addresses(view.is_unmanaged());
+            // Compared with what is known there: a Gateway that was deleted and made again has none, whatever was given before.
+            if objects.addresses(&view.key).map(Arc::as_ref) != Some(&given) {
+                objects.set_addresses(&view.key, given);
                 moved.push(view.key.clone());
             }
         }

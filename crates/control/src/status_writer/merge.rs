@@ -18,6 +18,16 @@ pub(crate) enum Desired {
     Ancestors(Vec<Value>),
 }
 
+impl Desired {
+    /// Whether nothing is wanted but that no entry is ours.
+    pub(super) fn is_no_entry(&self) -> bool {
+        matches!(self, Desired::Parents(entries) | Desired::Ancestors(entries) if entries.is_empty())
+    }
+}
+
+/// The most entries of a route's `status.parents` that the CRD takes.
+const PARENTS_MAX: usize = 32;
+
 /// The most entries of `status.ancestors` that the CRD takes.
 const ANCESTORS_MAX: usize = 16;
 
@@ -92,7 +102,7 @@ struct Shared {
     most: usize,
 }
 
-const PARENTS: Shared = Shared { list: "parents", reference: "parentRef", most: usize::MAX };
+const PARENTS: Shared = Shared { list: "parents", reference: "parentRef", most: PARENTS_MAX };
 const ANCESTORS: Shared = Shared { list: "ancestors", reference: "ancestorRef", most: ANCESTORS_MAX };
 
 /// `None`: there is nothing, and nothing is wanted.
@@ -291,6 +301,18 @@ mod tests {
         assert_eq!(ancestors.len(), 16);
         assert_eq!(ancestors[..2], [foreign, kept]);
         assert_eq!(ancestors[2], ancestor("weir.dev/gateway-controller", "g0", Some(NOW)));
+    }
+
+    #[test]
+    fn a_route_has_room_for_thirty_two_parents_and_those_of_others_stay() {
+        let named = |n: usize, time| parent("weir.dev/gateway-controller", &format!("g{n}"), "True", time);
+        let foreign = parent("example.com/other", "a", "False", Some(OLD));
+        let current = json!({"parents": [foreign, named(39, Some(OLD))]});
+        let wanted = (0..40).map(|n| named(n, None)).collect();
+        let merged = merge(&current, &Desired::Parents(wanted), &ours(), NOW).unwrap();
+        let parents = merged["parents"].as_array().unwrap();
+        assert_eq!(parents.len(), 32);
+        assert_eq!(parents[..3], [foreign, named(39, Some(OLD)), named(0, Some(NOW))]);
     }
 
     #[test]

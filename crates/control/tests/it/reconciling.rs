@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use weir_model::resource::{Body, HttpRoute};
 
-use crate::plane::{Plane, gateway, ready_api, route, service, slice};
+use crate::plane::{Plane, class, gateway, ready_api, route, service, slice};
 
 fn http_route(plane: &Plane, name: &str) -> Option<HttpRoute> {
     match plane.resources().remove(&format!("httproute/default/{name}"))?.body {
@@ -287,4 +287,93 @@ async fn shutdown_is_prompt_whatever_goes_on() {
     plane.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), plane.task).await.unwrap().unwrap();
     assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+}
+
+/// Deletes what the plane runs and makes it again, the same, so that both are taken in at one time.
+async fn make_again(plane: &Plane, objects: &[(&str, Value)]) {
+    plane.pause();
+    // The data plane takes nothing: the first update waits in the channel, and what comes after it piles up.
+    for name in ["first", "second"] {
+        plane.api.apply("httproutes", route(name, "g", "echo"));
+        plane.settle().await;
+    }
+    for (plural, object) in objects {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let uid = plane.api.get(plural, namespace, name).unwrap()["metadata"]["uid"].clone();
+        plane.api.delete(plural, namespace, name);
+        let made = plane.api.apply(plural, object.clone());
+        assert!(made["metadata"]["uid"] != uid && made["status"].is_null(), "another object");
+    }
+    plane.settle().await;
+    plane.resume();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_made_again_at_once_has_an_address_and_is_programmed() {
+    let plane = Plane::start(ready_api());
+    let address = |plane: &Plane| {
+        plane.api.get("gateways", "default", "g").unwrap()["status"]["addresses"][0]["value"].clone()
+    };
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    let before = address(&plane);
+    make_again(&plane, &[("gateways", gateway("g", "weir"))]).await;
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    assert_eq!(address(&plane), before);
+    assert!(before.is_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_are_made_again_at_once_have_their_statuses_written() {
+    let again = || {
+        vec![
+            ("gatewayclasses", class("weir", "weir.dev/gateway-controller")),
+            ("httproutes", route("r", "g", "echo")),
+        ]
+    };
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    let told = |plane: &Plane| {
+        plane.condition("httproutes", "default", "r", "Accepted") == "True"
+            && plane.condition("gatewayclasses", "", "weir", "Accepted") == "True"
+    };
+    plane.until("accepted", told).await;
+    make_again(&plane, &again()).await;
+    plane.until("accepted again", told).await;
+
+    // And where only the next list shows it.
+    for (plural, object) in again() {
+        plane.api.fail(&format!("/{plural}"), 1, 410);
+        plane.api.end_watches(plural);
+        let name = object["metadata"]["name"].as_str().unwrap();
+        plane.api.delete(plural, object["metadata"]["namespace"].as_str().unwrap_or_default(), name);
+        plane.api.apply(plural, object.clone());
+    }
+    plane.until("accepted again after a list", told).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_goes_though_the_route_is_edited_again_before_it_does() {
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route("r", "g", "echo"));
+    plane
+        .until("accepted", |plane| plane.condition("httproutes", "default", "r", "Accepted") == "True")
+        .await;
+    let entries = |plane: &Plane| {
+        let route = plane.api.get("httproutes", "default", "r").unwrap();
+        route["status"]["parents"].as_array().unwrap().len()
+    };
+    // The write of the first edit's status fails, and comes again when the second edit has been seen.
+    plane.api.fail("/httproutes/r/status", 3, 500);
+    let mut left = route("r", "elsewhere", "echo");
+    left["metadata"]["generation"] = json!(2);
+    plane.api.apply("httproutes", left.clone());
+    plane.settle().await;
+    left["spec"]["rules"][0]["backendRefs"][0]["weight"] = json!(7);
+    plane.api.apply("httproutes", left);
+    plane.until("gone", |plane| entries(plane) == 0).await;
 }

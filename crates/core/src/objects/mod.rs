@@ -66,6 +66,8 @@ struct Entry {
     object: Object,
     /// When the object's owner last changed it.
     seen: Mark,
+    /// When it came in as an object that was not there before.
+    born: Mark,
 }
 
 /// Objects and what is known beside them.
@@ -90,14 +92,19 @@ impl Objects {
         Objects::default()
     }
 
-    /// Puts an object in, or replaces it; its absence is forgotten.
+    /// Puts an object in, or replaces it; its absence is forgotten. One with another uid than was there is another object:
+    /// nothing that was known beside the first (its addresses) holds for it.
     pub fn upsert(&mut self, object: Object) -> ObjectKey {
-        self.now += 1;
         let key = object.key();
+        if self.entries.get(&key).is_some_and(|entry| is_successor(&entry.object, &object)) {
+            self.remove(&key);
+        }
+        self.now += 1;
         let before = self.entries.get(&key);
         let seen = before
             .filter(|entry| entry.object.same_intent(&object))
             .map_or(Mark(self.now), |entry| entry.seen);
+        let born = before.map_or(Mark(self.now), |entry| entry.born);
         let before = before.map(|entry| entry.object.clone());
         self.unindex(before.as_ref());
         if before.is_some() && key.kind == Kind::ReferenceGrant {
@@ -112,7 +119,11 @@ impl Objects {
         }
         self.members.extend(groups(&object).map(|group| (group, key.clone())));
         self.absent.remove(&key);
-        self.entries.insert(key.clone(), Entry { object, seen });
+        self.entries.insert(key.clone(), Entry { object, seen, born });
+        if key.kind == Kind::Service && self.slices(&key).next().is_some() {
+            // Made again, it has those of its predecessor.
+            self.settled.insert(key.clone());
+        }
         key
     }
 
@@ -196,6 +207,10 @@ impl Objects {
 
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
         self.entries.get(key).map(|entry| &entry.object)
+    }
+
+    pub(crate) fn is_in(&self, key: &ObjectKey) -> bool {
+        self.entries.contains_key(key)
     }
 
     /// Objects of one kind, in order.
@@ -332,13 +347,26 @@ impl Objects {
         before.settled.diff(&self.settled).map(key).collect()
     }
 
-    pub(crate) fn addresses(&self, gateway: &ObjectKey) -> Option<&Arc<Addresses>> {
+    /// Whether an object is not the one that had its name in `before`, though it may look the same.
+    pub(crate) fn is_reborn(&self, before: &Objects, key: &ObjectKey) -> bool {
+        let born = |objects: &Objects| objects.entries.get(key).map(|entry| entry.born);
+        born(before).zip(born(self)).is_some_and(|(before, now)| before != now)
+    }
+
+    /// What provisioning gave to a Gateway; `None` after the Gateway was removed, too.
+    pub fn addresses(&self, gateway: &ObjectKey) -> Option<&Arc<Addresses>> {
         self.addresses.get(gateway)
     }
 
     pub(crate) fn binds(&self) -> &OrdMap<Place, BindReport> {
         &self.binds
     }
+}
+
+/// Whether two objects of one name are not the same object.
+fn is_successor(before: &Object, now: &Object) -> bool {
+    let (before, now) = (&before.metadata().uid, &now.metadata().uid);
+    !before.is_empty() && !now.is_empty() && before != now
 }
 
 /// What an object is a member of.

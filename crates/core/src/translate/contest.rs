@@ -2,8 +2,8 @@
 //!
 //! The API: where hostnames of routes of both kinds overlap on a listener, the older route is accepted and the other is
 //! not, then the first by name. A route that lost there stands in nobody's way. Owns who wants what on which listener.
-//! Invariant: what a change costs is the routes of the other kind that overlap with it, and theirs in turn; on a
-//! listener with routes of one kind it is nothing.
+//! Invariants: routes are judged in the order of their precedence, so each once for a change; whoever is not touched by the
+//! change of a verdict is not judged again, however many there are; on a listener with routes of one kind nobody is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,10 +38,17 @@ struct Arena {
 pub(super) struct Contests {
     arenas: FxHashMap<ListenerId, Arena>,
     /// Who has precedence over a route, by listener.
-    lost: FxHashMap<ObjectKey, BTreeMap<ListenerId, ObjectKey>>,
+    lost: Lost,
     /// Routes whose verdict may differ now.
-    stirred: BTreeSet<(ListenerId, ObjectKey)>,
+    stirred: BTreeMap<ListenerId, BTreeSet<ObjectKey>>,
+    /// Rivals that were looked at since the last [`Contests::settle`].
+    looked_at: usize,
 }
+
+type Lost = FxHashMap<ObjectKey, BTreeMap<ListenerId, ObjectKey>>;
+
+/// Before whom a route comes: age, then `{namespace}/{name}` as one text, as the API says.
+type Precedence = (i64, String, Kind);
 
 impl Contests {
     /// The route that is before this one on a listener.
@@ -64,57 +71,89 @@ impl Contests {
             return;
         }
         if let Some(before) = &before {
-            let touched = arena.rivals(route.kind, &before.hostnames);
-            self.stirred.extend(touched.into_iter().map(|rival| (listener.clone(), rival)));
+            // A route that nobody lost to is in nobody's way.
+            let rivals = arena.rivals(route.kind, &before.hostnames);
+            self.looked_at += rivals.len();
+            let lost = &self.lost;
+            let freed = rivals.into_iter().filter(|rival| loser_to(lost, rival, listener) == Some(route));
+            self.stirred.entry(listener.clone()).or_default().extend(freed);
             arena.side_mut(route.kind).remove(route, before);
         }
         match claim {
             Some(claim) => {
                 arena.side_mut(route.kind).insert(route, claim);
-                self.stirred.insert((listener.clone(), route.clone()));
+                self.stirred.entry(listener.clone()).or_default().insert(route.clone());
             }
-            None => {
-                if let Some(lost) = self.lost.get_mut(route) {
-                    lost.remove(listener);
-                    if lost.is_empty() {
-                        self.lost.remove(route);
-                    }
-                }
-            }
+            None => forget(&mut self.lost, route, listener),
         }
         if arena.http.claims.is_empty() && arena.grpc.claims.is_empty() {
             self.arenas.remove(listener);
         }
     }
 
-    /// Judges what was stirred; the routes whose verdict is another one now.
-    pub(super) fn settle(&mut self) -> BTreeSet<ObjectKey> {
+    /// Judges what was stirred; the routes whose verdict is another one now, and how many rivals were looked at for it.
+    pub(super) fn settle(&mut self) -> (BTreeSet<ObjectKey>, usize) {
         let mut changed = BTreeSet::new();
-        let mut judged: BTreeSet<(ListenerId, ObjectKey)> = BTreeSet::new();
-        for (listener, seed) in std::mem::take(&mut self.stirred) {
+        for (listener, seeds) in std::mem::take(&mut self.stirred) {
             let Some(arena) = self.arenas.get(&listener) else {
                 continue;
             };
-            if judged.contains(&(listener.clone(), seed.clone())) {
-                continue;
-            }
-            for (route, rival) in arena.verdicts(seed) {
-                let lost = self.lost.entry(route.clone()).or_default();
-                let before = lost.get(&listener);
-                if before != rival.as_ref() {
+            let place = |route: ObjectKey| Some((arena.precedence(&route)?, route));
+            let mut waiting: BTreeMap<Precedence, ObjectKey> =
+                seeds.iter().cloned().filter_map(place).collect();
+            while let Some((own, route)) = waiting.pop_first() {
+                let Some(claim) = arena.side(route.kind).claims.get(&route) else {
+                    continue;
+                };
+                let rivals = arena.rivals(route.kind, &claim.hostnames);
+                self.looked_at += rivals.len();
+                let rivals: BTreeMap<Precedence, ObjectKey> = rivals.into_iter().filter_map(place).collect();
+                let stands = |rival: &ObjectKey| loser_to(&self.lost, rival, &listener).is_none();
+                let now = rivals.range(..&own).map(|(_, rival)| rival).find(|rival| stands(rival)).cloned();
+                let before = loser_to(&self.lost, &route, &listener).cloned();
+                if before != now {
                     changed.insert(route.clone());
-                    match rival {
-                        Some(rival) => lost.insert(listener.clone(), rival),
-                        None => lost.remove(&listener),
+                    match &now {
+                        Some(rival) => {
+                            self.lost
+                                .entry(route.clone())
+                                .or_default()
+                                .insert(listener.clone(), rival.clone());
+                        }
+                        None => forget(&mut self.lost, &route, &listener),
+                    }
+                }
+                if !seeds.contains(&route) && before.is_some() == now.is_some() {
+                    continue;
+                }
+                // Those behind it: who lost to it, if it lost; who did not lose to an earlier one, if it stands.
+                for (later, rival) in rivals.range(&own..) {
+                    let to = loser_to(&self.lost, rival, &listener);
+                    let cares = match &now {
+                        Some(_) => to == Some(&route),
+                        None => to.and_then(|to| arena.precedence(to)).is_none_or(|to| to > own),
                     };
+                    if cares {
+                        waiting.insert(later.clone(), rival.clone());
+                    }
                 }
-                if self.lost.get(&route).is_some_and(BTreeMap::is_empty) {
-                    self.lost.remove(&route);
-                }
-                judged.insert((listener.clone(), route));
             }
         }
-        changed
+        (changed, std::mem::take(&mut self.looked_at))
+    }
+}
+
+/// The route to which another lost on a listener.
+fn loser_to<'a>(lost: &'a Lost, route: &ObjectKey, listener: &ListenerId) -> Option<&'a ObjectKey> {
+    lost.get(route)?.get(listener)
+}
+
+fn forget(lost: &mut Lost, route: &ObjectKey, listener: &ListenerId) {
+    if let Some(of_route) = lost.get_mut(route) {
+        of_route.remove(listener);
+        if of_route.is_empty() {
+            lost.remove(route);
+        }
     }
 }
 
@@ -137,44 +176,10 @@ impl Arena {
         rivals
     }
 
-    /// Everybody whom `seed`'s verdict depends on, or who depends on it, each with who is before it.
-    fn verdicts(&self, seed: ObjectKey) -> Vec<(ObjectKey, Option<ObjectKey>)> {
-        let mut rivals_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>> = BTreeMap::new();
-        let mut waiting = vec![seed];
-        while let Some(route) = waiting.pop() {
-            let Some(claim) = self.side(route.kind).claims.get(&route) else {
-                continue;
-            };
-            if rivals_of.contains_key(&route) {
-                continue;
-            }
-            let rivals = self.rivals(route.kind, &claim.hostnames);
-            waiting.extend(rivals.iter().filter(|rival| !rivals_of.contains_key(*rival)).cloned());
-            rivals_of.insert(route, rivals);
-        }
-        let mut in_order: Vec<&ObjectKey> = rivals_of.keys().collect();
-        in_order.sort_by_cached_key(|route| self.precedence(route));
-        let mut accepted: BTreeSet<&ObjectKey> = BTreeSet::new();
-        let mut verdicts = Vec::with_capacity(in_order.len());
-        for route in in_order {
-            let before = rivals_of
-                .get(route)
-                .into_iter()
-                .flatten()
-                .filter(|rival| accepted.contains(rival))
-                .min_by_key(|rival| self.precedence(rival));
-            if before.is_none() {
-                accepted.insert(route);
-            }
-            verdicts.push((route.clone(), before.cloned()));
-        }
-        verdicts
-    }
-
-    /// Age, then `{namespace}/{name}` as one text, as the API says.
-    fn precedence(&self, route: &ObjectKey) -> (i64, String, Kind) {
-        let created = self.side(route.kind).claims.get(route).map_or(0, |claim| claim.created_seconds);
-        (created, format!("{}/{}", route.namespace, route.name), route.kind)
+    /// `None` of a route that wants nothing here.
+    fn precedence(&self, route: &ObjectKey) -> Option<Precedence> {
+        let claim = self.side(route.kind).claims.get(route)?;
+        Some((claim.created_seconds, format!("{}/{}", route.namespace, route.name), route.kind))
     }
 }
 
@@ -253,15 +258,61 @@ mod tests {
         let mut contests = Contests::default();
         claim(&mut contests, &third, 3, &["b.example.com"]);
         claim(&mut contests, &second, 2, &["*.example.com"]);
-        assert_eq!(contests.settle(), BTreeSet::from([third.clone()]));
+        assert_eq!(contests.settle().0, BTreeSet::from([third.clone()]));
         assert_eq!(contests.rival(&third, &listener()), Some(&second));
         claim(&mut contests, &first, 1, &["a.example.com"]);
-        assert_eq!(contests.settle(), BTreeSet::from([second.clone(), third.clone()]));
+        assert_eq!(contests.settle().0, BTreeSet::from([second.clone(), third.clone()]));
         assert_eq!(contests.rival(&second, &listener()), Some(&first));
         assert_eq!(contests.rival(&third, &listener()), None);
         contests.claim(&first, &listener(), None);
-        assert_eq!(contests.settle(), BTreeSet::from([second.clone(), third.clone()]));
+        assert_eq!(contests.settle().0, BTreeSet::from([second.clone(), third.clone()]));
         assert_eq!(contests.rival(&third, &listener()), Some(&second));
+    }
+
+    /// What holds, judged from scratch.
+    fn verdicts(arena: &Arena) -> BTreeMap<ObjectKey, Option<ObjectKey>> {
+        let all = arena.http.claims.keys().chain(arena.grpc.claims.keys());
+        let order: BTreeMap<Precedence, &ObjectKey> =
+            all.map(|route| (arena.precedence(route).unwrap(), route)).collect();
+        let mut verdicts: BTreeMap<ObjectKey, Option<ObjectKey>> = BTreeMap::new();
+        for route in order.values() {
+            let rivals = arena.rivals(route.kind, &arena.side(route.kind).claims[*route].hostnames);
+            let stands = |other: &&&ObjectKey| {
+                rivals.contains(**other) && verdicts.get(**other).is_some_and(Option::is_none)
+            };
+            let before = order.values().find(stands).map(|rival| (**rival).clone());
+            verdicts.insert((*route).clone(), before);
+        }
+        verdicts
+    }
+
+    #[test]
+    fn a_change_at_a_time_comes_to_what_holds_from_scratch() {
+        let names = ["", "a.com", "b.a.com", "c.b.a.com", "*.a.com", "*.b.a.com", "d.com"];
+        let mut state = 1_u64;
+        let mut roll = |sides: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((state >> 33) % sides).unwrap()
+        };
+        let mut contests = Contests::default();
+        for step in 0..20_000 {
+            let kind = [Kind::HttpRoute, Kind::GrpcRoute][roll(2)];
+            let key = route(kind, ["p", "q", "r", "s", "t", "u"][roll(6)]);
+            if roll(4) == 0 {
+                contests.claim(&key, &listener(), None);
+            } else {
+                let wanted: Vec<&str> = (0..=roll(2)).map(|_| names[roll(7)]).collect();
+                claim(&mut contests, &key, i64::try_from(roll(3)).unwrap(), &wanted);
+            }
+            if roll(3) > 0 {
+                continue;
+            }
+            contests.settle();
+            let Some(arena) = contests.arenas.get(&listener()) else { continue };
+            for (route, rival) in verdicts(arena) {
+                assert_eq!(contests.rival(&route, &listener()), rival.as_ref(), "{route} in step {step}");
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,15 @@ use crate::objects::{Kind, Object, ObjectKey, Objects, Presence};
 use crate::output::Status;
 use crate::status::{self, Surroundings};
 
+/// Who has a set that no Gateway of ours has.
+enum Parent {
+    /// Another controller.
+    Theirs,
+    /// The Gateway that it names has no controller; why.
+    Nobody(ObjectKey, String),
+    Unknown,
+}
+
 impl Translator {
     pub(super) fn look_at_class(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
         let mut reading = Reading::new(objects, key);
@@ -146,6 +155,7 @@ impl Translator {
             }
             if self.set_owners.get(owner) == Some(key) {
                 self.set_owners.remove(owner);
+                self.orphans.insert(owner.clone());
                 self.forget(owner);
                 step.dirty.insert(owner.clone());
             }
@@ -186,23 +196,65 @@ impl Translator {
         }
     }
 
-    /// A set that no Gateway of ours judges.
+    /// A set that no Gateway of ours judges, unless one does.
     pub(super) fn look_at_listener_set(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
         let mut reading = Reading::new(objects, key);
         let mut findings = Vec::new();
         let object = objects.get(key);
-        if let Some(gateway) = object.and_then(Object::gateway_of_set)
-            && reading.presence(&gateway, Unknown::Passes) == Presence::Absent
+        let parent = object.map_or(Parent::Theirs, |set| self.parent_of_set(set, &mut reading));
+        if let Parent::Nobody(gateway, message) = &parent
+            && !objects.is_in(gateway)
         {
-            let message = format!("there is no {gateway}, so nothing serves the ListenerSet");
-            findings.push(Finding::error("spec.parentRef", "GatewayNotFound", message));
+            findings.push(Finding::error("spec.parentRef", "GatewayNotFound", message.clone()));
         }
         self.dependencies.set(key, reading.seen);
-        if object.is_none() {
+        let Some(object) = object else {
+            self.orphans.remove(key);
             self.forget(key);
-        } else if !self.set_owners.contains_key(key) {
-            self.statuses.remove(key);
-            self.diagnose(key, findings, step);
+            return;
+        };
+        if self.set_owners.contains_key(key) {
+            self.orphans.remove(key);
+            return;
+        }
+        self.diagnose(key, findings, step);
+        match parent {
+            Parent::Nobody(_, message) if self.orphans.contains(key) => {
+                let status = status::orphan_status(&message, object.metadata().generation);
+                self.state(key, Status::ListenerSet(status), step);
+            }
+            Parent::Theirs => {
+                self.orphans.remove(key);
+                self.statuses.remove(key);
+            }
+            Parent::Nobody(..) | Parent::Unknown => {}
+        }
+    }
+
+    /// Who judges a set, as far as that is not a Gateway of ours.
+    fn parent_of_set(&self, set: &Object, reading: &mut Reading<'_>) -> Parent {
+        let Some(key) = set.gateway_of_set() else {
+            return Parent::Theirs;
+        };
+        let objects = reading.objects;
+        match reading.presence(&key, Unknown::Passes) {
+            Presence::Unknown => return Parent::Unknown,
+            Presence::Absent => {
+                let message = format!("there is no {key}, so nothing serves the ListenerSet");
+                return Parent::Nobody(key, message);
+            }
+            Presence::Present => {}
+        }
+        let class = objects.gateway(&key).map_or("", |gateway| &gateway.spec.gateway_class_name);
+        let class = ObjectKey::new(Kind::GatewayClass, "", class);
+        match reading.presence(&class, Unknown::Passes) {
+            Presence::Absent => {
+                let message = format!("there is no {class}, so nobody serves {key}");
+                Parent::Nobody(key, message)
+            }
+            // One of ours is still to judge the Gateway.
+            Presence::Present if !self.classes.contains_key(&class) => Parent::Theirs,
+            Presence::Present | Presence::Unknown => Parent::Unknown,
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_api::kong::CONTROLLERS;
 use weir_model::resource::Body;
 
 use super::backend::Form;
@@ -60,9 +59,7 @@ impl Translator {
             return;
         };
         let statuses = std::mem::take(&mut now.statuses);
-        if !statuses.is_empty() || has_entries_of_ours(object) || self.statuses.contains_key(key) {
-            self.state(key, Status::Route(statuses), step);
-        }
+        self.state_entries(key, object, statuses.is_empty(), Status::Route(statuses), step);
         self.diagnose(key, std::mem::take(&mut now.findings), step);
         self.routes.insert(key.clone(), now);
     }
@@ -146,8 +143,11 @@ impl Translator {
             return;
         }
         let before = self.policies.remove(key);
-        if before == plan && plan.is_some() {
-            self.policies.extend(plan.map(|plan| (key.clone(), plan)));
+        if let Some(plan) = plan.as_ref().filter(|_| before == plan) {
+            // Another object may have come in its place, of which nothing has been said.
+            self.diagnose(key, plan.findings.clone(), step);
+            self.policies.extend(before.map(|plan| (key.clone(), plan)));
+            step.restate.insert(key.clone());
             return;
         }
         let bundles = |plan: Option<&policy::PolicyPlan>| -> BTreeMap<String, Body> {
@@ -177,9 +177,7 @@ impl Translator {
             return;
         };
         let status = plan.status(&|service| self.counts.ancestors(service));
-        if !status.is_empty() || has_entries_of_ours(object) || self.statuses.contains_key(key) {
-            self.state(key, Status::Policy(status), step);
-        }
+        self.state_entries(key, object, status.is_empty(), Status::Policy(status), step);
     }
 }
 
@@ -188,9 +186,4 @@ fn policies_of<'a>(objects: &'a Objects, service: &'a ObjectKey) -> impl Iterato
         .into_iter()
         .flat_map(move |kind| objects.members(service, kind))
         .map(|(key, _)| key.clone())
-}
-
-/// Whether the object's status has entries that are ours to write.
-fn has_entries_of_ours(object: &Object) -> bool {
-    object.status_controllers().iter().any(|name| CONTROLLERS.contains(name))
 }

@@ -57,7 +57,7 @@ impl Dependencies {
         self.wants.open.keys()
     }
 
-    pub(super) fn waits(&self) -> impl Iterator<Item = &ObjectKey> {
+    pub(super) fn waits(&self) -> impl ExactSizeIterator<Item = &ObjectKey> {
         self.waits.open.keys()
     }
 

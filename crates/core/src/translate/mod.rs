@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use rustc_hash::FxHashMap;
+use weir_api::kong::CONTROLLERS;
 use weir_model::resource::{Body, Resource, Update};
 
 use crate::diagnostic::Diagnostic;
@@ -90,6 +91,11 @@ pub struct Translator {
     counts: Counts,
     resources: OrdMap<String, Resource>,
     statuses: FxHashMap<ObjectKey, Status>,
+    /// Statuses of routes and policies that have entries of ours from before this translator: told once nothing is waited
+    /// for, because until then what takes them may not be judged, and entries of the living would go and come again.
+    deferred: BTreeMap<ObjectKey, Status>,
+    /// ListenerSets that a Gateway of ours had and nobody has taken since.
+    orphans: BTreeSet<ObjectKey>,
     diagnostics: BTreeMap<ObjectKey, Vec<Diagnostic>>,
 }
 
@@ -148,7 +154,9 @@ impl Translator {
                 self.look_at(objects, &key, &mut step);
             }
             // What a route wants does not depend on whether it gets it, so this ends.
-            step.dirty = self.contests.settle();
+            let (changed, looked_at) = self.contests.settle();
+            step.dirty = changed;
+            step.looked_at += looked_at;
             if step.dirty.is_empty() {
                 break;
             }
@@ -158,6 +166,11 @@ impl Translator {
                 self.restate_gateway(objects, &key, &mut step);
             } else {
                 self.restate_policy(objects, &key, &mut step);
+            }
+        }
+        if self.dependencies.waits().len() == 0 {
+            for (key, status) in std::mem::take(&mut self.deferred) {
+                self.state(&key, status, &mut step);
             }
         }
         self.before = objects.clone();
@@ -186,7 +199,7 @@ impl Translator {
     }
 
     /// Everything that some rule waits for.
-    pub fn waits(&self) -> impl Iterator<Item = &ObjectKey> {
+    pub fn waits(&self) -> impl ExactSizeIterator<Item = &ObjectKey> {
         self.dependencies.waits()
     }
 
@@ -197,6 +210,10 @@ impl Translator {
 
     /// Marks what a change of `key` can matter to.
     fn touch(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        if objects.is_reborn(&self.before, key) {
+            // Nothing has been said about this one yet.
+            self.forget(key);
+        }
         let (before, now) = (self.before.get(key), objects.get(key));
         // A target that is not there matters by what is known of its absence, which is not compared here.
         let readers_care = match (before, now) {
@@ -326,9 +343,28 @@ impl Translator {
     }
 
     fn state(&mut self, key: &ObjectKey, status: Status, step: &mut Step) {
+        self.deferred.remove(key);
         if self.statuses.get(key) != Some(&status) {
             step.statuses.insert(key.clone(), status.clone());
             self.statuses.insert(key.clone(), status);
+        }
+    }
+
+    /// Says which entries of ours the status of a route or policy is to have, if there are any or were.
+    fn state_entries(
+        &mut self,
+        key: &ObjectKey,
+        object: &Object,
+        is_empty: bool,
+        status: Status,
+        step: &mut Step,
+    ) {
+        let is_known = self.statuses.contains_key(key);
+        let has_entries = object.status_controllers().iter().any(|name| CONTROLLERS.contains(name));
+        if has_entries && !is_known && self.dependencies.waits().len() > 0 {
+            self.deferred.insert(key.clone(), status);
+        } else if !is_empty || has_entries || is_known {
+            self.state(key, status, step);
         }
     }
 
@@ -358,6 +394,7 @@ impl Translator {
     /// Nothing is to be said about an object any more.
     fn forget(&mut self, key: &ObjectKey) {
         self.statuses.remove(key);
+        self.deferred.remove(key);
         self.diagnostics.remove(key);
     }
 

@@ -153,3 +153,39 @@ fn a_secret_costs_those_who_refer_to_it() {
     let output = world.remove(&key(Kind::Secret, "infra", "used"));
     assert!(output.update.removals[0].starts_with("certificate/"));
 }
+
+#[test]
+fn a_route_beside_one_of_another_kind_costs_the_same_among_few_and_among_many() {
+    let grpc = |created: &str| {
+        json!({"kind": "GRPCRoute",
+            "metadata": {"namespace": "apps", "name": "any", "generation": 1, "creationTimestamp": created},
+            "spec": {"parentRefs": [{"namespace": "infra", "name": "gw"}],
+                     "rules": [{"backendRefs": [{"name": "s0", "port": 80}]}]}})
+    };
+    let aged = |index: usize, generation: i64| {
+        let mut route = route(index, generation);
+        route["metadata"]["creationTimestamp"] = json!("2024-01-01T00:00:01Z");
+        route
+    };
+    // Before all of them, or after.
+    for created in ["2024-01-01T00:00:00Z", "2024-01-01T00:00:02Z"] {
+        let mut costs = Vec::new();
+        for routes in [10, 2_000] {
+            let mut world = populated(0);
+            for index in 0..routes {
+                world.objects.upsert(read(aged(index, 1)));
+            }
+            world.objects.upsert(read(grpc(created)));
+            world.settle();
+            let mut moved = aged(6, 2);
+            moved["spec"]["hostnames"] = json!(["two.example.com"]);
+            let cost = [
+                world.put(aged(routes, 1)).looked_at,
+                world.put(moved).looked_at,
+                world.remove(&key(Kind::HttpRoute, "apps", "r3")).looked_at,
+            ];
+            costs.push(cost);
+        }
+        assert_eq!(costs[0], costs[1], "{created}");
+    }
+}

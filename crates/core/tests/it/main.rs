@@ -13,6 +13,7 @@ mod material;
 mod oracle;
 mod presence;
 mod property;
+mod rebirth;
 mod render;
 mod serial;
 mod world;

@@ -328,3 +328,123 @@ fn a_gateway_waits_for_a_certificate_that_nobody_has_looked_for() {
     let resolved = &status.listeners[1].conditions[2];
     assert_eq!((resolved.reason.as_str(), resolved.observed_generation), ("InvalidCertificateRef", 2));
 }
+
+/// What a route says that an earlier life of ours accepted.
+fn accepted_before(name: &str) -> Value {
+    let mut route = route(1, &["old"]);
+    route["metadata"]["name"] = json!(name);
+    route["status"] = json!({"parents": [{"parentRef": {"name": "gw"},
+        "controllerName": "weir.dev/gateway-controller", "conditions": []}]});
+    route
+}
+
+#[test]
+fn after_a_restart_entries_of_living_routes_stay_until_their_gateway_is_judged() {
+    let mut world = World::new();
+    let mut policy = json!({"kind": "BackendTLSPolicy", "metadata": {"namespace": "default", "name": "p"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "old"}],
+            "validation": {"hostname": "a.example.com", "wellKnownCACertificates": "System"}}});
+    policy["status"] = json!({"ancestors": [{"ancestorRef": {"name": "gw"},
+        "controllerName": "weir.dev/gateway-controller", "conditions": []}]});
+    for object in [
+        json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
+            "spec": {"controllerName": "weir.dev/gateway-controller"}}),
+        json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": "gw", "generation": 1},
+            "spec": {"gatewayClassName": "weir", "listeners": [
+                {"name": "http", "port": 80, "protocol": "HTTP"},
+                {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "c"}]}}]}}),
+        service("old"),
+        slice("old"),
+        accepted_before("r"),
+        policy,
+    ] {
+        world.objects.upsert(crate::world::read(object));
+    }
+    let output = world.step(&[]);
+    let of = |kind: Kind| move |(key, _): &&(ObjectKey, Status)| key.kind == kind;
+    assert!(world.translator.waits().any(|key| key.kind == Kind::Secret), "the Gateway is held");
+    assert_eq!(output.statuses.iter().find(of(Kind::HttpRoute)), None);
+    assert_eq!(output.statuses.iter().find(of(Kind::BackendTlsPolicy)), None);
+    // Meanwhile a route that is really nobody's loses nothing by waiting too, and gets its answer then.
+    let mut gone = accepted_before("gone");
+    gone["spec"]["parentRefs"] = json!([]);
+    assert_eq!(world.put(gone).statuses, []);
+
+    let secret = key(Kind::Secret, "default", "c");
+    world.objects.confirm_absent(secret.clone());
+    let output = world.step(&[secret]);
+    let Some((_, Status::Route(parents))) = output.statuses.iter().find(|(key, _)| *key == route_key())
+    else {
+        panic!("{output:?}");
+    };
+    assert_eq!(parents.len(), 1);
+    let Some((_, Status::Policy(ancestors))) = output.statuses.iter().find(of(Kind::BackendTlsPolicy)) else {
+        panic!("{output:?}");
+    };
+    assert_eq!(ancestors.len(), 1);
+    let gone = key(Kind::HttpRoute, "default", "gone");
+    assert!(output.statuses.contains(&(gone, Status::Route(Vec::new()))));
+}
+
+/// A Gateway of ours with a set, and a class that is somebody else's.
+fn with_set() -> World {
+    let mut world = World::new();
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}}));
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "theirs"},
+        "spec": {"controllerName": "example.com/other"}}));
+    for (name, class) in [("gw", "weir"), ("other", "theirs")] {
+        world.put(
+            json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": name, "generation": 1},
+            "spec": {"gatewayClassName": class, "allowedListeners": {"namespaces": {"from": "All"}},
+                "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}}),
+        );
+    }
+    world.put(set(1, "gw"));
+    world.settle();
+    world
+}
+
+fn set(generation: i64, parent: &str) -> Value {
+    json!({"kind": "ListenerSet", "metadata": {"namespace": "default", "name": "set", "generation": generation},
+        "spec": {"parentRef": {"name": parent}, "listeners": [{"name": "l", "port": 81, "protocol": "HTTP"}]}})
+}
+
+/// Accepted and Programmed of the set, as they were last told.
+fn of_set(world: &World) -> Vec<(bool, String, i64)> {
+    match world.statuses.get(&key(Kind::ListenerSet, "default", "set")) {
+        Some(Status::ListenerSet(status)) => {
+            let said = |c: &Condition| (c.is_true(), c.reason.clone(), c.observed_generation);
+            status.conditions.iter().map(said).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_listener_set_that_left_our_gateway_is_accepted_no_more() {
+    let refused = |generation| vec![(false, "ParentNotAccepted".to_owned(), generation); 2];
+    let mut world = with_set();
+    assert_eq!(of_set(&world)[0], (true, "Accepted".to_owned(), 1));
+    world.put(set(2, "nowhere"));
+    world.settle();
+    assert_eq!(of_set(&world), refused(2));
+    world.put(set(3, "gw"));
+    world.settle();
+    assert_eq!(of_set(&world)[0], (true, "Accepted".to_owned(), 3));
+    world.remove(&key(Kind::Gateway, "default", "gw"));
+    world.settle();
+    assert_eq!(of_set(&world), refused(3));
+    world.put(set(4, "nowhere"));
+    world.settle();
+    assert_eq!(of_set(&world), refused(4), "as long as nobody has it");
+}
+
+#[test]
+fn a_listener_set_that_went_to_another_controller_is_left_to_it() {
+    let mut world = with_set();
+    world.put(set(2, "other"));
+    world.settle();
+    assert_eq!(of_set(&world)[0], (true, "Accepted".to_owned(), 1), "not a word of ours");
+    assert_eq!(world.status(&key(Kind::ListenerSet, "default", "set")), None);
+}

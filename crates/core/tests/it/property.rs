@@ -31,6 +31,11 @@ fn saying(translator: &Translator, objects: &Objects) -> Saying {
     // No entry of ours is the same as never having had one.
     statuses
         .retain(|_, status| *status != Status::Route(Vec::new()) && *status != Status::Policy(Vec::new()));
+    // That a set was ours and is nobody's now is known only to who was there.
+    statuses.retain(|_, status| match status {
+        Status::ListenerSet(status) => !status.conditions[0].message.starts_with("there is no "),
+        _ => true,
+    });
     Saying {
         resources: translator.resources().map(|r| (r.key().to_owned(), r.encode_to_vec())).collect(),
         statuses,
@@ -80,12 +85,18 @@ fn apply(edits: &[Edit]) -> World {
         match edit {
             Edit::Upsert(slot, seed) => {
                 if let Some(object) = object(*slot, *seed) {
+                    let before = world.objects.get(&object.key()).map(|o| o.metadata().uid.clone());
+                    if before.is_some_and(|uid| uid != object.metadata().uid) {
+                        world.statuses.remove(&object.key());
+                    }
                     changed.push(world.objects.upsert(object));
                 }
             }
             Edit::Remove(slot) => {
                 let key = slot_key(*slot);
                 world.objects.remove(&key);
+                // What was written is gone with the object.
+                world.statuses.remove(&key);
                 changed.push(key);
             }
             Edit::ConfirmAll => {
@@ -138,6 +149,16 @@ proptest! {
         prop_assert!(output.update.full);
         prop_assert_eq!(fresh.waits().count(), 0);
         prop_assert_eq!(saying(&world.translator, &world.objects), saying(&fresh, &world.objects));
+    }
+
+    #[test]
+    fn every_status_that_holds_was_told_since_the_object_was_made(edits in edits()) {
+        let world = apply(&edits);
+        for key in (0..SLOTS).map(slot_key) {
+            if let Some(status) = world.status(&key) {
+                prop_assert_eq!(world.statuses.get(&key), Some(status), "{}", key);
+            }
+        }
     }
 
     #[test]
@@ -346,7 +367,7 @@ fn json_of(slot: usize, seed: u64) -> Value {
     if !key.namespace.is_empty() {
         metadata["namespace"] = json!(key.namespace);
     }
-    metadata["uid"] = json!(format!("uid-{slot}"));
+    metadata["uid"] = json!(format!("uid-{slot}-{}", seed % 2));
     metadata["generation"] = json!(seed % 1_000);
     let second = if seed == TAME { slot } else { usize::try_from(seed % 4).expect("small") };
     metadata["creationTimestamp"] = json!(format!("2024-01-01T00:00:{second:02}Z"));

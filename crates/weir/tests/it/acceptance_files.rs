@@ -200,6 +200,24 @@ fn validate_says_what_is_wrong_by_file_line_object_and_field() {
 }
 
 #[test]
+fn validate_waits_for_what_is_said_later_than_the_rest() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let directory = home.path();
+    let validate = || finish(clean_command(WEIR, directory).arg("validate").arg("-f").arg(directory));
+    write(directory, "gateway.yaml", &gateway(8080));
+    // A Service without EndpointSlices holds its route back for a second, and with it what is wrong there.
+    write(
+        directory,
+        "services.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: one, namespace: default}\nspec: {ports: [{port: 80}]}\n",
+    );
+    let route = route(&[("one", 1), ("nowhere", 1)]);
+    write(directory, "route.yaml", &route);
+    let said = validate().refused();
+    assert!(said.contains("BackendNotFound") && said.contains("nowhere"), "{said}");
+}
+
+#[test]
 fn sigterm_lets_what_runs_come_to_its_end() {
     let mut serve = Serve::start();
     let mut connection = Connection::open(serve.socket).expect("the gateway listens");
