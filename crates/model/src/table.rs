@@ -8,8 +8,9 @@
 //! resources only, not on the order or grouping in which they came (split epochs count updates, so they tell how often an
 //! update came); a request is selected in one [`BindTable`], which belongs to one snapshot.
 //!
-//! One thing is deliberately not part of the value: the endpoints of a backend. They change in place
-//! ([`BackendState::endpoints`]) for all snapshots at once, because pods that come and go are not configuration.
+//! Two things are deliberately not part of the value: the endpoints of a backend, and how it is spoken to. They change in place
+//! ([`BackendState::endpoints`], [`BackendState::settings`]) for all snapshots at once: pods that come and go are not configuration, and a
+//! backend that thousands of rules name changes in one place.
 //!
 //! Deliberately absent: sockets, statuses, clocks (the time is passed in).
 
@@ -28,7 +29,7 @@ use imbl::{OrdMap, OrdSet};
 use prost::Message;
 
 use self::backend::EndpointSlot;
-pub use self::backend::{BackendState, EndpointSet, EndpointState};
+pub use self::backend::{BackendSettings, BackendState, EndpointSet, EndpointState};
 pub use self::bind::{Authority, BindAddress, BindKind, BindTable, ListenerGroup, TlsMode, Transport};
 use self::changes::{Changes, body_of};
 pub use self::index::MatchEntry;
@@ -200,7 +201,7 @@ impl Snapshot {
             .chain(routes)
             .chain(state.certificates.values().map(|one| Body::Certificate(Certificate::clone(one))))
             .chain(state.ca_bundles.values().map(|one| Body::CaBundle(CaBundle::clone(one))))
-            .chain(state.backends.values().map(|backend| Body::Backend(backend.source.clone())))
+            .chain(state.backends.values().map(|backend| Body::Backend(backend.settings().source.clone())))
             .chain(endpoints.map(Body::Endpoints));
         let mut all: Vec<Resource> = bodies.map(|body| Resource { body: Some(body) }).collect();
         all.sort_by(|a, b| a.key().cmp(b.key()));
@@ -397,13 +398,23 @@ impl Edit<'_> {
 
     fn backends(&mut self, changes: &Changes<'_>) {
         for (&key, &source) in &changes.backends {
-            if self.next.backends.get(key).is_some_and(|known| known.source == *source) {
+            let known = self.next.backends.get(key).cloned();
+            if known.as_ref().is_some_and(|known| known.settings().source == *source) {
                 continue;
             }
+            let before = self.before.backends.get(key).map(|before| before.settings());
+            let settings = BackendSettings::compile(source, before.as_ref().map(|before| &***before));
+            let settings = match (known, settings) {
+                (Some(known), Ok(settings)) if known.takes(&settings) => {
+                    self.next.work.backends += 1;
+                    known.change(settings);
+                    continue;
+                }
+                (_, settings) => settings,
+            };
             let key: Arc<str> = Arc::from(key);
             let slot = self.slot(&key);
-            let before = self.before.backends.get(&key).map(|before| &**before);
-            match BackendState::compile(source, slot, before) {
+            match settings.and_then(|settings| BackendState::new(settings, slot)) {
                 Ok(state) => {
                     self.next.backends.insert(key.clone(), Arc::new(state));
                 }

@@ -100,9 +100,11 @@ impl Applier {
     }
 
     async fn apply(&mut self, update: &Update) -> Applied {
+        // First: backends change in place, and what their policies name has to be there.
+        let unusable = self.settings.tls.admit(update);
         let before = self.current.lock().clone();
         let (snapshot, mut rejected) = before.apply_at(update, self.settings.epoch.now().millis());
-        rejected.extend(self.settings.tls.admit(update));
+        rejected.extend(unusable);
         self.metrics.updates.fetch_add(1, Relaxed);
         self.metrics.rejected_resources.fetch_add(rejected.len() as u64, Relaxed);
         let opened = if self.draining { Vec::new() } else { self.open_wanted(&snapshot) };

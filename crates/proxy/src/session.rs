@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -75,11 +76,11 @@ fn lives(session: &Session, token: &Token, now_millis: u64) -> bool {
 }
 
 /// Where a token belongs.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Place<'a> {
     /// Identity of the rule; of a session that is the backend's own, the backend's key.
     owner: &'a str,
-    session: &'a Session,
+    session: Arc<Session>,
 }
 
 impl<'a> Place<'a> {
@@ -256,7 +257,7 @@ impl Sealer {
     /// The token of a live session among a request's fields.
     fn find(&self, place: &Place<'_>, now_millis: u64, fields: &Fields<'_, '_>) -> Option<Token> {
         let live =
-            |text: &[u8]| self.open(place, text).filter(|token| lives(place.session, token, now_millis));
+            |text: &[u8]| self.open(place, text).filter(|token| lives(&place.session, token, now_millis));
         let name = place.session.name.as_bytes();
         if place.is_header() {
             return fields.named(name).take(MOST_TRIED).find_map(live);
@@ -318,7 +319,7 @@ mod tests {
     #[test]
     fn a_token_opens_with_its_key_in_its_place_only() {
         let session = session(SessionCarrier::SessionCookie);
-        let place = Place { owner: OWNER, session: &session };
+        let place = Place { owner: OWNER, session: Arc::new(session.clone()) };
         let sealer = Sealer::new(Some(&SessionKey::new([7; 32]))).unwrap();
         let text = sealer.seal(&place, &token()).unwrap();
         assert_eq!(sealer.open(&place, text.as_bytes()), Some(token()));
@@ -329,9 +330,9 @@ mod tests {
         let renamed = Session { name: "other".into(), ..session.clone() };
         let header = Session { carrier: SessionCarrier::Header, ..session.clone() };
         for elsewhere in [
-            Place { owner: "default/r\0other", ..place },
-            Place { session: &renamed, ..place },
-            Place { session: &header, ..place },
+            Place { owner: "default/r\0other", ..place.clone() },
+            Place { session: Arc::new(renamed), ..place.clone() },
+            Place { session: Arc::new(header), ..place.clone() },
         ] {
             assert_eq!(sealer.open(&elsewhere, text.as_bytes()), None);
         }
@@ -343,7 +344,7 @@ mod tests {
     #[test]
     fn no_byte_of_a_token_can_be_changed() {
         let session = session(SessionCarrier::Header);
-        let place = Place { owner: OWNER, session: &session };
+        let place = Place { owner: OWNER, session: Arc::new(session.clone()) };
         let sealer = Sealer::new(None).unwrap();
         let text = sealer.seal(&place, &token()).unwrap().into_bytes();
         for at in 0..text.len() {

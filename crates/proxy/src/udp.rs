@@ -238,7 +238,7 @@ impl Flow {
     fn give(&self, given: Given) {
         self.failure.set(match given.backend() {
             // What was to be encrypted is not sent in the clear, and there is no other way for datagrams.
-            Ok(backend) if backend.tls.is_some() => Some(Failure::BackendPolicy),
+            Ok(backend) if backend.is_encrypted() => Some(Failure::BackendPolicy),
             Ok(_) => None,
             Err(failure) => Some(failure),
         });
@@ -259,7 +259,7 @@ impl Flow {
             let goes_on = given.backend().is_ok_and(|backend| {
                 let snapshot = worker.snapshot();
                 let now = snapshot.backend(&backend.key);
-                now.is_some_and(|now| now.has_the_endpoints_of(backend) && now.tls.is_none())
+                now.is_some_and(|now| now.has_the_endpoints_of(backend) && !now.is_encrypted())
             });
             if goes_on {
                 *self.given.borrow_mut() = Some(given);

@@ -1,9 +1,14 @@
-//! Backends and their endpoints. Endpoints are not configuration: they hang off a backend behind their own swap, so
-//! that pods coming and going rebuild no table, touch no split and are seen at once by every worker.
+//! Backends: their endpoints, and how they are spoken to. Neither is configuration of the rules that name them: both hang off the backend behind
+//! swaps of their own, so that pods coming and going, or another TLS policy, rebuild no table, touch no split and are seen at once by
+//! every worker, whatever the number of rules.
+//!
+//! The one exception: whether a backend asks more of its requests than to be forwarded (sessions, a retry budget) is known to its rules, so that
+//! all others pay nothing for it; a change of that makes a new [`BackendState`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -11,7 +16,7 @@ use crate::budget::Budget;
 use crate::resource::{Backend, BackendProtocol, BackendTls, Endpoints};
 use crate::session::Session;
 
-/// A backend as rules refer to it. The same for as long as its resource does not change.
+/// A backend as rules refer to it. The same for as long as it is there and asks for more, or does not.
 #[derive(Debug)]
 pub struct BackendState {
     /// `backend/<namespace>/<service>/<port>`, of a UDP port with `/udp` behind it.
@@ -20,6 +25,20 @@ pub struct BackendState {
     pub service: Box<str>,
     /// The Service's port.
     pub port: u16,
+    /// What every request wants to know of the settings, for one plain load: [`HTTP2`] and [`ENCRYPTED`].
+    wire: AtomicU8,
+    settings: ArcSwap<BackendSettings>,
+    slot: Arc<EndpointSlot>,
+}
+
+/// HTTP/2 is spoken.
+const HTTP2: u8 = 1;
+/// Connections are encrypted.
+const ENCRYPTED: u8 = 2;
+
+/// What of a backend may change while rules refer to it.
+#[derive(Debug)]
+pub struct BackendSettings {
     pub protocol: BackendProtocol,
     /// Connections are encrypted, and how.
     pub tls: Option<Arc<BackendTls>>,
@@ -27,18 +46,15 @@ pub struct BackendState {
     pub session: Option<Arc<Session>>,
     /// How much of its traffic may be retries, and how much of it was. Goes on for as long as its own settings stay.
     pub budget: Option<Arc<Budget>>,
-    slot: Arc<EndpointSlot>,
     pub(crate) source: Backend,
 }
 
-impl BackendState {
-    /// `before` is the backend as it was.
+impl BackendSettings {
+    /// `before` is what they were.
     pub(crate) fn compile(
         source: &Backend,
-        slot: Arc<EndpointSlot>,
-        before: Option<&BackendState>,
-    ) -> Result<BackendState, String> {
-        let port = port(source.port)?;
+        before: Option<&BackendSettings>,
+    ) -> Result<BackendSettings, String> {
         let protocol = BackendProtocol::try_from(source.protocol)
             .map_err(|_| format!("backend protocol {} is not known to this release", source.protocol))?;
         let session = source.session_persistence.as_ref().map(Session::compile).transpose()?;
@@ -46,23 +62,87 @@ impl BackendState {
             Some(before) if before.source.retry_budget == source.retry_budget => before.budget.clone(),
             _ => source.retry_budget.as_ref().map(|settings| Arc::new(Budget::new(settings))),
         };
-        Ok(BackendState {
-            key: Arc::from(source.key.as_str()),
-            namespace: source.namespace.as_str().into(),
-            service: source.service.as_str().into(),
-            port,
+        Ok(BackendSettings {
             protocol,
             tls: source.tls.clone().map(Arc::new),
             session: session.map(Arc::new),
             budget,
-            slot,
             source: source.clone(),
         })
     }
 
+    /// Whether there is more to do for a request than to forward it.
+    pub(crate) fn asks_more(&self) -> bool {
+        self.session.is_some() || self.budget.is_some()
+    }
+
+    fn wire(&self) -> u8 {
+        let http2 = if self.protocol == BackendProtocol::Http2 { HTTP2 } else { 0 };
+        http2 | if self.tls.is_some() { ENCRYPTED } else { 0 }
+    }
+}
+
+impl BackendState {
+    pub(crate) fn new(settings: BackendSettings, slot: Arc<EndpointSlot>) -> Result<BackendState, String> {
+        let source = &settings.source;
+        Ok(BackendState {
+            key: Arc::from(source.key.as_str()),
+            namespace: source.namespace.as_str().into(),
+            service: source.service.as_str().into(),
+            port: port(source.port)?,
+            wire: AtomicU8::new(settings.wire()),
+            settings: ArcSwap::from_pointee(settings),
+            slot,
+        })
+    }
+
+    /// Whether these settings can take the place of those that are there: for everything else its rules look elsewhere.
+    pub(crate) fn takes(&self, settings: &BackendSettings) -> bool {
+        let source = &settings.source;
+        self.settings().asks_more() == settings.asks_more()
+            && (&*self.namespace, &*self.service) == (source.namespace.as_str(), source.service.as_str())
+            && u32::from(self.port) == source.port
+    }
+
+    /// Every worker sees these settings from now on.
+    pub(crate) fn change(&self, settings: BackendSettings) {
+        let wire = settings.wire();
+        // Whoever reads that connections are encrypted finds out how.
+        self.settings.store(Arc::new(settings));
+        self.wire.store(wire, Release);
+    }
+
+    /// The settings as they are now. Lock-free; do not keep the guard across a wait.
+    #[inline]
+    pub fn settings(&self) -> Guard<Arc<BackendSettings>> {
+        self.settings.load()
+    }
+
     /// Whether HTTP/2 with prior knowledge is spoken to it.
+    #[inline]
     pub fn http2(&self) -> bool {
-        self.protocol == BackendProtocol::Http2
+        self.wire.load(Acquire) & HTTP2 != 0
+    }
+
+    /// Whether connections to it are encrypted.
+    #[inline]
+    pub fn is_encrypted(&self) -> bool {
+        self.wire.load(Acquire) & ENCRYPTED != 0
+    }
+
+    /// The protocol, of a backend whose connections are not encrypted. `None`: they are, and the settings say the rest.
+    #[inline]
+    pub fn in_the_clear(&self) -> Option<BackendProtocol> {
+        match self.wire.load(Acquire) {
+            0 => Some(BackendProtocol::Http1),
+            HTTP2 => Some(BackendProtocol::Http2),
+            _ => None,
+        }
+    }
+
+    /// How much of its traffic may be retries.
+    pub fn budget(&self) -> Option<Arc<Budget>> {
+        self.settings().budget.clone()
     }
 
     /// Whether both are one backend, before and after a change of its settings. A backend that went and came back is another.

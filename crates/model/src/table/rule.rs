@@ -101,9 +101,9 @@ impl CompiledRule {
     }
 
     /// How requests to this backend (an index into [`CompiledRule::backends`]) are kept on it: as the rule says, else as the backend does.
-    pub fn session(&self, backend: usize) -> Option<&Arc<Session>> {
-        let of_backend = || self.backends.get(backend)?.state()?.session.as_ref();
-        self.own_session.as_ref().or_else(of_backend)
+    pub fn session(&self, backend: usize) -> Option<Arc<Session>> {
+        let of_backend = || self.backends.get(backend)?.state()?.settings().session.clone();
+        self.own_session.clone().or_else(of_backend)
     }
 
     /// Filters of the rule and of all of its backends.
@@ -343,7 +343,7 @@ fn compile_rule(
     let split = split(source, place.route, &backends, before, context)?;
     let rule_filters = compile_filters(&source.filters, &filters)?;
     let asks_more = |backend: &RuleBackend| {
-        let of_backend = |state: &Arc<BackendState>| state.session.is_some() || state.budget.is_some();
+        let of_backend = |state: &Arc<BackendState>| state.settings().asks_more();
         backend.state().is_some_and(of_backend) || backend.filters.iter().any(CompiledFilter::acts)
     };
     let rule = CompiledRule {

@@ -459,6 +459,93 @@ fn an_invalid_backend_keeps_its_share_of_every_period() {
     assert_eq!(&*report.backends[1].invalid_reason, "BackendNotFound");
 }
 
+// Backends change in one place.
+
+/// A backend that a thousand rules of a thousand routes name.
+fn a_thousand_rules() -> Snapshot {
+    let mut resources =
+        vec![listener("l", "127.0.0.1", 80, ""), backend("s0"), endpoints("s0", &["10.0.0.1"])];
+    for at in 0..1_000 {
+        let name = format!("r{at}");
+        let rules = vec![rule(&name, vec![prefix(&format!("/{at}"))], &[("s0", 1)])];
+        resources.push(route(&name, at, vec![attach("l", &[""])], rules));
+    }
+    after_full(resources)
+}
+
+fn after_full(resources: Vec<Resource>) -> Snapshot {
+    let (snapshot, rejected) = Snapshot::empty(1).apply(&full(resources));
+    assert_eq!(rejected, []);
+    snapshot
+}
+
+fn changed_backend(edit: impl FnOnce(&mut weir_model::resource::Backend)) -> Resource {
+    let mut resource = backend("s0");
+    let Some(Body::Backend(source)) = &mut resource.body else { unreachable!() };
+    edit(source);
+    resource
+}
+
+#[test]
+fn a_backends_settings_change_at_once_for_all_rules_that_name_it_and_none_is_compiled() {
+    let before = a_thousand_rules();
+    assert_eq!(before.rules().count(), 1_000);
+    let held: Vec<Arc<CompiledRule>> = before.rules().cloned().collect();
+    let state = before.backend("backend/ns/s0/80").unwrap().clone();
+    assert!(!state.is_encrypted() && !state.http2());
+    let encrypted = |hostname: &str, protocol| {
+        changed_backend(|source| {
+            source.protocol = protocol;
+            source.tls =
+                Some(weir_model::resource::BackendTls { hostname: hostname.into(), ..Default::default() });
+        })
+    };
+    let only = Work { backends: 1, ..Work::default() };
+    let mut snapshot = before.clone();
+    for (resource, name, http2) in [
+        (encrypted("a.example", 0), Some("a.example"), false),
+        (encrypted("b.example", 0), Some("b.example"), false),
+        (encrypted("b.example", 1), Some("b.example"), true),
+        (changed_backend(|source| source.protocol = 1), None, true),
+        (backend("s0"), None, false),
+    ] {
+        snapshot = after(&snapshot, resource.clone());
+        assert_eq!(snapshot.work(), only, "{name:?}");
+        assert!(snapshot.rules().zip(&held).all(|(now, then)| Arc::ptr_eq(now, then)));
+        // Also for whoever still runs an older snapshot, or holds a rule.
+        let seen = held[999].backends[0].state().unwrap();
+        assert!(Arc::ptr_eq(seen, &state));
+        assert_eq!((seen.is_encrypted(), seen.http2()), (name.is_some(), http2));
+        assert_eq!(seen.in_the_clear().is_none(), name.is_some());
+        let settings = seen.settings();
+        assert_eq!(settings.tls.as_ref().map(|tls| tls.hostname.as_str()), name);
+        assert!(snapshot.resources().contains(&resource), "what runs is told as it is");
+    }
+    assert_eq!(after(&snapshot, backend("s0")).work(), Work::default(), "nothing changed");
+}
+
+#[test]
+fn rules_learn_when_a_backend_begins_or_ceases_to_ask_for_more_and_at_no_other_change_of_that() {
+    let budgeted = |percent| {
+        changed_backend(|source| {
+            source.retry_budget = Some(weir_model::resource::RetryBudget {
+                percent,
+                interval_ms: 10_000,
+                min_retry_count: 1,
+                min_retry_interval_ms: 1_000,
+            });
+        })
+    };
+    let before = a_thousand_rules();
+    let first = after(&before, budgeted(10));
+    assert_eq!(first.work().rules_compiled, 1_000);
+    assert!(first.rules().all(|rule| rule.has_extras));
+    let second = after(&first, budgeted(20));
+    assert_eq!((second.work().rules_compiled, second.work().routes), (0, 0));
+    let third = after(&second, backend("s0"));
+    assert!(third.rules().all(|rule| !rule.has_extras));
+}
+
 // Bad resources.
 
 #[test]

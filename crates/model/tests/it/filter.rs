@@ -218,7 +218,7 @@ fn a_retry_budget_goes_on_while_its_settings_stay() {
         });
         resource
     };
-    let budget = |snapshot: &Snapshot| snapshot.backend("backend/ns/s0/80").unwrap().budget.clone();
+    let budget = |snapshot: &Snapshot| snapshot.backend("backend/ns/s0/80").unwrap().budget();
     let plain = base(with(vec![]));
     assert!(budget(&plain).is_none());
     let first = after(&plain, budgeted(20, "s0"));

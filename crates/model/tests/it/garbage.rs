@@ -309,7 +309,7 @@ fn garbage_neither_panics_nor_disturbs_what_is_good() {
 }
 
 fn ask(random: &mut Random, snapshot: &Snapshot) {
-    for budget in snapshot.backends().filter_map(|backend| backend.budget.as_ref()) {
+    for budget in snapshot.backends().filter_map(|backend| backend.budget()) {
         let now_millis = random.next() >> random.below(64);
         budget.request(now_millis);
         budget.retry(now_millis);

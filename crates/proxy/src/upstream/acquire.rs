@@ -69,15 +69,21 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
-    let tls = want.tls(worker)?;
-    match want.choose(worker, tls.as_ref(), tried) {
+    let way = want.way(worker)?;
+    match want.choose(worker, &way, tried) {
         Some(Choice { in_flight, taken: Some(Taken::Kept(socket, busy)) }) => {
             worker.metrics.upstream_reuses.add(1);
             Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
         }
         // Apart, so that a request which finds a kept connection does not carry all the rest with it.
-        first => Box::pin(search(worker, want, tls, tried, first)).await,
+        first => Box::pin(search(worker, want, way, tried, first)).await,
     }
+}
+
+/// How a backend is spoken to.
+struct Way {
+    inside: Inside,
+    tls: Option<Arc<UpstreamTls>>,
 }
 
 /// An endpoint, and what the pool has for it.
@@ -88,28 +94,41 @@ struct Choice {
 }
 
 impl Want<'_> {
-    fn inside(&self) -> Inside {
+    /// What is spoken, and inside what. Both from one look at the backend, which may change meanwhile.
+    #[inline]
+    fn way(&self, worker: &Worker) -> Result<Way, Failure> {
+        match self.backend.in_the_clear() {
+            Some(protocol) => Ok(Way { inside: self.inside(protocol), tls: None }),
+            None => self.secure_way(worker),
+        }
+    }
+
+    #[cold]
+    fn secure_way(&self, worker: &Worker) -> Result<Way, Failure> {
+        let settings = self.backend.settings();
+        let inside = self.inside(settings.protocol);
+        let tls = match (&settings.tls, self.speaks) {
+            (None, _) | (_, Speaks::ClientsTls) => None,
+            (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
+                Some(worker.upstream_tls(policy, inside, ours)?)
+            }
+        };
+        Ok(Way { inside, tls })
+    }
+
+    fn inside(&self, protocol: BackendProtocol) -> Inside {
         match self.speaks {
-            Speaks::Http(_) if self.backend.protocol == BackendProtocol::Http1 => Inside::Http1,
+            Speaks::Http(_) if protocol == BackendProtocol::Http1 => Inside::Http1,
             Speaks::Http(_) | Speaks::Http2(_) => Inside::Http2,
             Speaks::Bytes(_) | Speaks::ClientsTls => Inside::Bytes,
         }
     }
 
-    fn tls(&self, worker: &Worker) -> Result<Option<Arc<UpstreamTls>>, Failure> {
-        match (&self.backend.tls, self.speaks) {
-            (None, _) | (_, Speaks::ClientsTls) => Ok(None),
-            (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
-                Ok(Some(worker.upstream_tls(policy, self.inside(), ours)?))
-            }
-        }
-    }
-
-    fn choose(&self, worker: &Worker, tls: Option<&Arc<UpstreamTls>>, tried: &Tried) -> Option<Choice> {
+    fn choose(&self, worker: &Worker, way: &Way, tried: &Tried) -> Option<Choice> {
         let (random, now) = (worker.random(), worker.clock.now().millis());
         let in_flight = choose(&self.backend.endpoints(), self.preferred, tried, random, now)?;
-        let place = Place { address: in_flight.endpoint().address, tls: tls.cloned() };
-        let streams = self.inside() == Inside::Http2;
+        let place = Place { address: in_flight.endpoint().address, tls: way.tls.clone() };
+        let streams = way.inside == Inside::Http2;
         let taken = (!streams).then(|| worker.pool.take(place, self.fresh, worker.settings.pool_limits));
         Some(Choice { in_flight, taken })
     }
@@ -119,15 +138,16 @@ impl Want<'_> {
 async fn search(
     worker: &Rc<Worker>,
     want: &Want<'_>,
-    tls: Option<Arc<UpstreamTls>>,
+    way: Way,
     tried: &mut Tried,
     mut first: Option<Choice>,
 ) -> Result<Acquired, Failure> {
+    let tls = &way.tls;
     let Want { backend, deadline, attempts, .. } = *want;
     let mut failed_tries = 0;
     let mut last = None;
     loop {
-        let chosen = first.take().or_else(|| want.choose(worker, tls.as_ref(), tried));
+        let chosen = first.take().or_else(|| want.choose(worker, &way, tried));
         let Some(Choice { in_flight, taken }) = chosen else {
             if let Some(failure) = last {
                 return Err(failure);

@@ -1,5 +1,8 @@
 //! Backends that are spoken to over TLS (BackendTLSPolicy): whom we believe, what we show, and that nothing goes in the clear.
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
 use weir_model::resource::{
     Backend, BackendTls, Body, Listener, ListenerProtocol, Resource, SubjectAltName, Update,
 };
@@ -314,4 +317,34 @@ fn streams_follow_the_policy_of_their_backend_too() {
     assert_eq!(world.client().line(), "secure");
     world.apply(vec![with_policy("b", Some(BackendTls::default()))]);
     assert!(world.client().ends(), "never in the clear");
+}
+
+/// Every snapshot's requests, while the policy of their backend goes back and forth.
+#[test]
+fn no_request_fails_while_the_policy_of_its_backend_changes() {
+    let site = Site::with(&["a.example", "b.example"]);
+    site.policy(policy("a.example"));
+    let world = &site.world;
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = world.client();
+            while !stop.load(Relaxed) {
+                let response = client.get("/");
+                assert!(response.status == 200 && response.text().ends_with(".example"), "{response:?}");
+                asked.fetch_add(1, Relaxed);
+            }
+        });
+        for turn in 0..100 {
+            let name = if turn % 2 == 0 { "b.example" } else { "a.example" };
+            // The authority comes in the same update as the policy that names it, under a name of its own.
+            let mut tls = policy(name);
+            tls.ca_bundles = vec![format!("cabundle/ca{turn}")];
+            let upserts = vec![with_policy("b0", Some(tls)), site.authority.bundle(&format!("ca{turn}"))];
+            let before = asked.load(Relaxed);
+            assert_eq!(world.apply(upserts).rejected, []);
+            eventually("a request came after the change", || asked.load(Relaxed) > before + 1);
+        }
+        stop.store(true, Relaxed);
+    });
 }

@@ -11,7 +11,6 @@ use weir_codec::body::{BodyError, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, CameBy, Delimiting, field};
-use weir_model::resource::BackendProtocol;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -637,7 +636,7 @@ fn write_head(
     }
     let came_by = match forward.state() {
         _ if !tokens.server => CameBy::Untold,
-        Some(state) if state.protocol == BackendProtocol::Http2 => CameBy::Http2,
+        Some(state) if state.http2() => CameBy::Http2,
         _ => CameBy::Http1,
     };
     rewrite::response(head, delimiting, edited.dropped, keep_alive, came_by, out);

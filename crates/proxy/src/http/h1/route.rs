@@ -488,7 +488,7 @@ pub(super) fn forward(
         request_id,
         deadline: rule.request_timeout.map(|timeout| record.started + timeout),
         extras: None,
-        listener: state.tls.is_some().then(|| incoming.listener.clone()),
+        listener: state.is_encrypted().then(|| incoming.listener.clone()),
     }
 }
 

@@ -71,7 +71,7 @@ impl Forward {
         if let Some(extras) = &mut self.extras {
             extras.tries_left = extras.tries_left.saturating_sub(1);
         }
-        let budget = self.state().and_then(|state| state.budget.as_ref());
+        let budget = self.state().and_then(|state| state.budget());
         let allowed = budget.is_none_or(|budget| budget.retry(worker.clock.now().millis()));
         if !allowed {
             worker.metrics.retries_refused.add(1);
@@ -102,7 +102,7 @@ impl Connection {
         let mut tried = Tried::new();
         let (mut fresh, mut repeats) = (false, 0);
         if forward.extras.is_some()
-            && let Some(budget) = forward.state().and_then(|state| state.budget.as_ref())
+            && let Some(budget) = forward.state().and_then(|state| state.budget())
         {
             budget.request(worker.clock.now().millis());
         }
