@@ -21,6 +21,7 @@ mod http2_shared;
 mod http2_tls;
 mod http2_upstream;
 mod listener_ends;
+mod long_streams;
 mod messages;
 mod mirrors;
 mod refusals;
