@@ -196,8 +196,12 @@ fn policies() -> Vec<Case> {
 fn parents() -> Vec<Case> {
     let with = |section: Option<&str>, port: Option<i32>| {
         let mut parent = json!({"name": "g"});
-        section.map(|section| parent["sectionName"] = json!(section));
-        port.map(|port| parent["port"] = json!(port));
+        if let Some(section) = section {
+            parent["sectionName"] = json!(section);
+        }
+        if let Some(port) = port {
+            parent["port"] = json!(port);
+        }
         parent
     };
     let apart = json!([with(Some("a"), None), with(Some("b"), None), {"name": "h"}]);
