@@ -6,6 +6,7 @@
     reason = "a test may fail by panicking; clippy sees tests only in #[test]"
 )]
 
+mod bad_input;
 mod cost;
 mod decisions;
 mod golden;

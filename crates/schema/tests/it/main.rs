@@ -10,6 +10,7 @@ mod admit;
 mod apply;
 mod bundle_rules;
 mod guides;
+mod limits;
 mod policy;
 mod properties;
 mod schemas;
