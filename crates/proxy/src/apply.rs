@@ -1,6 +1,6 @@
 //! Changes: an update becomes a snapshot, sockets, and a message to every worker.
 //!
-//! One thread owns the current snapshot and the sockets, and takes updates one after another. The order inside
+//! One thread owns the current snapshot and the sockets, and takes updates one after another, also while connections drain. The order inside
 //! one update keeps every promise about it: sockets that are wanted are bound first, then every worker runs the
 //! new snapshot, then new sockets accept, then sockets that nobody wants are closed. What could not be bound is tried again with
 //! each update and by a slow timer, and heals.
@@ -18,6 +18,7 @@ use weir_model::resource::{Applied, BindReport, Update};
 use weir_model::table::{BindAddress, Snapshot, Transport};
 
 use crate::bind::{self, AcceptOrder, Bind, Opened, Wanted};
+use crate::drain::Drain;
 use crate::metrics::FrontMetrics;
 use crate::worker::{Order, Settings, WorkerHandle};
 
@@ -73,27 +74,22 @@ impl Applier {
     }
 
     async fn run(mut self, mut orders: mpsc::Receiver<ApplyOrder>) {
+        let mut drain: Option<Drain> = None;
         loop {
-            let order = if self.draining || self.binds.values().all(|state| matches!(state, State::Bound(_)))
-            {
-                orders.recv().await
-            } else {
-                match tokio::time::timeout(BIND_RETRY, orders.recv()).await {
-                    Ok(order) => order,
-                    Err(_) => {
-                        self.retry_binds().await;
-                        continue;
-                    }
-                }
-            };
-            match order {
-                // Nobody waits for an answer any more: the proxy is being dropped.
-                Some(ApplyOrder::Update(update, done)) => _ = done.send(self.apply(&update).await),
-                Some(ApplyOrder::Drain { delay, deadline, done }) => {
-                    self.drain(delay, deadline).await;
-                    let _ = done.send(());
-                }
-                None => break,
+            let heals = !self.draining && self.binds.values().any(|state| matches!(state, State::Failed(_)));
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    // Nobody waits for an answer any more: the proxy is being dropped.
+                    Some(ApplyOrder::Update(update, done)) => _ = done.send(self.apply(&update).await),
+                    Some(ApplyOrder::Drain { delay, deadline, done }) => match &mut drain {
+                        Some(drain) => drain.join(done),
+                        None => drain = Some(self.begin_drain(delay, deadline, done).await),
+                    },
+                    None => break,
+                },
+                () = Drain::turn(&mut drain) => drain = self.go_on_draining(drain).await,
+                () = tokio::time::sleep(BIND_RETRY), if heals => self.retry_binds().await,
             }
         }
         self.close_all().await;

@@ -354,3 +354,44 @@ fn unprivileged_process() {
     assert_eq!(ports, [(80, 18080), (443, 8443)]);
     assert_eq!(Peer::connect(SocketAddr::new(ip, 18080)).get("/").status, 404);
 }
+
+/// What is under way at the end may need what comes later: an endpoint that takes the place of one that went.
+#[test]
+fn updates_are_applied_while_requests_end() {
+    let origin = Origin::named("done");
+    let limits = Limits { drain_delay: Duration::ZERO, endpoint_hold: PATIENCE, ..Limits::default() };
+    let world = World::with(&origin, ProxyConfig { limits, ..config(1) });
+    assert_eq!(world.client().get("/").status, 200);
+    world.apply(vec![endpoints("b0", &[])]);
+    let mut waiting = world.client();
+    waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request waits", || world.metric("weir_proxy_held_total") == 1);
+    // Two wait for the same end.
+    let draining: Vec<_> = (0..2)
+        .map(|_| {
+            let proxy = world.proxy.clone();
+            std::thread::spawn(move || block_on(proxy.drain(PATIENCE)))
+        })
+        .collect();
+    eventually("the socket is closed", || std::net::TcpStream::connect(world.address).is_err());
+    assert_eq!(world.apply(vec![endpoints("b0", &[origin.address])]).rejected, []);
+    assert_eq!(waiting.response().text(), "done");
+    for drained in draining {
+        drained.join().unwrap();
+    }
+}
+
+#[test]
+fn updates_are_applied_while_connections_are_accepted_for_the_last_time() {
+    let (old, new) = (Origin::named("old"), Origin::named("new"));
+    let limits = Limits { drain_delay: PATIENCE, ..Limits::default() };
+    let world = World::with(&old, ProxyConfig { limits, ..config(1) });
+    let proxy = world.proxy.clone();
+    let draining = std::thread::spawn(move || block_on(proxy.drain(PATIENCE)));
+    eventually("answers say that they are the last", || {
+        world.client().get("/").field("connection") == Some("close")
+    });
+    world.serve(&[(new.address, 1)]);
+    assert_eq!(world.client().get("/").text(), "new");
+    assert!(!draining.is_finished(), "it was not after the end");
+}
