@@ -414,3 +414,65 @@ fn an_answer_to_head_has_no_body() {
     }
     assert!(server.last_head().starts_with("HEAD / "));
 }
+
+/// What a server may say of a client, the client does not say of itself.
+#[test]
+fn a_listed_header_that_the_answer_lacks_is_not_the_clients_either() {
+    let (server, origin) = (Origin::always(YES), echo());
+    let listed = names(&["X-User", "x-role", "content-type"]);
+    let world = world(&server, &origin, ExternalAuth { allowed_response_headers: listed, ..auth() });
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nX-Role: admin\r\nX-User: admin\r\nX-Other: kept\r\n\
+                   Content-Type: text/csv\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(world.client().exchange(request).text(), "hi");
+    let head = origin.last_head();
+    assert_eq!((fields(&head, "x-user"), fields(&head, "x-role")), (vec!["ada"], vec![]));
+    assert_eq!(fields(&head, "x-other"), ["kept"]);
+    // The client's body is described by someone.
+    assert_eq!(fields(&head, "content-type").len(), 1);
+}
+
+#[test]
+fn a_client_may_send_as_many_headers_as_without_a_server_to_ask() {
+    let (server, origin) = (Origin::always(YES), echo());
+    let filter = ExternalAuth { allowed_request_headers: names(&["x-h-0", "x-h-126"]), ..auth() };
+    let world = world(&server, &origin, filter);
+    let many: String = (0..127).map(|n| format!("X-H-{n}: v{n}\r\n")).collect();
+    assert_eq!(world.client().exchange(&format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n")).status, 200);
+    let asked = server.last_head();
+    assert_eq!((fields(&asked, "x-h-0"), fields(&asked, "x-h-126")), (vec!["v0"], vec!["v126"]));
+    assert_eq!(fields(&origin.last_head(), "x-h-126"), ["v126"]);
+}
+
+#[test]
+fn the_bound_of_request_bodies_holds_for_those_that_are_held() {
+    let ((server, asked), origin) = (server_that_keeps(), echo());
+    let limits = Limits { request_body_bytes: 5, ..Limits::default() };
+    let filter = FilterKind::ExternalAuth(ExternalAuth { max_body_bytes: 1_000, ..auth() });
+    let world = world_of(server.address, &origin, vec![filter], limits);
+    let chunked = |body: &str| {
+        let length = body.len();
+        format!(
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
+        )
+    };
+    assert_eq!(world.client().exchange(&chunked("hello!")).status, 413);
+    assert_eq!((server.requests(), origin.requests()), (0, 0));
+    assert_eq!(world.client().exchange(&chunked("hello")).text(), "hello");
+    assert_eq!(*asked.lock().unwrap(), ["hello"]);
+}
+
+/// RFC 9112 section 8: an answer that ends with its connection is whole only if the connection was closed.
+#[test]
+fn an_answer_that_broke_off_is_no_word() {
+    let server = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 401 No\r\nX-Why: key\r\n\r\nhalf of");
+        socket2::SockRef::from(&peer.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let origin = echo();
+    let world = world(&server, &origin, auth());
+    for _ in 0..20 {
+        assert_eq!(refused(&world).status, 503);
+    }
+    assert_eq!(origin.requests(), 0);
+}

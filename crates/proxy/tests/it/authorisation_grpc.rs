@@ -407,3 +407,19 @@ fn whatever_is_wrong_with_the_server_nothing_passes() {
     }
     assert_eq!(origin.requests(), 0);
 }
+
+/// RFC 9110 sections 15.3.5 and 15.4.5: what would follow is the next answer.
+#[test]
+fn a_denial_whose_status_has_no_body_sends_none() {
+    for status in [204, 304] {
+        let (server, _) = server(denies(Some(status), &[("x-why", "so")], "HTTP/1.1 200 OK"));
+        let origin = Origin::named("reached");
+        let world = world(server.address, &origin, auth(), Limits::default());
+        let mut client = world.client();
+        for _ in 0..3 {
+            let response = client.get("/");
+            assert_eq!((response.status, response.field("x-why")), (status, Some("so")));
+        }
+        assert_eq!(origin.requests(), 0);
+    }
+}

@@ -125,14 +125,16 @@ pub(super) fn passed_on(
     let via = if worker.settings.headers.server { CameBy::Http1 } else { CameBy::Untold };
     rewrite::response(&head, Delimiting::AsReceived, dropped, context.keep_alive, via, out);
     out.extend_from_slice(lines);
-    if !(context.head || matches!(head.status, 204 | 304)) {
+    // Whatever the server says: the client reads none after these.
+    let has_body = !(context.head || matches!(head.status, 204 | 304));
+    if has_body {
         number_field(b"Content-Length", body.len() as u64, out);
     }
     if !head.fields.has(Known::Date) {
         field(b"Date", &worker.clock.date(), out);
     }
     finish(out);
-    if !context.head {
+    if has_body {
         out.extend_from_slice(body);
     }
     Some(head.status)

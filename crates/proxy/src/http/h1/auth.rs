@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_codec::body::{BodyScan, Form, Framing};
-use weir_codec::field::{FieldStore, Fields, HOP_BY_HOP, Known, KnownSet, classify};
-use weir_codec::head::{Asked, RequestHead, ResponseHead, Version};
+use weir_codec::field::{FieldStore, HOP_BY_HOP, Known, KnownSet, classify};
+use weir_codec::head::{Asked, ResponseHead, Version};
 use weir_codec::rewrite::{field, finish, number_field};
 use weir_model::cors::CorsHeaders;
 use weir_model::filter::{AuthProtocol, ExternalAuth};
@@ -80,17 +80,15 @@ impl Question {
         place: [usize; 2],
     ) -> Result<Question, Failure> {
         let backend = filter.backend().ok_or(Failure::InvalidFilter)?.clone();
-        let mut store = FieldStore::new();
-        let fields = RequestHead::parse(edited, &mut store).map_err(|_| Failure::Authorisation)?.fields;
         let form = match &filter.protocol {
             AuthProtocol::Http { path, allowed_response_headers } => Wording::Http {
-                head: http_head(filter, path, incoming, &fields)?,
+                head: http_head(filter, path, incoming, edited)?,
                 allowed: allowed_response_headers.clone(),
                 is_head: incoming.head.is_head(),
                 has_body: !matches!(incoming.head.framing, Framing::None | Framing::Length(0)),
             },
             AuthProtocol::Grpc => Wording::Grpc(
-                Box::new(attributes(filter, incoming, &fields)),
+                Box::new(attributes(filter, incoming, edited)),
                 text(incoming.connection.down.peer()),
             ),
         };
@@ -100,8 +98,10 @@ impl Question {
 
     /// Bytes of the request's body that may be sent along, 0 for none.
     fn most_body_bytes(&self, worker: &Worker) -> usize {
+        let limits = &worker.settings.limits;
         let asked = usize::try_from(self.filter.max_body_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
-        asked.min(worker.settings.limits.auth_body_bytes)
+        let most = asked.min(limits.auth_body_bytes);
+        if limits.request_body_bytes > 0 { most.min(limits.request_body_bytes) } else { most }
     }
 
     /// Asks.
@@ -196,10 +196,15 @@ impl Question {
                     let enters = kept && (listed || unlisted);
                     enters.then(|| GrantLine { name: name.into(), value: value.into(), put: Put::InPlace })
                 });
+                let lines = once_each(lines.collect());
+                // What is the server's to say, the client does not say in its place.
+                let unsaid = |name: &&Box<str>| {
+                    !is_about_a_body(name) && !lines.iter().any(|line| line.name.eq_ignore_ascii_case(name))
+                };
                 Ok(Ok(Grant {
                     place: self.place,
-                    lines: once_each(lines.collect()),
-                    remove: Box::default(),
+                    remove: allowed.iter().filter(unsaid).cloned().collect(),
+                    lines,
                     response: Vec::new(),
                     query: QueryEdits::default(),
                 }))
@@ -240,7 +245,7 @@ fn http_head(
     filter: &ExternalAuth,
     prefix: &str,
     incoming: Incoming<'_>,
-    fields: &Fields<'_, '_>,
+    edited: &[u8],
 ) -> Result<Vec<u8>, Failure> {
     let mut question = Vec::with_capacity(512);
     question.extend_from_slice(incoming.head.method);
@@ -252,7 +257,7 @@ fn http_head(
     }
     question.extend_from_slice(b" HTTP/1.1\r\n");
     field(b"Host", authority(incoming), &mut question);
-    for (name, value) in fields.iter() {
+    for (name, value) in lines_of(edited) {
         let named = |allowed: &str| name.eq_ignore_ascii_case(allowed.as_bytes());
         let wanted = named("authorization") || filter.allowed_request_headers.iter().any(|name| named(name));
         if wanted && !NOT_ASKED_WITH.contains(classify(name)) {
@@ -263,10 +268,10 @@ fn http_head(
 }
 
 /// What a server is told over gRPC.
-fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, fields: &Fields<'_, '_>) -> HttpRequest {
+fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, edited: &[u8]) -> HttpRequest {
     let head = incoming.head;
     let mut headers = BTreeMap::<String, String>::new();
-    for (name, value) in fields.iter().filter(|(name, _)| !NOT_ASKED_WITH.contains(classify(name))) {
+    for (name, value) in lines_of(edited).filter(|(name, _)| !NOT_ASKED_WITH.contains(classify(name))) {
         let name = text(name).to_ascii_lowercase();
         let allowed = &filter.allowed_request_headers;
         if allowed.is_empty() || allowed.iter().any(|allowed| **allowed == *name) {
@@ -283,7 +288,10 @@ fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, fields: &Fields<'_,
         path.push_str(&text(query));
     }
     HttpRequest {
-        id: fields.values(Known::RequestId).next().map(text).unwrap_or_default(),
+        id: lines_of(edited)
+            .find(|(name, _)| classify(name) == Known::RequestId)
+            .map(|(_, value)| text(value))
+            .unwrap_or_default(),
         method: text(head.method),
         headers,
         path,
@@ -298,6 +306,15 @@ fn attributes(filter: &ExternalAuth, incoming: Incoming<'_>, fields: &Fields<'_,
         body: String::new(),
         raw_body: Vec::new(),
     }
+}
+
+/// Names and values of a head that was written here: as many as the client's and ours together, which is more than a client may send.
+fn lines_of(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = head.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii_end);
+    lines.filter_map(|line| {
+        let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+        Some((name, value.get(1..)?.trim_ascii()))
+    })
 }
 
 /// What the client asked for.

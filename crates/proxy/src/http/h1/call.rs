@@ -185,6 +185,10 @@ impl Conversation {
             self.input.release(&worker.buffers);
             let read = self.input.poll_fill(&mut self.acquired.socket, &worker.buffers, cx);
             match ready!(read) {
+                // Only an end that was meant is one.
+                Err(_) if self.body.is_some() => {
+                    return Poll::Ready(Err(Failure::UpstreamBody(BodyError::Truncated)));
+                }
                 Ok(0) | Err(_) => match &mut self.body {
                     Some(body) => body.end_of_input().map_err(Failure::UpstreamBody)?,
                     None if self.input.is_empty() => return Poll::Ready(Err(Failure::UpstreamClosed)),
@@ -272,7 +276,7 @@ impl Conversation {
     fn may_be_repeated(&self, failure: Failure, call: &Call) -> bool {
         let outcome = Outcome {
             failure,
-            reused: self.acquired.reused,
+            reused: self.acquired.reused && !self.acquired.socket.was_reset(),
             answered: self.interim > 0,
             refused: self.acquired.socket.was_refused(),
             idempotent: call.idempotent,
