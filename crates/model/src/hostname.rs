@@ -217,7 +217,6 @@ impl<V: Clone> HostMap<V> {
         self.any.as_ref().and_then(visit)
     }
 
-    #[cfg(test)]
     pub(crate) fn get(&self, name: &Hostname) -> Option<&V> {
         match name {
             Hostname::Any => self.any.as_ref(),

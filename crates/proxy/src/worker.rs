@@ -410,9 +410,11 @@ impl Worker {
         let snapshot = self.snapshot();
         for presence in self.connections.borrow().values() {
             let Some(bind) = presence.bind.get() else { continue };
-            let is_there = match &*presence.listener.borrow() {
-                Some(key) => snapshot.listener(key).is_some_and(|listener| listener.bind == bind),
-                None => snapshot.bind(&bind).is_some(),
+            let table = snapshot.bind(&bind);
+            let is_there = match (&*presence.front.borrow(), &*presence.listener.borrow()) {
+                (Some(Front(made)), _) => table.is_some_and(|table| table.has_tls(&made.hostname)),
+                (None, Some(key)) => snapshot.listener(key).is_some_and(|listener| listener.bind == bind),
+                (None, None) => table.is_some(),
             };
             match presence.leave_at.get() {
                 None if !is_there => {
@@ -422,7 +424,7 @@ impl Worker {
                 Some(_) if is_there => presence.leave_at.set(None),
                 _ => {}
             }
-            let holds = match (&*presence.front.borrow(), snapshot.bind(&bind)) {
+            let holds = match (&*presence.front.borrow(), table) {
                 (Some(Front(established)), Some(table)) => established.holds(table),
                 _ => true,
             };

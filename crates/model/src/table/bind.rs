@@ -156,6 +156,11 @@ impl BindTable {
         self.tls_group(&RequestHost::new(server_name.unwrap_or_default()))
     }
 
+    /// Whether there are HTTPS or TLS listeners of this very hostname.
+    pub fn has_tls(&self, hostname: &Hostname) -> bool {
+        self.tls.get(hostname).is_some()
+    }
+
     /// The listeners of a bind of [`BindKind::Tcp`] or [`BindKind::Udp`].
     pub fn raw(&self) -> Option<&ListenerGroup> {
         self.raw.most_specific_first(&RequestHost::new(b""), |group| Some(&**group))

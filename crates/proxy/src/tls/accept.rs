@@ -32,11 +32,12 @@ const HANDSHAKE_FAILURE: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 /// What becomes of a connection.
 enum Way {
     Pass,
-    /// TLS ends here; the connection goes when this listener (a key) does.
+    /// TLS ends here.
     End {
         config: Arc<ServerConfig>,
+        /// The key of the listener with which the connection goes, where what is inside is bytes.
         listener: Option<Arc<str>>,
-        /// `None`: what is inside is bytes.
+        /// Where it is HTTP: it goes when none of the listeners that made it is left.
         front: Option<Front>,
     },
 }
@@ -125,7 +126,8 @@ fn way(worker: &Worker, incoming: &Incoming, server_name: Option<&[u8]>) -> Resu
     };
     let store = &worker.settings.tls;
     let config = store.front(bind, http, &group.certificates(), group.client_validation());
-    let listener = group.listeners.keys().next().cloned();
+    // Until its route says which it is.
+    let listener = if http { None } else { group.listeners.keys().next().cloned() };
     let established = || Established {
         server_name: server_name.map(Into::into),
         hostname: group.hostname.clone(),

@@ -146,6 +146,7 @@ async fn search(
     let Want { backend, deadline, attempts, .. } = *want;
     let mut failed_tries = 0;
     let mut last = None;
+    let mut patience = Patience::default();
     loop {
         let chosen = first.take().or_else(|| want.choose(worker, &way, tried));
         let Some(Choice { in_flight, taken }) = chosen else {
@@ -157,13 +158,17 @@ async fn search(
         };
         let address = in_flight.endpoint().address;
         let opened = match taken {
-            None => match stream(worker, backend, Place { address, tls: tls.clone() }, deadline).await? {
-                Ok((socket, reused)) => {
-                    worker.metrics.upstream_reuses.add(u64::from(reused));
-                    return Ok(Acquired { socket, in_flight, busy: None, reused, failed_tries });
+            None => {
+                match stream(worker, backend, Place { address, tls: tls.clone() }, deadline, &mut patience)
+                    .await?
+                {
+                    Ok((socket, reused)) => {
+                        worker.metrics.upstream_reuses.add(u64::from(reused));
+                        return Ok(Acquired { socket, in_flight, busy: None, reused, failed_tries });
+                    }
+                    Err(failure) => Err(failure),
                 }
-                Err(failure) => Err(failure),
-            },
+            }
             Some(Taken::Kept(socket, busy)) => {
                 worker.metrics.upstream_reuses.add(1);
                 return Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries });
@@ -172,7 +177,7 @@ async fn search(
                 open(worker, address, tls.as_ref(), deadline).await.map(|socket| (socket, Some(busy)))
             }
             Some(Taken::Full(freed)) => {
-                wait_for_room(worker, backend, &freed, deadline).await?;
+                wait_for_room(worker, backend, &freed, deadline, &mut patience).await?;
                 continue;
             }
         };
@@ -214,12 +219,13 @@ async fn stream(
     backend: &Arc<BackendState>,
     place: Place,
     deadline: Option<Moment>,
+    patience: &mut Patience,
 ) -> Result<Result<(Socket, bool), Failure>, Failure> {
     loop {
         let dial = match worker.links.take(worker, &place) {
             Given::Stream(socket, reused) => return Ok(Ok((socket, reused))),
             Given::Full(freed) => {
-                wait_for_room(worker, backend, &freed, deadline).await?;
+                wait_for_room(worker, backend, &freed, deadline, patience).await?;
                 continue;
             }
             Given::Dialing(dial) => dial,
@@ -243,15 +249,21 @@ fn late(worker: &Worker, deadline: Option<Moment>) -> Option<Failure> {
     deadline.filter(|deadline| *deadline <= worker.clock.now()).map(|_| Failure::RequestTimeout)
 }
 
+/// Until when one request waits for room: from the first wait, however often others were quicker.
+#[derive(Default)]
+struct Patience(Option<Moment>);
+
 /// Waits, bounded in time and number, for one of as many connections as there may be.
 async fn wait_for_room(
     worker: &Worker,
     backend: &Arc<BackendState>,
     freed: &Notify,
     deadline: Option<Moment>,
+    patience: &mut Patience,
 ) -> Result<(), Failure> {
     let _held = Held::new(worker, backend)?;
-    let until = worker.clock.now() + worker.settings.limits.upstream_connect_timeout;
+    let most = worker.settings.limits.upstream_connect_timeout;
+    let until = *patience.0.get_or_insert_with(|| worker.clock.now() + most);
     let until = deadline.map_or(until, |deadline| deadline.min(until));
     let waited = tokio::time::timeout_at(worker.clock.instant(until), freed.notified()).await;
     worker.clock.tick();

@@ -1,5 +1,7 @@
 //! What becomes of connections in the clear when their listener goes: idle ones end at once, others in a bounded time.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_model::limits::Limits;
@@ -7,6 +9,7 @@ use weir_model::resource::{Body, Listener, Update};
 use weir_proxy::ProxyConfig;
 
 use crate::harness::*;
+use crate::secure::*;
 
 const TIME: Duration = Duration::from_millis(400);
 
@@ -129,4 +132,40 @@ fn a_response_that_takes_longer_than_that_is_seen_to_be_cut_short() {
     assert_eq!(client.rest(), b"first");
     assert!((TIME - Duration::from_millis(50)..Duration::from_secs(3)).contains(&removed.elapsed()));
     world.expect_failures("listener_gone", 1);
+}
+
+/// The end of a handshake of TLS 1.3 and a first request may come in one piece, so that nothing is waited for before the stream.
+#[test]
+fn a_stream_whose_request_came_with_the_end_of_the_handshake_ends_with_its_listener() {
+    let origin = origin();
+    let world = World::bare(config());
+    let authority = Authority::new("authority");
+    let mut resources = vec![
+        authority.sign(&["a.example"]).resource("c"),
+        ListenerOf::https(world.address, "l", "a.example", &["c"]).resource(),
+        http_route("r", &["l"], "a.example", "b"),
+    ];
+    resources.extend(backend("b", &[origin.address]));
+    assert_eq!(world.apply(resources).rejected, []);
+    let name = rustls::pki_types::ServerName::try_from("a.example").unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(authority.client()), name).unwrap();
+    let mut client = world.client();
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut client.stream).unwrap();
+        }
+        tls.read_tls(&mut client.stream).unwrap();
+        tls.process_new_packets().unwrap();
+    }
+    tls.writer().write_all(UPGRADE.replace("example.com", "a.example").as_bytes()).unwrap();
+    let mut piece = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut piece).unwrap();
+    }
+    client.stream.write_all(&piece).unwrap();
+    client.tls = Some(Box::new(tls.into()));
+    assert!(client.head().unwrap().starts_with("HTTP/1.1 101"));
+    echoes(&mut client);
+    world.update(Update { removals: vec![named_listener("l")], ..Update::default() });
+    assert!(client.ends());
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use weir_model::resource::{
-    Backend, BackendTls, Body, Listener, ListenerProtocol, Resource, SubjectAltName, Update,
+    Backend, BackendTls, Body, HttpRule, Listener, ListenerProtocol, Resource, Retry, SubjectAltName, Update,
 };
 use weir_proxy::ProxyConfig;
 
@@ -347,4 +347,48 @@ fn no_request_fails_while_the_policy_of_its_backend_changes() {
         }
         stop.store(true, Relaxed);
     });
+}
+
+/// A rotation takes the old authority away at once; a request that was given its backend before is not to fail for it.
+#[test]
+fn a_request_that_is_tried_again_after_a_rotation_goes_on_with_what_it_was_given() {
+    let (rotated, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let authority = Authority::new("authority");
+    let origin = secure_origin(authority.sign(&["a.example"]).server(None), move |peer| {
+        while peer.request().is_some() {
+            // The first connection is gone after its answer, so that another is needed.
+            if peer.index == 0 {
+                wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                peer.send("HTTP/1.1 503 Later\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+            peer.send(ok("again"));
+        }
+    });
+    let world = World::start(ProxyConfig { workers: Some(1), ..ProxyConfig::default() });
+    let retry = Retry { codes: vec![503], attempts: 1, backoff_ms: 1 };
+    let mut resources = vec![authority.bundle("ca"), with_policy("b0", Some(policy("a.example")))];
+    resources.push(endpoints("b0", &[origin.address]));
+    resources
+        .push(world.route("r", HttpRule { backends: vec![to("b0", 1)], retry: Some(retry), ..rule("/") }));
+    assert_eq!(world.apply(resources).rejected, []);
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request is there", || origin.requests() == 1);
+    let next = BackendTls { ca_bundles: vec!["cabundle/next".into()], ..policy("a.example") };
+    let applied = world.update(Update {
+        upserts: vec![authority.bundle("next"), with_policy("b0", Some(next))],
+        removals: vec!["cabundle/ca".into()],
+        ..Update::default()
+    });
+    assert_eq!(applied.rejected, []);
+    world.apply(backend("other", &[]).to_vec());
+    rotated.send(()).unwrap();
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "again"));
+    assert_eq!(world.client().get("/").text(), "again");
+    // What holds is what is there now: without an authority nobody is believed.
+    world.update(Update { removals: vec!["cabundle/next".into()], ..Update::default() });
+    assert_eq!(world.client().get("/").status, 500);
 }

@@ -174,3 +174,23 @@ fn another_certificate_ends_no_connection() {
     }
     assert_eq!(site.world.metric("weir_proxy_connections_total"), 1);
 }
+
+/// Listeners of several Gateways may share a hostname and a port; none of them is the one that a connection came through.
+#[test]
+fn a_connection_ends_with_the_last_of_the_listeners_that_made_it() {
+    let site = Site::start();
+    // Its key comes before that of the other.
+    site.add("also", "*.example");
+    let mut client = site.client("a.example");
+    assert_eq!(client.exchange(&ask("/", "a.example")).text(), "ok");
+    site.world.update(Update {
+        removals: vec![named_listener("also"), "httproute/default/also".into()],
+        ..Update::default()
+    });
+    for _ in 0..3 {
+        let response = client.exchange(&ask("/", "a.example"));
+        assert_eq!((response.text(), response.field("connection")), ("ok", Some("keep-alive")));
+    }
+    site.world.update(Update { removals: vec![named_listener("wild")], ..Update::default() });
+    assert!(client.ends());
+}

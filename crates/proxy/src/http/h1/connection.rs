@@ -30,6 +30,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves one connection until it ends.
 pub(crate) async fn serve(incoming: Incoming) {
     let mut connection = Connection::new(incoming);
+    // From the first: an exchange that begins with what is there already may wait for long.
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    *connection.down.registered.presence.waker.borrow_mut() = Some(waker);
     loop {
         match connection.turn().await {
             Next::Request => {}
