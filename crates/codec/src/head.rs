@@ -314,7 +314,7 @@ impl<'s, 'b> RequestHead<'s, 'b> {
         let target = target::parse(method, raw_target.as_bytes())?;
         let authority = authority(&fields, version, &target)?;
         let framing = request_framing(&fields, version)?;
-        let options = connection_options(&mut fields);
+        let options = connection_options(&mut fields)?;
         let upgrade = if version == Version::Http11 && options.upgrade { upgrade(&fields) } else { None };
         let has_body = !matches!(framing, Framing::None | Framing::Length(0));
         if has_body && upgrade.is_some() {
@@ -403,7 +403,7 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
         }
         let version = if version == 0 { Version::Http10 } else { Version::Http11 };
         let mut fields = Fields::new(head, parsed.headers, known);
-        let options = connection_options(&mut fields);
+        let options = connection_options(&mut fields)?;
         let declared = declared_framing(&fields, version)?;
         let framing = response_framing(status, asked, declared);
         let upgrade = if status == 101 { fields.values(Known::Upgrade).next() } else { None };
@@ -529,11 +529,13 @@ impl ConnectionOptions {
     }
 }
 
-fn connection_options(fields: &mut Fields<'_, '_>) -> ConnectionOptions {
+/// What the `Connection` fields say. Each option that names a field is looked for among all: there can be no more of them than fields.
+fn connection_options(fields: &mut Fields<'_, '_>) -> Result<ConnectionOptions, HeadError> {
     let mut options = ConnectionOptions::default();
     if !fields.has(Known::Connection) {
-        return options;
+        return Ok(options);
     }
+    let mut named = 0;
     for index in 0..fields.len() {
         let Some(value) = fields.value_if(index, Known::Connection) else { continue };
         for option in list(value) {
@@ -544,11 +546,15 @@ fn connection_options(fields: &mut Fields<'_, '_>) -> ConnectionOptions {
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 options.upgrade = true;
             } else {
+                named += 1;
+                if named > MAX_FIELDS {
+                    return Err(HeadError::TooManyFields);
+                }
                 fields.mark_connection_option(option);
             }
         }
     }
-    options
+    Ok(options)
 }
 
 /// The value of the one Upgrade field, unless it offers a protocol that would carry HTTP past this gateway's

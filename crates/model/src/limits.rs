@@ -114,9 +114,9 @@ limits! {
     header_count: usize = 128, Count,
         "Envoy and Apache 100, HAProxy 101; a little more, since proxies before us add some",
         "Most header lines of one message. More: 431 to a client, 502 from a backend.";
-    trailer_bytes: usize = 8 * 1024, Bytes,
-        "RFC 9112 section 7.1.2 (a recipient may bound them); ours",
-        "Largest trailer section of a chunked body.";
+    trailer_bytes: usize = 16 * 1024, Bytes,
+        "RFC 9112 section 7.1.2 (a recipient may bound them); gRPC's own hard limit for metadata, since its errors come in trailers",
+        "Largest trailer section of a body.";
     chunk_extension_bytes: usize = 4 * 1024, Bytes,
         "RFC 9112 section 7.1.1 (a recipient ought to bound them); ours",
         "Most bytes of chunk extensions in one body.";

@@ -431,3 +431,22 @@ fn questions_to_a_silent_endpoint(pause: Duration) -> usize {
     assert_eq!(origin.connections(), 1);
     asked
 }
+
+/// Errors of gRPC with details come in trailers, and may have as many bytes as metadata may.
+#[test]
+fn trailers_of_the_size_of_grpc_metadata_pass() {
+    let origin = Http2Origin::start(|_, mut respond| async move {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "3".parse().unwrap());
+        trailers.insert("grpc-status-details-bin", "x".repeat(15_000).parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+    });
+    let world = World::to_http2(&origin);
+    in_time(async {
+        let mut client = Http2Client::connect(world.address).await;
+        let (response, _) = client.begin(call("/a.B/C"), true).await;
+        let answer = whole(response.await.unwrap()).await;
+        assert_eq!(answer.trailer("grpc-status-details-bin").map(str::len), Some(15_000));
+    });
+}

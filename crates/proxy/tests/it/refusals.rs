@@ -251,3 +251,18 @@ fn an_unroutable_requests_body_is_skipped_where_it_is_there_and_closes_where_not
     assert_eq!((response.status, response.field("connection")), (404, Some("close")));
     assert!(client.ends());
 }
+
+/// Each option is looked for among all fields: as many as there may be fields are enough.
+#[test]
+fn more_options_of_a_connection_than_fields_are_refused() {
+    let origin = Origin::named("ok");
+    let world = World::to(&origin);
+    let with = |count: usize| {
+        let options = vec!["a"; count].join(",");
+        format!("GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\nConnection: {options}\r\n\r\n")
+    };
+    assert_eq!(world.client().exchange(&with(100)).status, 200);
+    assert_eq!(fields(&origin.last_head(), "a"), [""; 0]);
+    assert_eq!(world.client().exchange(&with(1_000)).status, 431);
+    assert_eq!(origin.requests(), 1);
+}
