@@ -227,7 +227,7 @@ limits! {
         "How long a UDP flow may carry nothing in either direction before it is forgotten.";
     udp_flows: usize = 10_000, Count,
         "Envoy circuit breaker max_connections 1024 for a cluster; a socket each, under a usual limit of 65,536 files",
-        "UDP flows of one socket. Datagrams that would begin more are dropped.";
+        "UDP flows of one port, over all workers. Datagrams that would begin more are dropped.";
     listener_drain_timeout: Duration = 30_000, Milliseconds,
         "as drain_timeout: what is under way gets the time that a shutdown would give it",
         "How long connections go on after the listener that they came through is gone.";

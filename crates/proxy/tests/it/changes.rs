@@ -73,10 +73,11 @@ fn an_applied_change_is_what_the_next_request_sees() {
 
 #[test]
 fn requests_under_way_keep_the_rule_that_they_were_given() {
-    let origin = Origin::start(|peer| {
+    let (changed, wait) = signal();
+    let origin = Origin::start(move |peer| {
         peer.request();
         peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst");
-        std::thread::sleep(Duration::from_millis(150));
+        wait();
         peer.send("final");
     });
     let world = World::to(&origin);
@@ -88,6 +89,7 @@ fn requests_under_way_keep_the_rule_that_they_were_given() {
         upserts: vec![listener(world.address.ip(), PORT)],
         ..Update::default()
     });
+    changed.send(()).unwrap();
     assert_eq!(client.exactly(10), b"firstfinal");
     assert_eq!(client.get("/").status, 404);
 }
@@ -211,10 +213,11 @@ fn a_resource_that_cannot_be_compiled_hurts_only_itself() {
 
 #[test]
 fn draining_answers_what_is_under_way_and_closes_the_rest() {
-    let origin = Origin::start(|peer| {
+    let (closed, wait) = signal();
+    let origin = Origin::start(move |peer| {
         while let Some((head, _)) = peer.request() {
             if head.starts_with("GET /slow") {
-                std::thread::sleep(Duration::from_millis(300));
+                wait();
             }
             peer.send(ok("done"));
         }
@@ -238,6 +241,7 @@ fn draining_answers_what_is_under_way_and_closes_the_rest() {
     busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("the socket is closed", || std::net::TcpStream::connect(world.address).is_err());
     assert!(idle.ends(), "an idle connection is closed");
+    closed.send(()).unwrap();
     let response = busy.response();
     assert_eq!((response.text(), response.field("connection")), ("done", Some("close")));
     let took = draining.join().unwrap();

@@ -52,6 +52,13 @@ pub(crate) fn left_out(what: &str, why: &str) {
     std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
 }
 
+/// A signal, and what waits for it: once, and not for ever.
+pub(crate) fn signal() -> (std::sync::mpsc::Sender<()>, impl Fn() + Send + Sync + 'static) {
+    let (send, receive) = std::sync::mpsc::channel();
+    let receive = Mutex::new(receive);
+    (send, move || receive.lock().unwrap().recv_timeout(PATIENCE).expect("the signal comes"))
+}
+
 /// Runs an ignored test of this binary in a process of its own: memory and limits are a process's.
 pub(crate) fn in_its_own_process(test: &str) {
     let output = std::process::Command::new(std::env::current_exe().unwrap())

@@ -30,7 +30,6 @@ fn origin() -> Origin {
                 }
                 return;
             }
-            std::thread::sleep(Duration::from_millis(150));
             peer.send(ok("done"));
         }
     })
@@ -59,16 +58,25 @@ fn remove(world: &World) -> Instant {
 
 #[test]
 fn idle_connections_end_at_once_and_requests_under_way_are_answered() {
-    let origin = origin();
+    let (removal, wait) = signal();
+    let origin = Origin::start(move |peer| {
+        while let Some((head, _)) = peer.request() {
+            if head.starts_with("GET /slow ") {
+                wait();
+            }
+            peer.send(ok("done"));
+        }
+    });
     let world = World::with(&origin, config());
     let mut idle = world.client();
     assert_eq!(idle.get("/").text(), "done");
     let mut busy = world.client();
-    busy.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n");
+    busy.send("GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n");
     eventually("the request is under way", || origin.requests() == 2);
     let removed = remove(&world);
     assert!(idle.ends());
     assert!(removed.elapsed() < TIME);
+    removal.send(()).unwrap();
     assert_eq!(busy.response().text(), "done");
     assert!(busy.ends());
 }
@@ -85,8 +93,11 @@ fn an_upgraded_stream_survives_other_changes_and_ends_in_time_with_its_listener(
         removals: vec!["httproute/default/r".into(), "backend/default/b0/80".into()],
         ..Update::default()
     });
-    std::thread::sleep(TIME);
-    echoes(&mut client);
+    // For longer than it would live without its listener.
+    let changed = Instant::now();
+    while changed.elapsed() < TIME + TIME / 4 {
+        echoes(&mut client);
+    }
     let removed = remove(&world);
     echoes(&mut client);
     assert!(client.ends());

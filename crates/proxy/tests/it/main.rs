@@ -12,6 +12,7 @@ mod filters_http2;
 mod filters_tls;
 mod guards;
 mod harness;
+mod hostile_memory;
 mod http2;
 mod http2_ends;
 mod http2_grpc;

@@ -299,7 +299,9 @@ fn large_bodies_stream_both_ways() {
 #[test]
 fn a_slow_reader_holds_the_sender_back() {
     const SIZE: usize = 64 << 20;
-    let origin = Origin::start(|peer| {
+    let (stuck_fast, wait) = signal();
+    let stuck_fast = std::sync::Mutex::new(stuck_fast);
+    let origin = Origin::start(move |peer| {
         peer.request();
         peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"));
         peer.stream.set_nonblocking(true).unwrap();
@@ -320,13 +322,14 @@ fn a_slow_reader_holds_the_sender_back() {
             }
         }
         assert!(sent < SIZE / 2, "{sent} bytes went though nobody read");
+        stuck_fast.lock().unwrap().send(()).unwrap();
         peer.stream.set_nonblocking(false).unwrap();
         peer.send(vec![7; SIZE - sent]);
     });
     let world = World::to(&origin);
     let mut client = world.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    wait();
     let response = client.response();
     assert_eq!(response.body.len(), SIZE);
 }

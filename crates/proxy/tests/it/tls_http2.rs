@@ -155,11 +155,12 @@ fn a_backend_that_does_not_agree_on_http2_gets_no_request() {
 #[test]
 fn a_connection_ends_in_time_when_its_listener_goes_and_streams_may_end_before() {
     let limits = Limits { listener_drain_timeout: Duration::from_millis(500), ..Limits::default() };
-    let origin = Origin::start(|peer| {
+    let (removal, wait) = signal();
+    let origin = Origin::start(move |peer| {
         while let Some((head, _)) = peer.request() {
             peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
             if head.contains("/short") {
-                std::thread::sleep(Duration::from_millis(150));
+                wait();
                 peer.send("0\r\n\r\n");
             }
         }
@@ -183,6 +184,7 @@ fn a_connection_ends_in_time_when_its_listener_goes_and_streams_may_end_before()
     let (short, long) = (begin("/short"), begin("/long"));
     let removed = Instant::now();
     world.update(Update { removals: vec![named_listener("l")], ..Update::default() });
+    removal.send(()).unwrap();
     let answer = runtime.block_on(whole(short));
     assert_eq!(answer.text(), "first");
     let broken = runtime.block_on(async { all(&mut long.into_body()).await });

@@ -46,8 +46,11 @@ fn after_a_101_bytes_go_both_ways_until_both_sides_are_done() {
 fn what_follows_an_upgrade_request_waits_for_the_101() {
     let origin = Origin::start(|peer| {
         peer.request_head().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        assert!(peer.buffer.is_empty());
+        // Time in which something wrong could come; nothing does.
+        peer.stream.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        let came = std::io::Read::read(&mut peer.stream, &mut [0; 1]);
+        assert!(peer.buffer.is_empty() && came.is_err(), "{came:?}");
+        peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(peer.rest(), b"", "nothing else ever comes on this connection");
     });

@@ -24,6 +24,19 @@ fn closes_on_the_second() -> Origin {
     })
 }
 
+/// Connections of the proxy to this address that neither side has closed, by what the kernel says.
+fn established_with(address: std::net::SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let std::net::SocketAddr::V4(v4) = address else { unreachable!("an IPv4 address") };
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_one = |line: &&str| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next() == Some(&remote) && words.next() == Some(ESTABLISHED)
+    };
+    table.lines().filter(is_one).count()
+}
+
 #[test]
 fn a_stale_connection_costs_an_idempotent_request_nothing() {
     let origin = closes_on_the_second();
@@ -57,8 +70,8 @@ fn a_stale_connection_that_is_known_to_be_closed_is_not_used() {
         // Not idempotent, so a second try would be an error.
         let response = client.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(response.status, 200);
-        // The kernel tells the worker of the close while it waits for the next request.
-        std::thread::sleep(Duration::from_millis(20));
+        // It tells the worker together with the next request, at the latest.
+        eventually("the kernel knows of the close", || established_with(origin.address) == 0);
     }
     assert_eq!(world.metric("weir_proxy_retries_total"), 0);
 }
@@ -240,10 +253,11 @@ fn a_malformed_body_is_cut_where_it_goes_wrong_or_answered_for_while_nothing_has
     let origin = Origin::always(bad);
     let world = World::to(&origin);
     assert_eq!(world.client().get("/").status, 502);
+    let (begun, wait) = signal();
     let origin = Origin::start(move |peer| {
         peer.request();
         peer.send(&bad[..bad.len() - 6]);
-        std::thread::sleep(Duration::from_millis(50));
+        wait();
         peer.send(&bad[bad.len() - 6..]);
         peer.rest();
     });
@@ -251,7 +265,10 @@ fn a_malformed_body_is_cut_where_it_goes_wrong_or_answered_for_while_nothing_has
     let mut client = world.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     client.head().unwrap();
-    assert_eq!(client.rest(), b"9\r\nonly ", "nothing of the piece that is wrong");
+    let mut came = client.exactly(8);
+    begun.send(()).unwrap();
+    came.extend(client.rest());
+    assert_eq!(came, b"9\r\nonly ", "nothing of the piece that is wrong");
     world.expect_failures("bad_response", 1);
 }
 
@@ -437,12 +454,9 @@ fn idle_connections_are_bounded_and_grow_old() {
     assert_eq!(barrier, [200; 6]);
     let before = origin.connections();
     assert!(before <= 6);
-    eventually("idle connections are closed", || {
-        std::thread::sleep(Duration::from_millis(200));
-        let connections = origin.connections();
-        clients[0].get("/");
-        origin.connections() > connections
-    });
+    eventually("idle connections are closed", || established_with(origin.address) == 0);
+    assert_eq!(clients[0].get("/").status, 200);
+    assert_eq!(origin.connections(), before + 1);
 }
 
 #[test]
