@@ -10,7 +10,7 @@
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
-use weir_schema::Structural;
+use weir_schema::{FieldValidation, Structural};
 
 use crate::admission::names;
 use crate::error::{ApiError, ApiResult, Cause};
@@ -458,7 +458,8 @@ pub(crate) fn reregister(
     Some(Reregister { group: group.to_owned(), plural: plural.to_owned(), resource })
 }
 
-/// What follows from a write that is committed: the objects of a definition that ends go, and then the definition.
+/// What follows from a write that is committed: objects are shown by the schema of today; those of a definition that ends
+/// go, and then the definition.
 pub(crate) fn after_write(api: &Api, call: &Call, stored: &Arc<Stored>, gone: bool) {
     if is_definition(&call.resource) {
         let id = ResourceId::new(
@@ -470,10 +471,33 @@ pub(crate) fn after_write(api: &Api, call: &Call, stored: &Arc<Stored>, gone: bo
         } else if object::is_terminating(&stored.value) {
             delete_objects(api, &id);
             finish(api, &id);
+        } else {
+            show_objects(api, &id);
         }
     } else if gone && call.resource.custom && call.resource.terminating {
         finish(api, &call.resource.id);
     }
+}
+
+/// Prunes and defaults stored objects by the schema of their storage version, as an API server does when it reads them.
+fn show_objects(api: &Api, id: &ResourceId) {
+    let registry = api.registry();
+    let Some(resource) = registry.get(&id.group, &id.plural).filter(|resource| resource.custom) else {
+        return;
+    };
+    let Some(version) = resource.versions.iter().find(|version| version.name == resource.storage_version)
+    else {
+        return;
+    };
+    let Some(schema) = schema::structural(resource, version) else { return };
+    api.store.show(id, |object| {
+        let mut shown = object.clone();
+        // One that does not fit its schema at all any more is shown as it was written.
+        if schema.decode(&mut shown, FieldValidation::Ignore).is_ok() {
+            schema.default(&mut shown);
+            *object = shown;
+        }
+    });
 }
 
 /// Deletes every object of a definition that ends; those with finalizers stay for now.

@@ -44,6 +44,9 @@ pub(crate) struct Stored {
     pub(crate) revision: u64,
     /// In the storage version.
     pub(crate) value: Value,
+    /// What was written, where today's schema shows something else (`value`): a default that came later, a field that
+    /// went. Kept, because tomorrow's schema starts from it again.
+    written: Option<Value>,
     /// The JSON after `apiVersion` and `kind`, made once for all readers: `,"metadata":{...}}`.
     tail: OnceLock<Bytes>,
 }
@@ -51,7 +54,19 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn new(revision: u64, mut value: Value) -> Stored {
         object::set_meta(&mut value, "resourceVersion", Some(Value::from(revision.to_string())));
-        Stored { revision, value, tail: OnceLock::new() }
+        Stored { revision, value, written: None, tail: OnceLock::new() }
+    }
+
+    /// The same version of the object as `show` has it; `None` where that is how it is shown already.
+    fn shown(&self, show: impl Fn(&mut Value)) -> Option<Stored> {
+        let written = self.written.as_ref().unwrap_or(&self.value);
+        let mut value = written.clone();
+        show(&mut value);
+        if value == self.value {
+            return None;
+        }
+        let written = (value != *written).then(|| written.clone());
+        Some(Stored { revision: self.revision, value, written, tail: OnceLock::new() })
     }
 
     /// Appends the object's JSON under the given version and kind.
@@ -271,6 +286,27 @@ impl Store {
         drop(state);
         announce.send_replace(revision);
         Ok(answer)
+    }
+
+    /// Shows every object of a resource as `show` makes it from what was written. Revisions stay and nobody is told, as when
+    /// an API server decodes what it has stored with a schema that changed; what is written meanwhile is left alone.
+    pub(crate) fn show(&self, id: &ResourceId, show: impl Fn(&mut Value)) {
+        let snapshot = self.snapshot(id);
+        let changed: Vec<(Arc<str>, Arc<Stored>, Stored)> = snapshot
+            .objects
+            .iter()
+            .filter_map(|(key, stored)| Some((key.clone(), stored.clone(), stored.shown(&show)?)))
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        let mut state = self.state.write();
+        let Some(shelf) = state.shelves.get_mut(id) else { return };
+        for (key, before, shown) in changed {
+            if shelf.objects.get(&key).is_some_and(|current| Arc::ptr_eq(current, &before)) {
+                shelf.objects.insert(key, Arc::new(shown));
+            }
+        }
     }
 
     /// Wakes the watchers of a resource, so that they see that its kind is gone.

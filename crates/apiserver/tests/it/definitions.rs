@@ -229,6 +229,54 @@ async fn both_versions_of_a_kind_show_one_object() {
     cli.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_shown_by_the_schema_of_today_and_kept_as_it_was_written() {
+    let cli = Cli::start().await;
+    let with_watts = |default: &str| {
+        DEFINITION.replace(
+            "bulbs: {type: integer, default: 1, minimum: 0}",
+            &format!("bulbs: {{type: integer, default: 1, minimum: 0}}\n              watts: {{type: integer{default}}}"),
+        )
+    };
+    cli.apply(DEFINITION).await;
+    cli.ok(&["wait", "--for=condition=Established", "crd/lamps.example.com", "--timeout=10s"]).await;
+    cli.apply(LAMP).await;
+    let shown = async || {
+        cli.ok(&[
+            "get",
+            "lamp",
+            "l",
+            "-o",
+            "jsonpath={.spec.bulbs} {.spec.watts} {.metadata.resourceVersion}",
+        ])
+        .await
+    };
+    let before = shown().await;
+    let version = before.rsplit(' ').next().unwrap().to_owned();
+    assert_eq!(before, format!("1  {version}"));
+    // A default that comes later holds for what is there, and as long as nobody writes the object the newest one does.
+    for watts in ["40", "60"] {
+        cli.apply(&with_watts(&format!(", default: {watts}"))).await;
+        assert_eq!(shown().await, format!("1 {watts} {version}"));
+    }
+    let listed = cli.ok(&["get", "lamps", "-o", "jsonpath={.items[*].spec.watts}"]).await;
+    assert_eq!(listed, "60");
+    cli.apply(DEFINITION).await;
+    assert_eq!(shown().await, before, "the field is not known any more");
+    // Written, it is the object's own.
+    cli.apply(&with_watts(", default: 80")).await;
+    cli.ok(&["annotate", "lamp", "l", "a=b"]).await;
+    for definition in [with_watts(", default: 90"), with_watts("")] {
+        cli.apply(&definition).await;
+        assert!(shown().await.starts_with("1 80 "), "{}", shown().await);
+    }
+    cli.apply(DEFINITION).await;
+    assert!(shown().await.starts_with("1  "), "{}", shown().await);
+    cli.apply(&with_watts("")).await;
+    assert!(shown().await.starts_with("1 80 "), "what was written was kept");
+    cli.stop().await;
+}
+
 const POLICY: &str = r#"
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
