@@ -7,6 +7,7 @@ mod arrows;
 mod documents;
 mod generated;
 mod purity;
+mod reports;
 mod shape;
 mod sources;
 mod supply;
@@ -66,6 +67,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("documents and links", documents::check),
     ("dependencies", supply::check),
     ("generated files", generated::check),
+    ("conformance reports", reports::check),
 ];
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {

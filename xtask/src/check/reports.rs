@@ -1,0 +1,94 @@
+//! The conformance reports are of runs that held: of each channel one, every profile in it, nothing failed or skipped.
+//!
+//! Deliberately absent: whether today's code would have the same; a run tells that.
+
+use std::fs;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{Context, Report};
+
+const PROFILES: usize = 5;
+
+pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
+    for channel in ["standard", "experimental"] {
+        let path = format!("conformance/reports/{channel}-default-report.yaml");
+        let text = fs::read_to_string(context.root.join(&path)).unwrap_or_default();
+        let kept: Value = serde_saphyr::from_str(&text).unwrap_or_default();
+        for wrong in wrong(&kept, channel) {
+            report.finding(format!("{path}: {wrong}; make it anew with `cargo xtask conformance --report`"));
+        }
+    }
+    Ok(())
+}
+
+fn wrong(report: &Value, channel: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if report["kind"] != "ConformanceReport" || report["gatewayAPIChannel"] != channel {
+        wrong.push(format!("it is no report of the {channel} channel"));
+    }
+    if report["date"].as_str().is_none_or(str::is_empty) {
+        wrong.push("it has no date".to_owned());
+    }
+    let version = report["implementation"]["version"].as_str().unwrap_or_default();
+    if !version.split_once('+').is_some_and(|(_, commit)| commit.chars().all(|c| c.is_ascii_hexdigit())) {
+        wrong.push(format!("its version {version:?} names no commit"));
+    }
+    let profiles = report["profiles"].as_array().map_or(&[][..], Vec::as_slice);
+    if profiles.len() != PROFILES {
+        wrong.push(format!("it has {} profiles", profiles.len()));
+    }
+    for profile in profiles {
+        for level in ["core", "extended"] {
+            let counts = &profile[level]["statistics"];
+            let held = profile[level]["result"] == "success"
+                && counts["Failed"] == 0
+                && counts["Skipped"] == 0
+                && counts["Passed"].as_u64().is_some_and(|passed| passed > 0);
+            if !held {
+                wrong.push(format!("{} {level} did not hold", profile["name"]));
+            }
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn report() -> Value {
+        let level = json!({ "result": "success", "statistics": { "Failed": 0, "Passed": 3, "Skipped": 0 } });
+        let profile = json!({ "name": "GATEWAY-X", "core": level, "extended": level });
+        json!({
+            "kind": "ConformanceReport",
+            "gatewayAPIChannel": "standard",
+            "date": "2026-01-01T00:00:00Z",
+            "implementation": { "version": "0.1.0+0123456789ab" },
+            "profiles": vec![profile; PROFILES],
+        })
+    }
+
+    #[test]
+    fn only_a_report_of_a_run_that_held_is_good() {
+        assert_eq!(wrong(&report(), "standard"), [""; 0]);
+        assert_eq!(wrong(&report(), "experimental").len(), 1);
+        for (pointer, value) in [
+            ("/date", json!("")),
+            ("/implementation/version", json!("0.1.0")),
+            ("/implementation/version", json!("0.1.0+0123456789ab-dirty")),
+            ("/profiles/2/core/result", json!("partial")),
+            ("/profiles/2/extended/statistics/Failed", json!(1)),
+            ("/profiles/4/extended/statistics/Skipped", json!(1)),
+            ("/profiles", json!([])),
+        ] {
+            let mut report = report();
+            *report.pointer_mut(pointer).unwrap() = value;
+            assert_eq!(wrong(&report, "standard").len(), 1, "{pointer}");
+        }
+        assert!(!wrong(&Value::Null, "standard").is_empty());
+    }
+}
