@@ -15,3 +15,4 @@ mod policy;
 mod properties;
 mod schemas;
 mod strategic;
+mod typed;
