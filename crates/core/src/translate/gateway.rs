@@ -16,7 +16,7 @@ use super::conflict::{self, Owner};
 use super::finding::Finding;
 use super::frontend::{self, Frontend};
 use super::grant::Referrer;
-use super::listener::{self, Judge, ListenerPlan};
+use super::listener::{self, Conflict, Judge, ListenerPlan};
 use super::listener_set::{self, SetPlan};
 use super::reading::Reading;
 use super::tls::{self, CertificateView, Followed, Materials};
@@ -437,5 +437,27 @@ impl GatewayPlan {
             }
         }
         resources
+    }
+
+    /// Marks the listeners that `lost`, which is given the keys of one's resources, to other Gateways: nothing of them is
+    /// served. What provisioning sees stays, or an address could depend on who else has it.
+    pub(super) fn give_up(&mut self, lost: impl Fn(&[String]) -> Option<Conflict>) {
+        let own = (&mut self.listeners, &mut self.face, &mut self.findings);
+        let sets = self.sets.iter_mut().map(|set| (&mut set.listeners, &mut set.face, &mut set.findings));
+        for (listeners, face, findings) in std::iter::once(own).chain(sets) {
+            for plan in listeners.iter_mut() {
+                let seen = face.listeners.iter().position(|seen| seen.name == plan.name);
+                let Some(seen) = seen.filter(|seen| !face.listeners[*seen].keys.is_empty()) else {
+                    continue;
+                };
+                let Some(conflict) = lost(&face.listeners[seen].keys) else {
+                    continue;
+                };
+                let field = format!("spec.listeners[{}]", plan.index);
+                findings.push(Finding::error(field, conflict.reason, conflict.message.clone()));
+                Arc::make_mut(face).listeners[seen].keys.clear();
+                plan.conflict = Some(conflict);
+            }
+        }
     }
 }

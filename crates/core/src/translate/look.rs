@@ -79,6 +79,7 @@ impl Translator {
             Planned::NotOurs(findings) => (None, findings),
             Planned::Ours(plan) => (Some(plan), Vec::new()),
         };
+        let plan = self.settle_with_others(objects, key, plan, step);
         let before = self.gateways.remove(key);
         self.show_faces(key, before.as_deref(), plan.as_deref(), step);
         let empty = BTreeMap::new();
@@ -122,6 +123,24 @@ impl Translator {
             }
             None => Planned::NotOurs(Vec::new()),
         }
+    }
+
+    /// Takes from a Gateway what others at its addresses have before it; who has something else now is looked at again.
+    fn settle_with_others(
+        &mut self,
+        objects: &Objects,
+        key: &ObjectKey,
+        mut plan: Option<Box<GatewayPlan>>,
+        step: &mut Step,
+    ) -> Option<Box<GatewayPlan>> {
+        let wanted = plan.as_ref().map(|plan| plan.resources(key)).unwrap_or_default();
+        let created = objects.gateway(key).and_then(|gateway| gateway.metadata.creation_timestamp);
+        let moved = self.territories.claim(key, created.map_or(0, |at| at.0), wanted.values());
+        step.dirty.extend(moved);
+        if let Some(plan) = &mut plan {
+            plan.give_up(|keys| self.territories.conflict(key, keys).cloned());
+        }
+        plan
     }
 
     /// Swaps what routes see of a Gateway and its sets; who sees something else is looked at again.

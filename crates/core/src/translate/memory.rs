@@ -288,7 +288,7 @@ impl Counts {
     }
 }
 
-fn place(listener: &Listener) -> Place {
+pub(super) fn place(listener: &Listener) -> Place {
     (listener.address.clone(), listener.port, listener.protocol() == ListenerProtocol::Udp)
 }
 

@@ -26,6 +26,7 @@ mod memory;
 mod policy;
 mod reading;
 mod route;
+mod territory;
 mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,7 @@ use gateway::{Face, GatewayPlan};
 use memory::{Counts, Dependencies};
 use policy::PolicyPlan;
 use route::RoutePlan;
+use territory::Territories;
 use tls::Materials;
 
 /// Settings of a [`Translator`].
@@ -78,6 +80,7 @@ pub struct Translator {
     dependencies: Dependencies,
     classes: FxHashMap<ObjectKey, ClassView>,
     gateways: FxHashMap<ObjectKey, Box<GatewayPlan>>,
+    territories: Territories,
     /// What routes see of each Gateway and ListenerSet.
     faces: FxHashMap<ObjectKey, Arc<Face>>,
     /// The Gateway that each ListenerSet is judged with.

@@ -17,4 +17,5 @@ mod property;
 mod rebirth;
 mod render;
 mod serial;
+mod territory;
 mod world;

@@ -39,7 +39,6 @@ pub(crate) struct World {
     pub(crate) circumstances: Circumstances,
     pub(crate) statuses: BTreeMap<ObjectKey, Status>,
     pub(crate) told: Vec<Diagnostic>,
-    given: BTreeMap<ObjectKey, Addresses>,
 }
 
 impl World {
@@ -56,7 +55,6 @@ impl World {
             circumstances,
             statuses: BTreeMap::new(),
             told: Vec::new(),
-            given: BTreeMap::new(),
         }
     }
 
@@ -123,9 +121,8 @@ impl World {
                 problem: None,
             };
             let addresses = self.circumstances.addresses.get(&path).cloned().unwrap_or_else(plain);
-            if self.given.get(&need.gateway) != Some(&addresses) {
-                self.objects.set_addresses(&need.gateway, addresses.clone());
-                self.given.insert(need.gateway.clone(), addresses);
+            if self.objects.addresses(&need.gateway).is_none_or(|known| **known != addresses) {
+                self.objects.set_addresses(&need.gateway, addresses);
                 changed.push(need.gateway.clone());
             }
         }
