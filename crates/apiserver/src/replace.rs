@@ -68,6 +68,7 @@ impl Taken {
 
 pub(crate) fn replace(api: &Arc<Api>, objects: Vec<Arc<Value>>) -> Vec<Rejection> {
     let mut owned = api.owned.lock();
+    end_namespaces(api, owned.keys());
     let mut rejections = Vec::new();
     let mut wanted = Owned::new();
     let mut entries: Vec<Entry> =
@@ -78,12 +79,16 @@ pub(crate) fn replace(api: &Arc<Api>, objects: Vec<Arc<Value>>) -> Vec<Rejection
             rejections.extend(reject(api, entry, &found));
         }
     }
-    let mut vanished: Vec<&(ResourceId, String)> =
-        owned.keys().filter(|key| !wanted.contains_key(key)).collect();
+    let mut vanished: Vec<(ResourceId, String)> =
+        owned.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
     vanished.sort_by_key(|(id, _)| end_rank(&id.plural));
     for (id, key) in vanished {
-        if let Err(error) = remove(api, id, key) {
+        if let Err(error) = remove(api, &id, &key) {
             tracing::warn!(%error, resource = %id.plural, key, "an object that is in no file any more was not deleted");
+        }
+        // A namespace whose end is held up is tried again.
+        if is_namespace(&id) && api.store.get(&id, &key).is_some() {
+            wanted.insert((id, key), None);
         }
     }
     *owned = wanted;
@@ -234,27 +239,61 @@ fn remove(api: &Arc<Api>, id: &ResourceId, key: &str) -> ApiResult<()> {
         Err(error) if error.code() == http::StatusCode::NOT_FOUND => {}
         other => drop(other?),
     }
-    if resource.is("", "namespaces") {
+    if is_namespace(id) {
         end_namespace(api, id, key);
     }
     Ok(())
 }
 
-/// A namespace that is in no file any more goes at once when nothing is left in it: no controller may be running to
-/// end it.
+fn is_namespace(id: &ResourceId) -> bool {
+    id.group.is_empty() && id.plural == "namespaces"
+}
+
+/// Takes up again the ends that were held up.
+fn end_namespaces<'a>(api: &Arc<Api>, owned: impl Iterator<Item = &'a (ResourceId, String)>) {
+    for (id, name) in owned.filter(|(id, _)| is_namespace(id)) {
+        if api.store.get(id, name).is_some_and(|stored| object::is_terminating(&stored.value)) {
+            end_namespace(api, id, name);
+        }
+    }
+}
+
+/// A namespace that is in no file any more goes at once, with what else is in it (Events): no controller may be running to
+/// end it. What has finalizers holds it up.
 fn end_namespace(api: &Arc<Api>, id: &ResourceId, name: &str) {
-    let registry = api.registry();
-    let prefix = format!("{name}/");
     for _ in 0..ATTEMPTS {
-        let in_use = registry.all().filter(|resource| resource.namespaced).any(|resource| {
-            let snapshot = api.store.snapshot(&resource.id);
-            crate::store::in_namespace(&snapshot.objects, name, None).any(|(key, _)| key.starts_with(&prefix))
-        });
-        let Some(stored) = api.store.get(id, name).filter(|_| !in_use) else { return };
-        if api.store.commit(id, name, Expected::Revision(stored.revision), None, || ()).is_ok() {
+        let left = objects_in(api, name);
+        for (of, key) in &left {
+            if let Err(error) = remove(api, of, key) {
+                tracing::debug!(%error, resource = %of.plural, key, "an object holds up the end of its namespace");
+            }
+        }
+        if left.iter().any(|(of, key)| api.store.get(of, key).is_some()) {
+            return;
+        }
+        let Some(stored) = api.store.get(id, name) else { return };
+        if objects_in(api, name).is_empty()
+            && api.store.commit(id, name, Expected::Revision(stored.revision), None, || ()).is_ok()
+        {
             return;
         }
     }
+}
+
+/// Everything in a namespace.
+fn objects_in(api: &Arc<Api>, namespace: &str) -> Vec<(ResourceId, String)> {
+    let prefix = format!("{namespace}/");
+    let registry = api.registry();
+    let namespaced = registry.all().filter(|resource| resource.namespaced);
+    namespaced
+        .flat_map(|resource| {
+            let snapshot = api.store.snapshot(&resource.id);
+            crate::store::in_namespace(&snapshot.objects, namespace, None)
+                .filter(|(key, _)| key.starts_with(&prefix))
+                .map(|(key, _)| (resource.id.clone(), key.to_string()))
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! File mode: the store made equal to a list of objects.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt};
@@ -141,4 +141,41 @@ async fn definitions_come_before_their_objects_wherever_they_stand() {
     let lamp = json!({"apiVersion": "example.com/v1", "kind": "Lamp", "metadata": {"name": "l"}});
     assert_eq!(server.replace(vec![lamp.clone(), definition.clone()]), []);
     assert_eq!(server.replace(vec![lamp, definition]), []);
+}
+
+#[tokio::test]
+async fn a_namespace_that_left_the_files_can_come_back_though_there_were_events_in_it() {
+    let server = server();
+    assert_eq!(server.replace(vec![map("shop", "a", "1")]), []);
+    let events: Api<Event> = Api::namespaced(server.client(), "shop");
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "shop"},
+        "involvedObject": {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "shop", "name": "a"},
+        "reason": "R", "message": "m", "type": "Warning",
+    });
+    let event = serde_json::from_value(event).expect("an Event");
+    events.create(&PostParams::default(), &event).await.expect("created");
+    assert_eq!(server.replace(Vec::<Value>::new()), []);
+    let namespaces: Api<Namespace> = Api::all(server.client());
+    assert!(namespaces.get_opt("shop").await.expect("an answer").is_none());
+    assert_eq!(server.replace(vec![map("shop", "a", "1")]), []);
+    assert_eq!(names(&server, "shop").await, ["a"]);
+    assert_eq!(events.list(&ListParams::default()).await.expect("a list").items, []);
+}
+
+#[tokio::test]
+async fn the_end_of_a_namespace_that_is_held_up_is_tried_again() {
+    let server = server();
+    assert_eq!(server.replace(vec![map("shop", "a", "1")]), []);
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "shop");
+    let mut held = map("shop", "held", "1");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    let held = serde_json::from_value(held).expect("a ConfigMap");
+    maps.create(&PostParams::default(), &held).await.expect("created");
+    assert_eq!(server.replace(Vec::<Value>::new()), []);
+    assert_ne!(server.replace(vec![map("shop", "a", "1")]), [], "it is being terminated");
+    let patch = json!({"metadata": {"finalizers": null}});
+    maps.patch("held", &PatchParams::default(), &Patch::Merge(patch)).await.expect("let go");
+    assert_eq!(server.replace(vec![map("shop", "a", "1")]), []);
+    assert_eq!(names(&server, "shop").await, ["a"]);
 }
