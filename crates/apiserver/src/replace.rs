@@ -246,7 +246,7 @@ fn remove(api: &Arc<Api>, id: &ResourceId, key: &str) -> ApiResult<()> {
 }
 
 fn is_namespace(id: &ResourceId) -> bool {
-    id.group.is_empty() && id.plural == "namespaces"
+    id.group.is_empty() && &*id.plural == "namespaces"
 }
 
 /// Takes up again the ends that were held up.

@@ -27,6 +27,8 @@ use weir_model::resource::{Applied, Update};
 
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{AddressRange, AddressRangeError, Fixed, Provision, Sandbox};
+/// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).
+pub use weir_core::Kind;
 
 use crate::call::Caller;
 use crate::provision::objects::Publisher;

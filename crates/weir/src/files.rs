@@ -42,10 +42,8 @@ pub(crate) struct Finding {
 pub(crate) async fn findings(client: &Client) -> Result<Vec<Finding>> {
     let mut found = Vec::new();
     let of = |object: &str, text: String| Finding { object: object.to_owned(), text };
-    for (kind, plural) in
-        [("GatewayClass", "gatewayclasses"), ("Gateway", "gateways"), ("HTTPRoute", "httproutes")]
-    {
-        for object in status::list(client, kind, plural).await? {
+    for kind in status::stated_kinds() {
+        for object in status::list(client, kind).await? {
             let title = format!("{kind} {}", status::name(&object));
             found.extend(status::all_problems(&object).into_iter().map(|text| of(&title, text)));
         }

@@ -97,14 +97,17 @@ fn tell(errors: &[LoadError]) {
     }
 }
 
-/// Tells of each Gateway's and route's problems when they come and when they have gone.
+/// Tells of each object's problems when they come and when they have gone.
 async fn tell_statuses(api: &ApiServer, shutdown: CancellationToken) {
-    let watch_kind = |kind: &'static str, plural: &str| {
-        let api = Api::<DynamicObject>::all_with(api.client(), &status::gateway_api(kind, plural));
-        watcher(api, watcher::Config::default()).applied_objects().map(move |object| (kind, object)).boxed()
-    };
-    let mut objects =
-        futures::stream::select(watch_kind("Gateway", "gateways"), watch_kind("HTTPRoute", "httproutes"));
+    let mut watches = Vec::new();
+    for kind in status::stated_kinds() {
+        // A kind that is not served has nothing to tell.
+        let Ok(Some((resource, _))) = status::served(&api.client(), kind).await else { continue };
+        let api = Api::<DynamicObject>::all_with(api.client(), &resource);
+        let changes = watcher(api, watcher::Config::default()).applied_objects();
+        watches.push(changes.map(move |object| (kind, object)).boxed());
+    }
+    let mut objects = futures::stream::select_all(watches);
     let mut known = BTreeSet::new();
     loop {
         let next = tokio::select! {

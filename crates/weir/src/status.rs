@@ -1,4 +1,4 @@
-//! `weir status`: every Gateway and route with its address and whatever is not as it should be.
+//! `weir status`: every Gateway, ListenerSet, route and policy, and whatever is not as it should be.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client};
 use serde_json::Value;
+use weir_control::Kind;
 
 use crate::cli::ClientOptions;
 use crate::{client, sandbox};
@@ -14,9 +15,13 @@ pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         let client = client::connect(options).await?;
-        let gateways = list(&client, "Gateway", "gateways").await?;
-        let routes = list(&client, "HTTPRoute", "httproutes").await?;
-        anyhow::Ok(Report::new(&gateways, &routes))
+        let mut report = Report::new();
+        // A class says nothing that its Gateways do not say, and a configuration has no status of its own to speak of.
+        for kind in stated_kinds().filter(|kind| *kind != Kind::GatewayClass) {
+            let objects = list(&client, kind).await?;
+            objects.iter().for_each(|object| report.add(kind, object));
+        }
+        anyhow::Ok(report)
     })?;
     print!("{}", client::table(&report.rows));
     if !report.notes.is_empty() {
@@ -31,11 +36,34 @@ pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All objects of a kind of the Gateway API, of every namespace.
-pub(crate) async fn list(client: &Client, kind: &str, plural: &str) -> Result<Vec<DynamicObject>> {
-    let api = Api::<DynamicObject>::all_with(client.clone(), &gateway_api(kind, plural));
-    let objects = api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?;
-    Ok(objects.items)
+/// The kinds of the Gateway API to whose objects Weir writes statuses.
+pub(crate) fn stated_kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(|kind| kind.has_status() && *kind != Kind::GatewayConfiguration)
+}
+
+/// All objects of a kind, of every namespace; none where the API does not serve the kind.
+pub(crate) async fn list(client: &Client, kind: Kind) -> Result<Vec<DynamicObject>> {
+    Ok(served(client, kind).await?.map(|(_, objects)| objects).unwrap_or_default())
+}
+
+/// The best version in which the API serves a kind, with all its objects.
+pub(crate) async fn served(client: &Client, kind: Kind) -> Result<Option<(ApiResource, Vec<DynamicObject>)>> {
+    for version in kind.versions() {
+        let resource = ApiResource {
+            group: kind.group().to_owned(),
+            version: (*version).to_owned(),
+            api_version: format!("{}/{version}", kind.group()),
+            kind: kind.as_str().to_owned(),
+            plural: kind.plural().to_owned(),
+        };
+        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+        match api.list(&ListParams::default()).await {
+            Ok(objects) => return Ok(Some((resource, objects.items))),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(error).with_context(|| format!("listing {}", kind.plural())),
+        }
+    }
+    Ok(None)
 }
 
 /// A kind of the Gateway API at v1.
@@ -58,12 +86,23 @@ struct Report {
 }
 
 impl Report {
-    fn new(gateways: &[DynamicObject], routes: &[DynamicObject]) -> Report {
+    fn new() -> Report {
         let head = ["KIND", "NAME", "ADDRESS", "STATUS"].map(str::to_owned).to_vec();
-        let mut report = Report { rows: vec![head], notes: Vec::new(), ports_moved: false, healthy: true };
-        gateways.iter().for_each(|gateway| report.add_gateway(gateway));
-        routes.iter().for_each(|route| report.add_route(route));
-        report
+        Report { rows: vec![head], notes: Vec::new(), ports_moved: false, healthy: true }
+    }
+
+    fn add(&mut self, kind: Kind, object: &DynamicObject) {
+        match kind {
+            Kind::Gateway => self.add_gateway(object),
+            Kind::ListenerSet => {
+                self.note_ports(&name(object), &object.data["status"]);
+                self.add_row(kind.as_str(), object, String::new(), "Programmed");
+            }
+            _ if kind.is_policy() && array(&object.data["status"]["ancestors"]).is_empty() => {
+                self.add_row(kind.as_str(), object, String::new(), "in no use");
+            }
+            _ => self.add_row(kind.as_str(), object, String::new(), "Accepted"),
+        }
     }
 
     fn add_gateway(&mut self, gateway: &DynamicObject) {
@@ -92,10 +131,6 @@ impl Report {
         }
     }
 
-    fn add_route(&mut self, route: &DynamicObject) {
-        self.add_row("HTTPRoute", route, String::new(), "Accepted");
-    }
-
     fn add_row(&mut self, kind: &str, object: &DynamicObject, address: String, good: &str) {
         let mut lines = all_problems(object).into_iter();
         let first = lines.next();
@@ -106,7 +141,7 @@ impl Report {
     }
 }
 
-/// Whatever in a Gateway's, a class's or a route's status is not as it should be, one line each.
+/// Whatever in an object's status is not as it should be, one line each.
 pub(crate) fn all_problems(object: &DynamicObject) -> Vec<String> {
     let status = &object.data["status"];
     let mut found = problems(&status["conditions"]);
@@ -118,6 +153,10 @@ pub(crate) fn all_problems(object: &DynamicObject) -> Vec<String> {
     for parent in parents {
         let gateway = parent["parentRef"]["name"].as_str().unwrap_or_default();
         found.extend(problems(&parent["conditions"]).into_iter().map(|p| format!("{gateway}: {p}")));
+    }
+    for ancestor in array(&status["ancestors"]) {
+        let gateway = ancestor["ancestorRef"]["name"].as_str().unwrap_or_default();
+        found.extend(problems(&ancestor["conditions"]).into_iter().map(|p| format!("{gateway}: {p}")));
     }
     let wanted: Vec<&str> =
         array(&object.data["spec"]["parentRefs"]).iter().filter_map(|p| p["name"].as_str()).collect();

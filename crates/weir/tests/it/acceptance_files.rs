@@ -218,6 +218,38 @@ fn validate_waits_for_what_is_said_later_than_the_rest() {
 }
 
 #[test]
+fn validate_speaks_of_every_kind() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let directory = home.path();
+    let validate = || finish(clean_command(WEIR, directory).arg("validate").arg("-f").arg(directory));
+    write(directory, "gateway.yaml", &gateway(8080));
+    let group = "gateway.networking.k8s.io";
+    let elsewhere = "parentRefs: [{name: front, sectionName: nowhere}]";
+    let backend = "rules: [{backendRefs: [{name: one, port: 80}]}]";
+    let objects = [
+        ("GRPCRoute", format!("{elsewhere}\n  {backend}")),
+        ("TCPRoute", format!("{elsewhere}\n  {backend}")),
+        (
+            "ListenerSet",
+            "parentRef: {name: front}\n  listeners: [{name: l, port: 81, protocol: HTTP}]".to_owned(),
+        ),
+    ];
+    for (kind, spec) in &objects {
+        let text = format!(
+            "apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: wrong, namespace: default}}\nspec:\n  {spec}\n"
+        );
+        let text = if *kind == "TCPRoute" { text.replace("/v1\n", "/v1alpha2\n") } else { text };
+        write(directory, &format!("{kind}.yaml"), &text);
+    }
+    let said = validate().refused();
+    for (kind, _) in &objects {
+        let condition = format!("{kind} default/wrong: ");
+        let told = said.lines().any(|line| line.contains(&condition) && line.contains("Accepted=False"));
+        assert!(told, "no condition of {condition} in\n{said}");
+    }
+}
+
+#[test]
 fn sigterm_lets_what_runs_come_to_its_end() {
     let mut serve = Serve::start();
     let mut connection = Connection::open(serve.socket).expect("the gateway listens");
