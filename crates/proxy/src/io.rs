@@ -198,7 +198,7 @@ impl Socket {
     }
 
     /// Whether an idle connection is as it was left: nothing to read, no end, no error. Where there is no TLS without a
-    /// kernel entry.
+    /// kernel entry, unless the runtime thinks that there is something.
     pub(crate) fn is_quiet(&mut self) -> bool {
         if let Socket::Plain(wire) = self {
             return wire.is_quiet();
@@ -285,7 +285,12 @@ impl Counted {
     /// See [`Socket::is_quiet`].
     fn is_quiet(&mut self) -> bool {
         self.armed = false;
-        !self.is_readable()
+        // A read that filled its buffer left open whether there was more: then, and only then, the kernel is asked.
+        let looked = self.stream.try_io(Interest::READABLE, || {
+            self.metrics.socket_calls.reads.add(1);
+            Ok(rustix::net::recv(&self.stream, &mut [0; 1], RecvFlags::PEEK)?)
+        });
+        looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// What the runtime knows, without asking to be told.
@@ -345,5 +350,38 @@ impl Counted {
     pub(crate) fn reset_on_close(&self) {
         // An error means that the connection is gone already.
         let _ = self.stream.set_zero_linger();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A connection, and the peer's end of it.
+    async fn connection() -> (Counted, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Counted::new(stream, Arc::default()), listener.accept().unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_quiet_after_a_read_that_filled_its_buffer_and_not_when_there_is_more() {
+        let (mut wire, mut peer) = connection().await;
+        assert!(wire.is_quiet());
+        peer.write_all(b"12345678").unwrap();
+        let mut buffer = [0; 8];
+        let count = poll_fn(|cx| wire.poll_read(cx, &mut buffer)).await.unwrap();
+        assert_eq!(count, buffer.len());
+        assert!(wire.is_quiet(), "it left open whether there is more, and there is not");
+        peer.write_all(b"123456789").unwrap();
+        poll_fn(|cx| wire.poll_read(cx, &mut buffer)).await.unwrap();
+        assert!(!wire.is_quiet());
+        poll_fn(|cx| wire.poll_read(cx, &mut buffer)).await.unwrap();
+        assert!(wire.is_quiet());
+        drop(peer);
+        poll_fn(|cx| wire.poll_readable(cx)).await.unwrap();
+        assert!(!wire.is_quiet(), "an end is something");
     }
 }

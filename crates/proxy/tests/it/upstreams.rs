@@ -58,6 +58,25 @@ fn a_stale_connection_costs_an_idempotent_request_nothing() {
     );
 }
 
+/// A read that fills its buffer to the last byte leaves open whether there is more; that is no reason to part with a connection.
+#[test]
+fn a_connection_whose_answers_fill_the_buffer_exactly_is_kept() {
+    let origin = Origin::start(|peer| {
+        let body = vec![7; 16 * 65_536];
+        while peer.request().is_some() {
+            // Apart, so that the reads of the body begin with it.
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n");
+            peer.send(&body);
+        }
+    });
+    let world = World::to(&origin);
+    let mut client = world.client();
+    for _ in 0..300 {
+        assert_eq!(client.get("/").body.len(), 16 * 65_536);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
 #[test]
 fn a_stale_connection_that_is_known_to_be_closed_is_not_used() {
     let origin = Origin::start(|peer| {
