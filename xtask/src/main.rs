@@ -17,6 +17,7 @@ mod clients;
 mod conformance;
 mod crds;
 mod fuzz;
+mod kinds;
 mod step;
 mod test;
 mod upstream;
@@ -70,6 +71,8 @@ enum Codegen {
     Crds,
     /// The types of Gateway API in `crates/api`, from the embedded CRDs.
     Api,
+    /// The CRDs of Weir's own kinds and their documentation, from the table of limits.
+    Kinds,
 }
 
 fn main() -> ExitCode {
@@ -95,6 +98,7 @@ fn run(task: &Task) -> Result<()> {
             api::generate(&root, false)
         }
         Task::Codegen { what: Codegen::Api } => api::generate(&root, false),
+        Task::Codegen { what: Codegen::Kinds } => kinds::generate(&root, false),
         Task::Conformance(options) => conformance::run(&root, options),
         Task::Clients(options) => clients::run(&root, options),
         Task::Fuzz(options) => fuzz::run(&root, options),

@@ -120,14 +120,50 @@ pub const TLS_PRIVATE_KEY_KEY: &str = "tls.key";
 /// The key of a ConfigMap's (or Secret's) certificate authorities.
 pub const CA_CERTIFICATES_KEY: &str = "ca.crt";
 
-/// Of a Secret, what TLS needs; everything else in it is dropped when it is read. `Debug` shows no data.
+/// The type of a Secret whose values are session keys.
+pub const SESSION_KEY_SECRET_TYPE: &str = "weir.dev/session-key";
+
+/// Of a Secret, what TLS needs, and the values of one with session keys; everything else in it is dropped when it is read: nobody
+/// needs other people's passwords in memory. `Debug` shows no data.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "SecretAsWritten")]
 pub struct Secret {
     pub metadata: ObjectMeta,
-    #[serde(rename = "type")]
     pub type_: String,
     pub data: SecretData,
+    /// Of a Secret of the type [`SESSION_KEY_SECRET_TYPE`]: its values by key, in base64.
+    pub session_keys: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SecretAsWritten {
+    metadata: ObjectMeta,
+    #[serde(rename = "type")]
+    type_: String,
+    data: DataAsWritten,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DataAsWritten {
+    #[serde(flatten)]
+    tls: SecretData,
+    #[serde(flatten)]
+    all: BTreeMap<String, serde_json::Value>,
+}
+
+impl From<SecretAsWritten> for Secret {
+    fn from(written: SecretAsWritten) -> Secret {
+        let SecretAsWritten { metadata, type_, data } = written;
+        let text = |(key, value): (String, serde_json::Value)| Some((key, value.as_str()?.to_owned()));
+        let session_keys = if type_ == SESSION_KEY_SECRET_TYPE {
+            data.all.into_iter().filter_map(text).collect()
+        } else {
+            BTreeMap::new()
+        };
+        Secret { metadata, type_, data: data.tls, session_keys }
+    }
 }
 
 /// Values as the API has them, in base64.

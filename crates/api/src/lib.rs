@@ -21,6 +21,7 @@ pub mod meta;
 pub mod networking;
 pub mod reference;
 pub mod seen;
+pub mod weir;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

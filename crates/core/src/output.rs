@@ -9,6 +9,7 @@ use weir_api::gateway_api::{
 use weir_api::kong::{
     GatewayConfigurationStatus, KIC_CONTROLLER, OPERATOR_CONTROLLER, UNMANAGED_ANNOTATION, WEIR_CONTROLLER,
 };
+use weir_api::weir::GatewayParametersStatus;
 use weir_model::resource::Update;
 
 use crate::diagnostic::Diagnostic;
@@ -58,6 +59,7 @@ pub enum Status {
     /// Of a policy. Entries of our controllers only, as for a route.
     Policy(Vec<PolicyAncestorStatus>),
     GatewayConfiguration(GatewayConfigurationStatus),
+    GatewayParameters(GatewayParametersStatus),
 }
 
 /// How the Gateways of a class get their data plane.

@@ -313,6 +313,10 @@ fn accepted(plan: &GatewayPlan, judged: &[(&ListenerPlan, Reach)]) -> Condition 
     if let Some((reason, message)) = &plan.rejection {
         return Condition::new(types::ACCEPTED, false, reason, message.clone(), generation);
     }
+    if let Some(problem) = &plan.parameters_problem {
+        let message = format!("{problem}. The Gateway goes on with what can be used of its parameters.");
+        return Condition::new(types::ACCEPTED, false, reasons::INVALID_PARAMETERS, message, generation);
+    }
     let is_valid = |listener: &ListenerPlan, reach: &Reach| {
         listener.rejection().is_none() && !matches!(reach, Reach::Unavailable(_))
     };

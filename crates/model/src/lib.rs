@@ -16,7 +16,8 @@
 //! | [`retry`], [`session`] | tries after the first; whom requests stay with |
 //! | [`rewrite`] | paths, locations and headers as filters change them |
 //! | [`path`], [`hostname`] | normal forms and their comparison |
-//! | [`limits`] | every bound and time-out, with unit, default and source |
+//! | [`limits`] | every bound and time-out, with unit, default, range, field and source |
+//! | [`network`] | which peers are meant |
 
 pub mod budget;
 mod bytemap;
@@ -25,6 +26,7 @@ pub mod explain;
 pub mod filter;
 pub mod hostname;
 pub mod limits;
+pub mod network;
 pub mod path;
 pub mod resource;
 pub mod retry;

@@ -13,7 +13,7 @@ use prost::{Enumeration, Message, Oneof};
 /// One keyed resource.
 #[derive(Clone, PartialEq, Message)]
 pub struct Resource {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub body: Option<Body>,
 }
 
@@ -33,6 +33,8 @@ pub enum Body {
     Certificate(Certificate),
     #[prost(message, tag = "7")]
     CaBundle(CaBundle),
+    #[prost(message, tag = "8")]
+    SessionKey(SessionKey),
 }
 
 impl Resource {
@@ -40,7 +42,7 @@ impl Resource {
     /// `httproute/<ns>/<name>`, `grpcroute/<ns>/<name>`, `tlsroute/<ns>/<name>`, `tcproute/<ns>/<name>`,
     /// `udproute/<ns>/<name>`, `backend/<ns>/<service>/<port>` and `endpoints/<ns>/<service>/<port>` (both with `/udp` behind
     /// them for a UDP port, and with `/h2` for HTTP/2 to a port that does not say so, as gRPC has it),
-    /// `certificate/<hash>`, `cabundle/<hash>`; empty for a resource of a kind this release does not know.
+    /// `certificate/<hash>`, `cabundle/<hash>`, `sessionkey/<hash>`; empty for a resource of a kind this release does not know.
     pub fn key(&self) -> &str {
         match &self.body {
             Some(Body::Listener(r)) => &r.key,
@@ -50,6 +52,7 @@ impl Resource {
             Some(Body::L4Route(r)) => &r.key,
             Some(Body::Certificate(r)) => &r.key,
             Some(Body::CaBundle(r)) => &r.key,
+            Some(Body::SessionKey(r)) => &r.key,
             None => "",
         }
     }
@@ -151,6 +154,72 @@ pub struct Listener {
     /// (`spec.tls.backend.clientCertificateRef`); empty for none.
     #[prost(string, tag = "9")]
     pub backend_client_certificate: String,
+    /// What the Gateway's parameters come to; without them, what the data plane was started with. Of several Gateways on one bind the
+    /// first by key that has any decides for all connections of the bind, which do not say whose they are.
+    #[prost(message, optional, tag = "10")]
+    pub parameters: Option<Parameters>,
+}
+
+/// `GatewayParameters`, those of the class and of the Gateway made one.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Parameters {
+    /// Limits of the clients' side that are set, by name.
+    #[prost(message, repeated, tag = "1")]
+    pub limits: Vec<LimitSetting>,
+    /// Peers that may say on whose behalf they speak; absent for those that the data plane was started with.
+    #[prost(message, optional, tag = "2")]
+    pub trusted_proxies: Option<Networks>,
+    #[prost(enumeration = "AccessLogMode", tag = "3")]
+    pub access_log: i32,
+    /// Keys of [`SessionKey`]s: the first seals, all open. None: the data plane's own.
+    #[prost(string, repeated, tag = "4")]
+    pub session_keys: Vec<String>,
+}
+
+/// A value for a limit of the table (`limits`), in its unit.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct LimitSetting {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Networks {
+    /// `10.0.0.0/8`, `fd00::/8`, or a single address.
+    #[prost(string, repeated, tag = "1")]
+    pub networks: Vec<String>,
+}
+
+/// Which requests get a line in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum AccessLogMode {
+    /// As the data plane was started.
+    Inherited = 0,
+    Off = 1,
+    /// Those that were answered 5xx, or failed without an answer.
+    Errors = 2,
+    All = 3,
+}
+
+/// What session tokens are sealed with. Named by its content.
+#[derive(Clone, PartialEq, Eq, Message)]
+#[prost(skip_debug)]
+pub struct SessionKey {
+    /// `sessionkey/<sha256 of the bytes, hex>`
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionKey").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -572,6 +641,9 @@ pub struct Backend {
     pub session_persistence: Option<SessionPersistence>,
     #[prost(message, optional, tag = "8")]
     pub retry_budget: Option<RetryBudget>,
+    /// Limits of the endpoints' side that a `BackendPolicy` sets, by name.
+    #[prost(message, repeated, tag = "9")]
+    pub limits: Vec<LimitSetting>,
 }
 
 /// What is spoken to a backend's endpoints (a Service port's `appProtocol`).

@@ -20,6 +20,7 @@ mod changes;
 mod index;
 mod listener;
 mod matching;
+mod parameters;
 mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,13 +40,15 @@ pub use self::listener::CompiledListener;
 pub use self::matching::{
     CompiledMatch, PathPattern, PathRegex, ValueCondition, ValuePattern, compile_match,
 };
+pub use self::parameters::CompiledParameters;
 use self::rule::RouteWork;
 pub(crate) use self::rule::RuleContext;
 pub use self::rule::{CompiledRoute, CompiledRule, RouteKind, RuleBackend, Target};
 use crate::filter::backend_keys;
 use crate::hostname::{Hostname, parse_all};
+use crate::limits::Limits;
 pub use crate::resource::Rejected;
-use crate::resource::{Body, CaBundle, Certificate, Endpoints, HttpRoute, Resource, Update};
+use crate::resource::{Body, CaBundle, Certificate, Endpoints, HttpRoute, Resource, SessionKey, Update};
 use crate::split::LayoutCache;
 pub use crate::split::{BackendShare, ReplayBudget, SplitReport};
 
@@ -58,6 +61,8 @@ pub struct Snapshot {
 #[derive(Clone)]
 struct State {
     seed: u64,
+    /// Where nothing else is set.
+    limits: Arc<Limits>,
     /// Updates applied so far: the epoch of splits that begin with the next one.
     updates: u64,
     binds: OrdMap<BindAddress, Arc<BindTable>>,
@@ -66,6 +71,7 @@ struct State {
     routes: OrdMap<Arc<str>, Arc<CompiledRoute>>,
     certificates: OrdMap<Arc<str>, Arc<Certificate>>,
     ca_bundles: OrdMap<Arc<str>, Arc<CaBundle>>,
+    session_keys: OrdMap<Arc<str>, Arc<SessionKey>>,
     backends: OrdMap<Arc<str>, Arc<BackendState>>,
     /// By key, encoded: to tell whether an update changes them.
     endpoints: OrdMap<Arc<str>, Arc<[u8]>>,
@@ -85,7 +91,7 @@ pub struct Work {
     pub listeners: usize,
     pub backends: usize,
     pub endpoint_sets: usize,
-    /// Certificates and authorities put in or taken out.
+    /// Certificates, authorities and session keys put in or taken out.
     pub certificates: usize,
     /// Routes compiled again or taken out.
     pub routes: usize,
@@ -97,17 +103,24 @@ pub struct Work {
 }
 
 impl Snapshot {
-    /// `seed`: of the process, for the phases of splits.
+    /// As [`Snapshot::with_limits`] with the defaults.
     pub fn empty(seed: u64) -> Snapshot {
+        Snapshot::with_limits(seed, Limits::default())
+    }
+
+    /// Nothing yet. `seed`: of the process, for the phases of splits; `limits`: where nothing else is set.
+    pub fn with_limits(seed: u64, limits: Limits) -> Snapshot {
         Snapshot {
             state: Arc::new(State {
                 seed,
+                limits: Arc::new(limits),
                 updates: 0,
                 binds: OrdMap::new(),
                 listeners: OrdMap::new(),
                 routes: OrdMap::new(),
                 certificates: OrdMap::new(),
                 ca_bundles: OrdMap::new(),
+                session_keys: OrdMap::new(),
                 backends: OrdMap::new(),
                 endpoints: OrdMap::new(),
                 slots: OrdMap::new(),
@@ -172,6 +185,16 @@ impl Snapshot {
         self.state.ca_bundles.get(key)
     }
 
+    /// As it came. The same `Arc` for as long as it is there.
+    pub fn session_key(&self, key: &str) -> Option<&Arc<SessionKey>> {
+        self.state.session_keys.get(key)
+    }
+
+    /// The limits that hold where nothing else is set.
+    pub fn limits(&self) -> &Limits {
+        &self.state.limits
+    }
+
     /// Of all kinds of routes. By route key, then in the order of the route.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
         self.state.routes.values().flat_map(|route| route.rules.iter().map(|entry| &entry.rule))
@@ -201,6 +224,7 @@ impl Snapshot {
             .chain(routes)
             .chain(state.certificates.values().map(|one| Body::Certificate(Certificate::clone(one))))
             .chain(state.ca_bundles.values().map(|one| Body::CaBundle(CaBundle::clone(one))))
+            .chain(state.session_keys.values().map(|one| Body::SessionKey(SessionKey::clone(one))))
             .chain(state.backends.values().map(|backend| Body::Backend(backend.settings().source.clone())))
             .chain(endpoints.map(Body::Endpoints));
         let mut all: Vec<Resource> = bodies.map(|body| Resource { body: Some(body) }).collect();
@@ -208,12 +232,14 @@ impl Snapshot {
         all
     }
 
-    /// As [`Snapshot::resources`], for people and files: certificates without their private keys.
+    /// As [`Snapshot::resources`], for people and files: certificates without their private keys, session keys without their bytes.
     pub fn public_resources(&self) -> Vec<Resource> {
         let mut all = self.resources();
         for resource in &mut all {
-            if let Some(Body::Certificate(certificate)) = &mut resource.body {
-                certificate.private_key.clear();
+            match &mut resource.body {
+                Some(Body::Certificate(certificate)) => certificate.private_key.clear(),
+                Some(Body::SessionKey(key)) => key.bytes.clear(),
+                _ => {}
             }
         }
         all
@@ -253,6 +279,7 @@ impl State {
     fn keys(&self) -> impl Iterator<Item = &str> {
         let keys = self.listeners.keys().chain(self.routes.keys());
         let keys = keys.chain(self.certificates.keys()).chain(self.ca_bundles.keys());
+        let keys = keys.chain(self.session_keys.keys());
         keys.chain(self.backends.keys()).chain(self.endpoints.keys()).map(|key| &**key)
     }
 }
@@ -299,7 +326,9 @@ impl Edit<'_> {
     fn certificates(&mut self, changes: &Changes<'_>) {
         let next = &mut self.next;
         for &key in &changes.removals {
-            let gone = next.certificates.remove(key).is_some() || next.ca_bundles.remove(key).is_some();
+            let gone = next.certificates.remove(key).is_some()
+                || next.ca_bundles.remove(key).is_some()
+                || next.session_keys.remove(key).is_some();
             next.work.certificates += usize::from(gone);
         }
         for (&key, &source) in &changes.certificates {
@@ -311,6 +340,12 @@ impl Edit<'_> {
         for (&key, &source) in &changes.ca_bundles {
             if next.ca_bundles.get(key).is_none_or(|known| **known != *source) {
                 next.ca_bundles.insert(Arc::from(key), Arc::new(source.clone()));
+                next.work.certificates += 1;
+            }
+        }
+        for (&key, &source) in &changes.session_keys {
+            if next.session_keys.get(key).is_none_or(|known| **known != *source) {
+                next.session_keys.insert(Arc::from(key), Arc::new(source.clone()));
                 next.work.certificates += 1;
             }
         }
@@ -403,7 +438,8 @@ impl Edit<'_> {
                 continue;
             }
             let before = self.before.backends.get(key).map(|before| before.settings());
-            let settings = BackendSettings::compile(source, before.as_ref().map(|before| &***before));
+            let known_settings = before.as_ref().map(|before| &***before);
+            let settings = BackendSettings::compile(source, known_settings, &self.before.limits);
             let settings = match (known, settings) {
                 (Some(known), Ok(settings)) if known.takes(&settings) => {
                     self.next.work.backends += 1;
@@ -445,7 +481,8 @@ impl Edit<'_> {
             if self.next.listeners.get(key).is_some_and(|known| known.source == *source) {
                 continue;
             }
-            match CompiledListener::compile(source).map(Arc::new) {
+            let before = self.next.listeners.get(key).map(|before| &**before);
+            match CompiledListener::compile(source, &self.before.limits, before).map(Arc::new) {
                 Ok(listener) => match self.next.listeners.get(key) {
                     Some(old) if old.is_at_the_place_of(&listener) => self.renew_listener(listener),
                     _ => changed.push((listener.key.clone(), Some(listener))),

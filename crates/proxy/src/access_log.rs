@@ -5,9 +5,9 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -56,6 +56,42 @@ pub struct AccessEntry {
 /// Takes entries.
 pub trait AccessSink: Send + Sync {
     fn entry(&self, entry: AccessEntry);
+}
+
+/// Where the log is once somebody wants one: without a word about where, on standard output.
+pub(crate) struct LogSlot {
+    to: AccessLog,
+    opened: OnceLock<Option<Log>>,
+}
+
+impl LogSlot {
+    pub(crate) fn new(to: AccessLog) -> LogSlot {
+        LogSlot { to, opened: OnceLock::new() }
+    }
+
+    /// Opens the log, unless that has been tried.
+    pub(crate) fn open(&self) -> io::Result<()> {
+        if self.opened.get().is_none() {
+            let to = if matches!(self.to, AccessLog::Off) { &AccessLog::Stdout } else { &self.to };
+            let log = Log::open(to)?;
+            // Another was as quick, and its log is as good.
+            let _ = self.opened.set(log);
+        }
+        Ok(())
+    }
+
+    /// Opens the log if there is none yet. Whether there is one.
+    pub(crate) fn is_open(&self) -> bool {
+        if let Err(error) = self.open() {
+            tracing::error!(%error, "the access log cannot be opened");
+        }
+        self.get().is_some()
+    }
+
+    /// `None` while nobody has wanted one.
+    pub(crate) fn get(&self) -> Option<&Log> {
+        self.opened.get()?.as_ref()
+    }
 }
 
 #[derive(Clone)]

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use weir_model::table::{BindAddress, Snapshot, Transport};
 use crate::bind::{self, AcceptOrder, Bind, Opened, Wanted};
 use crate::drain::Drain;
 use crate::metrics::FrontMetrics;
+use crate::terms::{Basis, ProcessLimits, Terms};
 use crate::worker::{Order, Settings, WorkerHandle};
 
 /// How often binds that failed are tried again by themselves. Unit: time. Source: ours.
@@ -33,6 +33,12 @@ pub(crate) enum ApplyOrder {
 
 pub(crate) struct Applier {
     pub(crate) settings: Arc<Settings>,
+    /// Bounds of the process, for those who accept and drain.
+    pub(crate) limits: Arc<Mutex<ProcessLimits>>,
+    /// What the terms of each bind were made from.
+    pub(crate) bases: BTreeMap<BindAddress, (Basis, Arc<Terms>)>,
+    /// Terms that were made so far.
+    pub(crate) terms_made: u64,
     pub(crate) workers: Vec<WorkerHandle>,
     pub(crate) accept: mpsc::Sender<AcceptOrder>,
     pub(crate) low_port_fallback: bool,
@@ -103,6 +109,7 @@ impl Applier {
         rejected.extend(unusable);
         self.metrics.updates.fetch_add(1, Relaxed);
         self.metrics.rejected_resources.fetch_add(rejected.len() as u64, Relaxed);
+        self.set_terms(&snapshot);
         let opened = if self.draining { Vec::new() } else { self.open_wanted(&snapshot) };
         self.run_on_workers(&snapshot).await;
         self.settings.tls.release(update, &snapshot);
@@ -115,6 +122,30 @@ impl Applier {
         }
         let binds = self.report();
         Applied { sequence: update.sequence, binds: binds.to_vec(), rejected }
+    }
+
+    /// Makes the terms of each wanted bind, and gives them to the sockets that are there.
+    fn set_terms(&mut self, snapshot: &Snapshot) {
+        self.bases.retain(|address, _| snapshot.bind(address).is_some());
+        for (address, table) in snapshot.binds() {
+            let basis = Basis::of(table, snapshot);
+            if self.bases.get(&address).is_some_and(|(known, _)| known.is(&basis)) {
+                continue;
+            }
+            self.terms_made += 1;
+            let terms = basis.terms(&self.settings.terms, self.terms_made, &self.settings.log);
+            if let Some(State::Bound(bind)) = self.binds.get(&address) {
+                bind.set_terms(terms.clone());
+            }
+            self.bases.insert(address, (basis, terms));
+        }
+        let all = self.bases.values().map(|(_, terms)| &terms.limits);
+        *self.limits.lock() = ProcessLimits::over(&self.settings.limits, all);
+    }
+
+    /// Those of a wanted bind.
+    fn terms(&self, address: &BindAddress) -> Arc<Terms> {
+        self.bases.get(address).map_or_else(|| self.settings.terms.clone(), |(_, terms)| terms.clone())
     }
 
     /// Every worker runs the snapshot when this returns.
@@ -153,7 +184,7 @@ impl Applier {
             };
             let state = match bind::open(*address, how) {
                 Ok((socket, bound_port)) => {
-                    let bind = Arc::new(Bind { address: *address, bound_port, flows: AtomicUsize::new(0) });
+                    let bind = Arc::new(Bind::new(*address, bound_port, self.terms(address)));
                     opened.push((bind.clone(), socket));
                     State::Bound(bind)
                 }

@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -23,6 +22,7 @@ use tokio::task::JoinHandle;
 use weir_model::table::{BindAddress, Transport};
 
 use crate::metrics::FrontMetrics;
+use crate::terms::{ProcessLimits, Terms};
 use crate::worker::{Handed, Order, WorkerHandle};
 
 /// Connections that may wait in the kernel. Unit: connections. Source: ours (the kernel's `somaxconn` bounds it further).
@@ -39,14 +39,47 @@ const FALLBACK_FIRST: u16 = 8_000;
 const FALLBACK_STEP: u16 = 10_000;
 
 /// A socket as connections that came through it see it.
-#[derive(Debug)]
 pub(crate) struct Bind {
     /// What is served there.
     pub(crate) address: BindAddress,
     /// The port that clients connect to.
     pub(crate) bound_port: u16,
+    /// The number of the terms, to be looked at by each request.
+    version: AtomicU64,
+    terms: Mutex<Arc<Terms>>,
     /// Flows of datagrams, over all workers.
     pub(crate) flows: AtomicUsize,
+}
+
+impl Bind {
+    pub(crate) fn new(address: BindAddress, bound_port: u16, terms: Arc<Terms>) -> Bind {
+        Bind {
+            address,
+            bound_port,
+            version: AtomicU64::new(terms.version),
+            terms: Mutex::new(terms),
+            flows: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether these are the terms of now.
+    #[inline]
+    pub(crate) fn has(&self, terms: &Terms) -> bool {
+        self.version.load(Relaxed) == terms.version
+    }
+
+    /// The terms of now.
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        self.terms.lock().clone()
+    }
+
+    /// Requests that begin from now on are served on these terms.
+    pub(crate) fn set_terms(&self, terms: Arc<Terms>) {
+        let mut current = self.terms.lock();
+        let version = terms.version;
+        *current = terms;
+        self.version.store(version, Relaxed);
+    }
 }
 
 /// A socket that was opened.
@@ -165,8 +198,7 @@ pub(crate) enum AcceptOrder {
 /// What accepting needs.
 pub(crate) struct Acceptor {
     pub(crate) workers: Vec<WorkerHandle>,
-    pub(crate) most_connections: usize,
-    pub(crate) pause: Duration,
+    pub(crate) limits: Arc<Mutex<ProcessLimits>>,
     /// Told when a connection closes.
     pub(crate) room: Arc<Notify>,
     pub(crate) metrics: Arc<FrontMetrics>,
@@ -255,7 +287,7 @@ impl Acceptor {
                     self.metrics.accept_failures.fetch_add(1, Relaxed);
                     tracing::warn!(%error, "accepting a connection failed; trying again");
                     self.shed(16);
-                    tokio::time::sleep(self.pause).await;
+                    tokio::time::sleep(self.limits().accept_pause).await;
                 }
             }
         }
@@ -263,16 +295,20 @@ impl Acceptor {
 
     /// While there are too many connections, more wait in the kernel.
     async fn wait_for_room(&self) {
-        while self.open() >= self.most_connections {
+        while self.open() >= self.limits().client_connections {
             self.metrics.accept_pauses.fetch_add(1, Relaxed);
             self.shed(1);
             let notified = self.room.notified();
-            if self.open() < self.most_connections {
+            if self.open() < self.limits().client_connections {
                 break;
             }
             // A pause bounds the wait should the connection that was asked to close have become busy.
-            let _ = tokio::time::timeout(self.pause, notified).await;
+            let _ = tokio::time::timeout(self.limits().accept_pause, notified).await;
         }
+    }
+
+    fn limits(&self) -> ProcessLimits {
+        *self.limits.lock()
     }
 
     fn open(&self) -> usize {

@@ -10,6 +10,8 @@
 //! Invariants: no lock and no hop to another thread on the request path; four socket calls and no allocation for a
 //! request on kept connections; every wait has a deadline and every queue a bound; peer input never panics the process.
 //!
+//! On what terms clients are served ([`terms`]) comes with updates too, and [`ProxyConfig`] says what holds without them.
+//!
 //! Deliberately absent: Kubernetes, statuses, and any configuration but [`ProxyConfig`] and updates.
 
 mod access_log;
@@ -32,6 +34,7 @@ mod record;
 mod retry;
 mod session;
 mod tcp;
+mod terms;
 mod tls;
 mod udp;
 mod upstream;
@@ -49,14 +52,16 @@ use weir_model::split::SplitReport;
 use weir_model::table::Snapshot;
 
 pub use crate::access_log::{AccessEntry, AccessSink};
-pub use crate::config::{AccessLog, HeaderTokens, Network, NetworkError, ProxyConfig};
+pub use crate::config::{AccessLog, HeaderTokens, ProxyConfig};
 pub use crate::session::SessionKey;
+pub use weir_model::network::{Network, NetworkError};
 
-use crate::access_log::Log;
+use crate::access_log::{Log, LogSlot};
 use crate::apply::{Applier, ApplyOrder};
 use crate::bind::Acceptor;
 use crate::metrics::{FrontMetrics, Gauges};
 use crate::session::Sealer;
+use crate::terms::{Logged, ProcessLimits, Terms};
 use crate::worker::{Settings, Worker, WorkerHandle};
 
 /// A running data plane: a cheap handle. When the last one is dropped, sockets and connections are closed.
@@ -71,24 +76,23 @@ struct Inner {
     front: Arc<FrontMetrics>,
     current: Arc<Mutex<Snapshot>>,
     reports: watch::Receiver<Arc<[BindReport]>>,
-    access_log: Option<Log>,
-    drain_delay: Duration,
+    settings: Arc<Settings>,
+    limits: Arc<Mutex<ProcessLimits>>,
 }
 
 impl Proxy {
     /// Starts the data plane's threads. It serves nothing before the first [`Proxy::apply`].
     pub fn start(config: ProxyConfig) -> std::io::Result<Proxy> {
-        let access_log = Log::open(&config.access_log)?;
         let sealer = Sealer::new(config.session_key.as_ref())?;
-        let limits = config.limits;
-        let settings = Arc::new(Settings::new(
-            limits.clone(),
-            config.trusted,
-            config.headers,
-            access_log.clone(),
-            sealer,
-        ));
-        let snapshot = Snapshot::empty(config.seed);
+        let logged = (!matches!(config.access_log, AccessLog::Off)).then_some(Logged::All);
+        let log = LogSlot::new(config.access_log);
+        if logged.is_some() {
+            log.open()?;
+        }
+        let limits = Arc::new(Mutex::new(ProcessLimits::over(&config.limits, [].into_iter())));
+        let snapshot = Snapshot::with_limits(config.seed, config.limits.clone());
+        let terms = Terms::started(config.limits, config.trusted, logged, sealer);
+        let settings = Arc::new(Settings::new(terms, config.headers, log));
         let room = Arc::<Notify>::default();
         let count =
             config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -98,17 +102,15 @@ impl Proxy {
             workers.push(Worker::start(index, settings.clone(), room.clone(), snapshot.clone(), seed)?);
         }
         let front = Arc::<FrontMetrics>::default();
-        let acceptor = Acceptor {
-            workers: workers.clone(),
-            most_connections: limits.client_connections.max(1),
-            pause: limits.accept_pause,
-            room,
-            metrics: front.clone(),
-        };
+        let acceptor =
+            Acceptor { workers: workers.clone(), limits: limits.clone(), room, metrics: front.clone() };
         let current = Arc::new(Mutex::new(snapshot));
         let (reports, reported) = watch::channel(Arc::from([]));
         let applier = Applier {
-            settings,
+            settings: settings.clone(),
+            limits: limits.clone(),
+            bases: BTreeMap::new(),
+            terms_made: 0,
             workers: workers.clone(),
             accept: acceptor.start()?,
             low_port_fallback: config.low_port_fallback,
@@ -119,15 +121,7 @@ impl Proxy {
             draining: false,
         };
         let apply = applier.start()?;
-        let inner = Inner {
-            apply,
-            workers,
-            front,
-            current,
-            reports: reported,
-            access_log,
-            drain_delay: limits.drain_delay,
-        };
+        let inner = Inner { apply, workers, front, current, reports: reported, settings, limits };
         Ok(Proxy { inner: Arc::new(inner) })
     }
 
@@ -166,16 +160,30 @@ impl Proxy {
         let gauges = Gauges {
             open_connections: inner.workers.iter().map(|worker| worker.load.open.load(Relaxed)).collect(),
             binds: inner.reports.borrow().iter().filter(|report| report.error.is_empty()).count(),
-            log_drops: inner.access_log.as_ref().map_or(0, Log::drops),
+            log_drops: inner.settings.log.get().map_or(0, Log::drops),
         };
         metrics::render(&workers, &inner.front, &gauges, &self.splits())
+    }
+
+    /// For how long connections are accepted, and then requests under way may go on, in [`Proxy::end`]: the limits `drain_delay` and
+    /// `drain_timeout`, the largest of those of all Gateways.
+    pub fn drain_times(&self) -> [Duration; 2] {
+        let limits = *self.inner.limits.lock();
+        [limits.drain_delay, limits.drain_timeout]
+    }
+
+    /// As [`Proxy::drain`], for as long as the limits say.
+    pub async fn end(&self) {
+        let [_, timeout] = self.drain_times();
+        self.drain(timeout).await;
     }
 
     /// Goes on accepting for the `drain_delay` of the limits, then closes the listening sockets and the idle connections, and
     /// resolves when every request under way has ended, or after `deadline`.
     pub async fn drain(&self, deadline: Duration) {
         let (done, drained) = oneshot::channel();
-        let order = ApplyOrder::Drain { delay: self.inner.drain_delay, deadline, done };
+        let [delay, _] = self.drain_times();
+        let order = ApplyOrder::Drain { delay, deadline, done };
         if self.inner.apply.send(order).await.is_ok() {
             let _ = drained.await;
         }

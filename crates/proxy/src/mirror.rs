@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use weir_codec::head::Asked;
+use weir_model::limits::Limits;
 use weir_model::table::{BackendState, CompiledListener};
 
 use crate::http::h1::Call;
@@ -39,9 +40,8 @@ pub(crate) struct Copied {
     pub(crate) idempotent: bool,
 }
 
-/// Sends a copy. What is given back takes the rest of the body.
-pub(crate) fn send(worker: &Rc<Worker>, copied: Copied) -> Option<Tap> {
-    let limits = &worker.settings.limits;
+/// Sends a copy, within these limits of its client's. What is given back takes the rest of the body.
+pub(crate) fn send(worker: &Rc<Worker>, limits: &Limits, copied: Copied) -> Option<Tap> {
     if worker.mirrors.get() >= limits.mirrors_at_once {
         worker.metrics.mirror_drops.add(1);
         return None;

@@ -7,6 +7,7 @@ use weir_model::table::{CompiledListener, CompiledRule};
 
 use crate::clock::Moment;
 use crate::error::Failure;
+use crate::terms::Logged;
 use crate::worker::Worker;
 
 /// What is known about the request that a connection is busy with; or about a connection or flow whose bytes are nobody's
@@ -34,6 +35,7 @@ pub(crate) struct RequestRecord {
 /// The part of a record that takes copies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestText {
+    pub(crate) logged: Logged,
     pub(crate) client: String,
     pub(crate) method: String,
     pub(crate) host: String,
@@ -103,9 +105,18 @@ impl RequestRecord {
         if let Some(failure) = self.failure {
             metrics.failures.of(failure.verdict().reason).add(1);
         }
-        if let Some(log) = &worker.settings.access_log {
+        if let Some(text) = &self.text
+            && self.is_wanted(text.logged)
+            && let Some(log) = worker.settings.log.get()
+        {
             let whole = std::mem::replace(self, RequestRecord::new(self.started));
             log.write(whole, Duration::from_micros(micros));
         }
+    }
+
+    /// Whether the log gets a line.
+    fn is_wanted(&self, logged: Logged) -> bool {
+        let is_request_at_fault = (400..500).contains(&self.status);
+        logged == Logged::All || self.status >= 500 || (self.failure.is_some() && !is_request_at_fault)
     }
 }

@@ -1,10 +1,11 @@
 //! Sessions: which endpoint a client was given before, told by the client itself in a sealed token.
 //!
 //! Nothing is kept here. A token names the backend, the endpoint, and when the session began and was last used; it is sealed
-//! (AES-256-GCM-SIV, random nonces) under the process's key, and bound to the rule and the session's name, so that it can be neither read,
+//! (AES-256-GCM-SIV, random nonces) under the Gateway's newest key, else the process's, and bound to the rule and the session's name, so that it can be neither read,
 //! changed, nor used elsewhere. Data planes with the same key honour each other's tokens.
 //!
-//! A token that does not open, is too old, or names what is no longer there is as good as none: the request takes a
+//! Older keys of the Gateway still open tokens; the answer then brings one under the newest, so that a key can be replaced without
+//! ending a session. A token that does not open, is too old, or names what is no longer there is as good as none: the request takes a
 //! ticket, and its answer a new token.
 //!
 //! Deliberately absent: which backend a new session is given (that is the split's), and cookies' paths (always `/`).
@@ -18,10 +19,9 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use weir_codec::field::Fields;
+use weir_model::resource;
 use weir_model::session::{Session, SessionCarrier};
 use weir_model::table::CompiledRule;
-
-use crate::worker::Worker;
 
 /// Bytes of a [`SessionKey`].
 const KEY_BYTES: usize = 32;
@@ -110,6 +110,8 @@ impl<'a> Place<'a> {
 pub(crate) struct Kept {
     /// What the client brought; `None` for a new session.
     token: Option<Token>,
+    /// The client is to have the token under another key.
+    outdated: bool,
     /// Where the request went, once it has.
     at: Option<SocketAddr>,
     /// The client came over TLS.
@@ -119,32 +121,31 @@ pub(crate) struct Kept {
 impl Kept {
     /// A session that begins.
     pub(crate) fn new(secure: bool) -> Kept {
-        Kept { token: None, at: None, secure }
+        Kept { token: None, outdated: false, at: None, secure }
     }
 
     /// The live session of a request, with the index of its backend. The backend's weight does not matter.
     pub(crate) fn find(
         rule: &CompiledRule,
-        worker: &Worker,
+        sealer: &Sealer,
         fields: &Fields<'_, '_>,
         secure: bool,
     ) -> Option<(usize, Kept)> {
         let now_millis = unix_millis();
-        let sealer = &worker.settings.sealer;
         let is_there = |index: usize, token: &Token| {
             let Some(backend) = rule.backends.get(index) else { return false };
             let state = backend.state().filter(|_| fingerprint(&backend.key) == token.backend);
             state.is_some_and(|state| state.endpoints().find(token.endpoint).is_some())
         };
-        let found = |token| Kept { token: Some(token), at: None, secure };
+        let found = |(key, token)| Kept { token: Some(token), outdated: key > 0, at: None, secure };
         if rule.own_session.is_some() {
             let token = sealer.find(&Place::of(rule, 0)?, now_millis, fields)?;
-            let backend = (0..rule.backends.len()).find(|index| is_there(*index, &token))?;
+            let backend = (0..rule.backends.len()).find(|index| is_there(*index, &token.1))?;
             return Some((backend, found(token)));
         }
         (0..rule.backends.len()).find_map(|index| {
             let token = sealer.find(&Place::of(rule, index)?, now_millis, fields)?;
-            is_there(index, &token).then(|| (index, found(token)))
+            is_there(index, &token.1).then(|| (index, found(token)))
         })
     }
 
@@ -159,17 +160,17 @@ impl Kept {
     }
 
     /// The header that tells the client where its session is now, if it has to be told: it is new, the endpoint is another one,
-    /// or its idle time begins anew.
+    /// its idle time begins anew, or its token is under an older key.
     pub(crate) fn header(
         &self,
         rule: &CompiledRule,
         backend: usize,
-        worker: &Worker,
+        sealer: &Sealer,
     ) -> Option<(String, String)> {
         let endpoint = self.at?;
         let place = Place::of(rule, backend)?;
         let same = self.token.filter(|token| token.endpoint == endpoint);
-        if same.is_some() && place.session.idle_timeout.is_none() {
+        if same.is_some() && place.session.idle_timeout.is_none() && !self.outdated {
             return None;
         }
         let now_millis = unix_millis();
@@ -179,7 +180,7 @@ impl Kept {
             began_millis: self.token.map_or(now_millis, |token| token.began_millis),
             used_millis: now_millis,
         };
-        let text = worker.settings.sealer.seal(&place, &token)?;
+        let text = sealer.seal(&place, &token)?;
         if place.is_header() {
             return Some((place.session.name.to_string(), text));
         }
@@ -206,7 +207,8 @@ fn unix_millis() -> u64 {
 
 /// Seals and opens tokens. Shared by all workers.
 pub(crate) struct Sealer {
-    key: RandomizedNonceKey,
+    /// The first seals, all open. Never empty.
+    keys: Vec<RandomizedNonceKey>,
 }
 
 impl Sealer {
@@ -219,7 +221,20 @@ impl Sealer {
             None => aws_lc_rs::rand::fill(&mut bytes).map_err(unusable)?,
         }
         let key = RandomizedNonceKey::new(&AES_256_GCM_SIV, &bytes).map_err(unusable)?;
-        Ok(Sealer { key })
+        Ok(Sealer { keys: vec![key] })
+    }
+
+    /// With a Gateway's keys, of which there is at least one.
+    pub(crate) fn of(keys: &[Arc<resource::SessionKey>]) -> std::io::Result<Sealer> {
+        let key = |key: &Arc<resource::SessionKey>| {
+            RandomizedNonceKey::new(&AES_256_GCM_SIV, &key.bytes)
+                .map_err(|_| std::io::Error::other(format!("{} cannot be used", key.key)))
+        };
+        let keys: Vec<_> = keys.iter().map(key).collect::<Result<_, _>>()?;
+        if keys.is_empty() {
+            return Err(std::io::Error::other("there is no session key"));
+        }
+        Ok(Sealer { keys })
     }
 
     /// The token as it is sent. `None` when the system has no random numbers; then there is no session.
@@ -235,29 +250,36 @@ impl Sealer {
         contents.extend_from_slice(&token.endpoint.port().to_be_bytes());
         contents.extend_from_slice(&token.began_millis.to_be_bytes());
         contents.extend_from_slice(&token.used_millis.to_be_bytes());
-        let nonce = self.key.seal_in_place_append_tag(Aad::from(place.binding()), &mut contents).ok()?;
+        let nonce =
+            self.keys.first()?.seal_in_place_append_tag(Aad::from(place.binding()), &mut contents).ok()?;
         contents.splice(..0, nonce.as_ref().iter().copied());
         Some(URL_SAFE_NO_PAD.encode(contents))
     }
 
-    /// What a token says, if it is one of ours for this place.
-    pub(crate) fn open(&self, place: &Place<'_>, text: &[u8]) -> Option<Token> {
+    /// What a token says, if it is one of ours for this place, and the place of its key among ours.
+    pub(crate) fn open(&self, place: &Place<'_>, text: &[u8]) -> Option<(usize, Token)> {
         let mut sealed = [0; TOKEN_BYTES];
         // One byte more tells a text that is too long without decoding all of it.
         if text.len() != TOKEN_BYTES.div_ceil(3) * 4 - (3 - TOKEN_BYTES % 3) % 3 {
             return None;
         }
         URL_SAFE_NO_PAD.decode_slice(text, &mut sealed).ok().filter(|&length| length == TOKEN_BYTES)?;
-        let (nonce, contents) = sealed.split_at_mut(NONCE_LEN);
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let contents = self.key.open_in_place(nonce, Aad::from(place.binding()), contents).ok()?;
-        decoded(contents)
+        let binding = place.binding();
+        self.keys.iter().enumerate().find_map(|(index, key)| {
+            // What does not open is not left as it was.
+            let mut attempt = sealed;
+            let (nonce, contents) = attempt.split_at_mut(NONCE_LEN);
+            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+            let contents = key.open_in_place(nonce, Aad::from(&binding), contents).ok()?;
+            Some((index, decoded(contents)?))
+        })
     }
 
     /// The token of a live session among a request's fields.
-    fn find(&self, place: &Place<'_>, now_millis: u64, fields: &Fields<'_, '_>) -> Option<Token> {
-        let live =
-            |text: &[u8]| self.open(place, text).filter(|token| lives(&place.session, token, now_millis));
+    fn find(&self, place: &Place<'_>, now_millis: u64, fields: &Fields<'_, '_>) -> Option<(usize, Token)> {
+        let live = |text: &[u8]| {
+            self.open(place, text).filter(|(_, token)| lives(&place.session, token, now_millis))
+        };
         let name = place.session.name.as_bytes();
         if place.is_header() {
             return fields.named(name).take(MOST_TRIED).find_map(live);
@@ -322,9 +344,9 @@ mod tests {
         let place = Place { owner: OWNER, session: Arc::new(session.clone()) };
         let sealer = Sealer::new(Some(&SessionKey::new([7; 32]))).unwrap();
         let text = sealer.seal(&place, &token()).unwrap();
-        assert_eq!(sealer.open(&place, text.as_bytes()), Some(token()));
+        assert_eq!(sealer.open(&place, text.as_bytes()), Some((0, token())));
         let again = Sealer::new(Some(&SessionKey::new([7; 32]))).unwrap();
-        assert_eq!(again.open(&place, text.as_bytes()), Some(token()), "a replica with the same key");
+        assert_eq!(again.open(&place, text.as_bytes()), Some((0, token())), "a replica with the same key");
         let other = Sealer::new(None).unwrap();
         assert_eq!(other.open(&place, text.as_bytes()), None);
         let renamed = Session { name: "other".into(), ..session.clone() };
@@ -338,7 +360,26 @@ mod tests {
         }
         let six = Token { endpoint: "[fd00::1]:80".parse().unwrap(), ..token() };
         let text = sealer.seal(&place, &six).unwrap();
-        assert_eq!(sealer.open(&place, text.as_bytes()), Some(six));
+        assert_eq!(sealer.open(&place, text.as_bytes()), Some((0, six)));
+    }
+
+    #[test]
+    fn the_first_key_seals_and_every_key_opens() {
+        let key = |byte: u8| {
+            Arc::new(resource::SessionKey { key: format!("sessionkey/{byte}"), bytes: vec![byte; KEY_BYTES] })
+        };
+        let place = Place { owner: OWNER, session: Arc::new(session(SessionCarrier::SessionCookie)) };
+        let old = Sealer::of(&[key(1)]).unwrap();
+        let both = Sealer::of(&[key(2), key(1)]).unwrap();
+        let new = Sealer::of(&[key(2)]).unwrap();
+        let before = old.seal(&place, &token()).unwrap();
+        assert_eq!(both.open(&place, before.as_bytes()), Some((1, token())), "sessions outlive a new key");
+        assert_eq!(new.open(&place, before.as_bytes()), None, "a key that is not listed opens nothing");
+        let after = both.seal(&place, &token()).unwrap();
+        assert_eq!(new.open(&place, after.as_bytes()), Some((0, token())));
+        assert!(Sealer::of(&[]).is_err());
+        let short = resource::SessionKey { key: "sessionkey/short".into(), bytes: vec![1; 31] };
+        assert!(Sealer::of(&[Arc::new(short)]).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use weir_codec::body::{BodyLimits, BodyScan, Form, Framing};
 use weir_model::select::{NoProbe, select_l4};
@@ -23,10 +24,11 @@ use crate::error::Failure;
 use crate::http::h1::{Pipe, PipeError, Waiting};
 use crate::io::Socket;
 use crate::record::{RequestRecord, RequestText};
+use crate::terms::Terms;
 use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
 use crate::upstream::balance::{InFlight, Tried};
 use crate::upstream::pool::Busy;
-use crate::worker::{Incoming, Worker};
+use crate::worker::{Incoming, LimitsOf, Worker};
 
 /// The rule and backend that a connection or flow was given.
 pub(crate) struct Given {
@@ -67,16 +69,21 @@ impl Given {
             .and_then(|backend| backend.state())
             .ok_or(Failure::InvalidBackend)
     }
+
+    /// Limits towards the backend's endpoints.
+    pub(crate) fn limits<'a>(&self, worker: &'a Worker) -> LimitsOf<'a> {
+        match self.backend() {
+            Ok(backend) => worker.limits(backend),
+            Err(_) => LimitsOf::Started(&worker.settings.limits),
+        }
+    }
 }
 
 /// What the access log says of a connection or flow.
-pub(crate) fn text(
-    worker: &Worker,
-    peer: SocketAddr,
-    server_name: Option<&[u8]>,
-) -> Option<Box<RequestText>> {
-    worker.settings.access_log.is_some().then(|| {
+pub(crate) fn text(terms: &Terms, peer: SocketAddr, server_name: Option<&[u8]>) -> Option<Box<RequestText>> {
+    terms.logged.map(|logged| {
         Box::new(RequestText {
+            logged,
             client: peer.ip().to_canonical().to_string(),
             host: String::from_utf8_lossy(server_name.unwrap_or_default()).into_owned(),
             ..RequestText::default()
@@ -90,16 +97,19 @@ pub(crate) async fn serve(incoming: Incoming, server_name: Option<&[u8]>, passed
     let worker = registered.worker.clone();
     worker.metrics.streams.opened.add(1);
     let mut record = RequestRecord::new(worker.clock.now());
-    record.text = text(&worker, peer, server_name);
+    record.text = text(&bind.terms(), peer, server_name);
     let outcome = match acquire_for(&worker, &bind.address, server_name, passed, &mut record).await {
         Ok((given, acquired)) => {
             *registered.presence.listener.borrow_mut() = Some(given.listener.key.clone());
-            let mut stream = Stream::new(acquired, &worker);
+            let idle = given.limits(&worker).stream_idle_timeout;
+            let mut stream = Stream::new(acquired, idle, &worker);
             let presence = &registered.presence;
             *presence.waker.borrow_mut() = Some(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-            let outcome =
-                poll_fn(|cx| stream.poll(cx, &mut client, &mut input, presence.leave_at.get(), &worker))
-                    .await;
+            let outcome = poll_fn(|cx| {
+                let ends = Ends { leave_at: presence.leave_at.get(), idle };
+                stream.poll(cx, &mut client, &mut input, ends, &worker)
+            })
+            .await;
             record.request_bytes = stream.up.written();
             record.response_bytes = stream.down.written();
             stream.give_back(&worker);
@@ -130,7 +140,7 @@ async fn acquire_for(
         backend: given.backend()?,
         deadline: None,
         preferred: None,
-        attempts: worker.settings.limits.retry_attempts,
+        attempts: given.limits(worker).retry_attempts,
         fresh: true,
         speaks: match passed {
             true => Speaks::ClientsTls,
@@ -143,6 +153,15 @@ async fn acquire_for(
         text.endpoint = acquired.in_flight.endpoint().address.to_string();
     }
     Ok((given, acquired))
+}
+
+/// When a stream ends although nobody ended it.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// Its listener is gone, and at this moment it has to be.
+    leave_at: Option<Moment>,
+    /// How long nothing may move.
+    idle: Duration,
 }
 
 /// Both directions of one connection.
@@ -164,7 +183,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(acquired: Acquired, worker: &Worker) -> Stream {
+    fn new(acquired: Acquired, idle: Duration, worker: &Worker) -> Stream {
         let now = worker.clock.now();
         let limits = BodyLimits { extension_bytes: 0, trailer_bytes: 0 };
         let pipe = || Pipe::new(Vec::new(), BodyScan::new(Framing::Tunnel, Form::AsSent, limits), false);
@@ -178,7 +197,7 @@ impl Stream {
             up_ended: false,
             down_ended: false,
             refused: false,
-            deadline: Deadline::new(now + worker.settings.limits.stream_idle_timeout, &worker.clock),
+            deadline: Deadline::new(now + idle, &worker.clock),
             moved: 0,
             moved_at: now,
         }
@@ -189,7 +208,7 @@ impl Stream {
         cx: &mut Context<'_>,
         client: &mut Socket,
         from_client: &mut ReadBuffer,
-        leave_at: Option<Moment>,
+        Ends { leave_at, idle }: Ends,
         worker: &Rc<Worker>,
     ) -> Poll<Result<(), Failure>> {
         let now = worker.clock.tick();
@@ -231,7 +250,7 @@ impl Stream {
             self.moved = moved;
             self.moved_at = now;
         }
-        let idle_at = self.moved_at + worker.settings.limits.stream_idle_timeout;
+        let idle_at = self.moved_at + idle;
         self.deadline.set(leave_at.map_or(idle_at, |leave_at| leave_at.min(idle_at)));
         ready!(self.deadline.poll(cx, &worker.clock));
         let listener_is_gone = leave_at.is_some_and(|leave_at| leave_at < idle_at);

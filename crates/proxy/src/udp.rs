@@ -178,7 +178,7 @@ impl Front {
             }
             return Some(flow.clone());
         }
-        let flow = Rc::new(Flow::new(peer, Place::take(bind, worker.settings.limits.udp_flows)?, worker));
+        let flow = Rc::new(Flow::new(peer, Place::take(bind, bind.terms().limits.udp_flows)?, worker));
         flow.begin(worker, bind);
         let task = tokio::task::spawn_local(self.clone().answer(flow.clone()));
         flows.insert(peer, (flow.clone(), task));
@@ -188,11 +188,10 @@ impl Front {
     /// Sends answers back until the flow has been idle for too long.
     async fn answer(self: Rc<Self>, flow: Rc<Flow>) {
         let worker = &self.worker;
-        let idle = worker.settings.limits.udp_idle_timeout;
-        let mut deadline = Deadline::new(flow.moved_at.get() + idle, &worker.clock);
+        let mut deadline = Deadline::new(flow.ends_at(worker), &worker.clock);
         poll_fn(|cx| {
             flow.poll_answers(cx, &self.socket, worker);
-            deadline.set(flow.moved_at.get() + idle);
+            deadline.set(flow.ends_at(worker));
             deadline.poll(cx, &worker.clock)
         })
         .await;
@@ -217,13 +216,22 @@ impl Flow {
         }
     }
 
+    /// When it has been idle for too long.
+    fn ends_at(&self, worker: &Worker) -> Moment {
+        let idle = match &*self.given.borrow() {
+            Some(given) => given.limits(worker).udp_idle_timeout,
+            None => worker.settings.limits.udp_idle_timeout,
+        };
+        self.moved_at.get() + idle
+    }
+
     /// Begins, or begins again: takes a ticket, if there is one.
     fn begin(&self, worker: &Worker, bind: &Bind) {
         worker.metrics.flows.opened.add(1);
         self.moved_at.set(worker.clock.now());
         *self.upstream.borrow_mut() = None;
         let mut record = RequestRecord::new(worker.clock.now());
-        record.text = tcp::text(worker, self.peer, None);
+        record.text = tcp::text(&bind.terms(), self.peer, None);
         *self.record.borrow_mut() = record;
         self.select(worker, bind);
     }
@@ -295,7 +303,7 @@ impl Flow {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
-                open.failed(&error, worker);
+                open.failed(&error, given, worker);
                 *upstream = None;
                 false
             }
@@ -346,7 +354,9 @@ impl Flow {
                         }
                     }
                     Poll::Ready(Err(error)) => {
-                        open.failed(&error, worker);
+                        if let Some(given) = &*self.given.borrow() {
+                            open.failed(&error, given, worker);
+                        }
                         return false;
                     }
                 }
@@ -374,10 +384,10 @@ impl Upstream {
     }
 
     /// The endpoint said that nobody is there (ICMP), or cannot be reached.
-    fn failed(&self, error: &io::Error, worker: &Worker) {
+    fn failed(&self, error: &io::Error, given: &Given, worker: &Worker) {
         let endpoint = self.in_flight.endpoint();
         tracing::debug!(endpoint = %endpoint.address, %error, "datagrams could not be exchanged with an endpoint");
-        let avoid = worker.settings.limits.endpoint_retry_delay;
+        let avoid = given.limits(worker).endpoint_retry_delay;
         balance::failed(endpoint, worker.clock.now().millis(), avoid);
     }
 }

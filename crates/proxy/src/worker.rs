@@ -7,7 +7,7 @@
 //! Invariants: a connection lives and dies on one worker; a request is selected in the snapshot that the worker
 //! has at that moment; a panic costs one connection and is counted.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,18 +25,18 @@ use weir_codec::head::HeadLimits;
 use weir_model::hostname::Hostname;
 use weir_model::limits::Limits;
 use weir_model::resource::{BackendTls, ClientValidation};
-use weir_model::table::{BindAddress, BindKind, BindTable, Snapshot, TlsMode};
+use weir_model::table::{BackendState, BindAddress, BindKind, BindTable, Snapshot, TlsMode};
 
-use crate::access_log::Log;
+use crate::access_log::LogSlot;
 use crate::bind::Bind;
-use crate::buffer::{Buffers, LARGEST_HEAD_BYTES, ReadBuffer};
+use crate::buffer::{Buffers, ReadBuffer};
 use crate::clock::{Clock, Epoch, Moment, thread_has_waited};
-use crate::config::{HeaderTokens, Network};
+use crate::config::HeaderTokens;
 use crate::error::Failure;
 use crate::http::{h1, h2};
 use crate::io::{Counted, Socket};
 use crate::metrics::WorkerMetrics;
-use crate::session::Sealer;
+use crate::terms::{self, Terms};
 use crate::tls::accept;
 use crate::tls::store::{BrokenPolicy, Inside, TlsStore, UpstreamTls};
 use crate::upstream::pool::{Pool, PoolLimits};
@@ -50,49 +50,53 @@ const HANDED_QUEUE: usize = 256;
 
 /// Settings as the request path wants them. The same for all workers.
 pub(crate) struct Settings {
+    /// Towards endpoints, where a backend has none of its own.
     pub(crate) limits: Limits,
+    /// The same, to be shared.
+    pub(crate) own_limits: Arc<Limits>,
     pub(crate) head_limits: HeadLimits,
     pub(crate) body_limits: BodyLimits,
     pub(crate) pool_limits: PoolLimits,
-    pub(crate) trusted: Vec<Network>,
+    /// Towards clients, where a Gateway has none of its own.
+    pub(crate) terms: Arc<Terms>,
     pub(crate) headers: HeaderTokens,
-    pub(crate) access_log: Option<Log>,
-    pub(crate) sealer: Sealer,
+    pub(crate) log: LogSlot,
     pub(crate) epoch: Epoch,
     pub(crate) tls: TlsStore,
 }
 
 impl Settings {
-    pub(crate) fn new(
-        limits: Limits,
-        trusted: Vec<Network>,
-        headers: HeaderTokens,
-        access_log: Option<Log>,
-        sealer: Sealer,
-    ) -> Settings {
+    pub(crate) fn new(terms: Terms, headers: HeaderTokens, log: LogSlot) -> Settings {
+        let limits = terms.limits.clone();
         Settings {
-            head_limits: HeadLimits {
-                head_bytes: limits.head_bytes.min(LARGEST_HEAD_BYTES),
-                first_line_bytes: limits.request_line_bytes.min(LARGEST_HEAD_BYTES),
-                fields: limits.header_count,
-            },
-            body_limits: BodyLimits {
-                extension_bytes: u32::try_from(limits.chunk_extension_bytes).unwrap_or(u32::MAX),
-                trailer_bytes: u32::try_from(limits.trailer_bytes.min(LARGEST_HEAD_BYTES))
-                    .unwrap_or(u32::MAX),
-            },
-            pool_limits: PoolLimits {
-                per_endpoint: limits.upstream_connections_per_endpoint.max(1),
-                idle_per_endpoint: limits.upstream_idle_per_endpoint,
-                idle: limits.upstream_idle_timeout,
-            },
+            head_limits: terms::head_limits(&limits),
+            body_limits: terms::body_limits(&limits),
+            pool_limits: terms::pool_limits(&limits),
+            own_limits: Arc::new(limits.clone()),
             limits,
-            trusted,
+            terms: Arc::new(terms),
             headers,
-            access_log,
-            sealer,
+            log,
             epoch: Epoch::start(),
             tls: TlsStore::new(),
+        }
+    }
+}
+
+/// Limits towards a backend's endpoints.
+pub(crate) enum LimitsOf<'a> {
+    /// Those that the process was started with.
+    Started(&'a Limits),
+    Own(Arc<Limits>),
+}
+
+impl std::ops::Deref for LimitsOf<'_> {
+    type Target = Limits;
+
+    fn deref(&self) -> &Limits {
+        match self {
+            LimitsOf::Started(limits) => limits,
+            LimitsOf::Own(limits) => limits,
         }
     }
 }
@@ -191,6 +195,8 @@ pub(crate) struct Worker {
     pub(crate) auth_bytes: Rc<Cell<usize>>,
     /// Bytes of bodies that wait for mirrors.
     pub(crate) mirror_bytes: Rc<Cell<usize>>,
+    /// The least time for which any backend's idle connections are kept.
+    shortest_idle: Cell<Duration>,
     /// Room for a path before and after rewriting.
     pub(crate) paths: RefCell<[Vec<u8>; 2]>,
     /// How backends of this snapshot are spoken to over TLS.
@@ -211,7 +217,7 @@ pub(crate) struct Worker {
 }
 
 /// A connection as its worker sees it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Presence {
     /// Set while the connection waits between two requests, or for its first one; then it is a moment in the future at first,
     /// since a new connection most likely has a request under way.
@@ -220,7 +226,7 @@ pub(crate) struct Presence {
     /// The connection is to close as soon as it is idle.
     pub(crate) asked_to_close: Cell<bool>,
     /// What it came through.
-    pub(crate) bind: Cell<Option<BindAddress>>,
+    pub(crate) bind: OnceCell<Arc<Bind>>,
     /// The listener that a stream or a TLS connection belongs to; HTTP requests on one connection in the clear may belong to
     /// several.
     pub(crate) listener: RefCell<Option<Arc<str>>>,
@@ -290,6 +296,7 @@ impl Worker {
             mirrors: Cell::new(0),
             mirror_bytes: Rc::default(),
             auth_bytes: Rc::default(),
+            shortest_idle: Cell::new(Duration::MAX),
             paths: RefCell::default(),
             upstream_tls: RefCell::default(),
             datagrams: RefCell::default(),
@@ -391,7 +398,7 @@ impl Worker {
             input: ReadBuffer::default(),
             peer: handed.peer,
             front: None,
-            registered: self.register(bind.address),
+            registered: self.register(&bind),
             bind,
         };
         match kind {
@@ -406,19 +413,22 @@ impl Worker {
     /// Connections whose listener is gone may go on for a while. Those that would be made with other listeners now, or asked for more, end
     /// when they have nothing under way: what they were believed for does not hold any more.
     fn part_with_listeners(&self) {
-        let at = self.clock.tick() + self.settings.limits.listener_drain_timeout;
+        let now = self.clock.tick();
         let snapshot = self.snapshot();
         for presence in self.connections.borrow().values() {
             let Some(bind) = presence.bind.get() else { continue };
-            let table = snapshot.bind(&bind);
+            let table = snapshot.bind(&bind.address);
             let is_there = match (&*presence.front.borrow(), &*presence.listener.borrow()) {
                 (Some(Front(made)), _) => table.is_some_and(|table| table.has_tls(&made.hostname)),
-                (None, Some(key)) => snapshot.listener(key).is_some_and(|listener| listener.bind == bind),
+                (None, Some(key)) => {
+                    snapshot.listener(key).is_some_and(|listener| listener.bind == bind.address)
+                }
                 (None, None) => table.is_some(),
             };
             match presence.leave_at.get() {
                 None if !is_there => {
-                    presence.leave_at.set(Some(at));
+                    let patience = bind.terms().limits.listener_drain_timeout;
+                    presence.leave_at.set(Some(now + patience));
                     wake(presence);
                 }
                 Some(_) if is_there => presence.leave_at.set(None),
@@ -455,11 +465,12 @@ impl Worker {
         known[at].1.clone().map_err(|_| Failure::BackendPolicy)
     }
 
-    fn register(self: Rc<Self>, bind: BindAddress) -> Registered {
+    fn register(self: Rc<Self>, bind: &Arc<Bind>) -> Registered {
         let id = self.next_connection.get();
         self.next_connection.set(id + 1);
         let presence = Rc::<Presence>::default();
-        presence.bind.set(Some(bind));
+        // It is new, and so has none.
+        let _ = presence.bind.set(bind.clone());
         self.connections.borrow_mut().insert(id, presence.clone());
         Registered { worker: self, id, presence }
     }
@@ -489,14 +500,47 @@ impl Worker {
     }
 
     async fn sweep(self: Rc<Self>) {
-        let idle = self.settings.pool_limits.idle;
-        let mut ticks = tokio::time::interval((idle / 2).clamp(Duration::from_millis(10), SWEEP));
         loop {
-            ticks.tick().await;
+            // Some may be kept for less than others.
+            let idle = self.settings.pool_limits.idle.min(self.shortest_idle.get());
+            tokio::time::sleep((idle / 2).clamp(Duration::from_millis(10), SWEEP)).await;
             let now = self.clock.tick();
-            self.pool.sweep(now, self.settings.pool_limits);
-            self.links.sweep(&self, now);
+            self.pool.sweep(now);
+            self.links.sweep(now);
         }
+    }
+
+    /// Limits towards a backend's endpoints: its own, else those that the process was started with.
+    #[inline]
+    pub(crate) fn limits(&self, backend: &BackendState) -> LimitsOf<'_> {
+        match backend.own_limits() {
+            None => LimitsOf::Started(&self.settings.limits),
+            Some(own) => LimitsOf::Own(own),
+        }
+    }
+
+    /// Bounds of the pool for a backend.
+    #[inline]
+    pub(crate) fn pool_limits(&self, backend: &BackendState) -> PoolLimits {
+        match backend.own_limits() {
+            None => self.settings.pool_limits,
+            Some(own) => {
+                self.shortest_idle.set(own.upstream_idle_timeout.min(self.shortest_idle.get()));
+                terms::pool_limits(&own)
+            }
+        }
+    }
+
+    /// Bounds of a body that comes from a backend.
+    #[inline]
+    pub(crate) fn body_limits(&self, backend: &BackendState) -> BodyLimits {
+        backend.own_limits().map_or(self.settings.body_limits, |own| terms::body_limits(&own))
+    }
+
+    /// Bounds of a head that comes from a backend.
+    #[inline]
+    pub(crate) fn head_limits(&self, backend: &BackendState) -> HeadLimits {
+        backend.own_limits().map_or(self.settings.head_limits, |own| terms::head_limits(&own))
     }
 
     /// The snapshot of this moment. Not to be kept across a wait.

@@ -1,8 +1,9 @@
-//! The CRDs that Weir brings: Gateway API v1.6.1 in both channels, and Kong's `GatewayConfiguration`.
+//! The CRDs that Weir brings: Gateway API v1.6.1 in both channels, Weir's own kinds, and Kong's `GatewayConfiguration`.
 //!
 //! The Gateway API files are generated from the upstream bundles, without their prose, by `cargo xtask`; they keep the
 //! `bundle-version` and `channel` annotations by which clients tell what is installed. `GatewayConfiguration` is written
-//! by hand, for manifests that configure Kong's operator. Deliberately absent: the admission policy of the bundles.
+//! by hand, for manifests that configure Kong's operator. Weir's own (`GatewayParameters`, `BackendPolicy`) are made by `cargo xtask` from
+//! the table of limits. Deliberately absent: the admission policy of the bundles.
 
 mod embedded;
 
@@ -25,14 +26,22 @@ const KONG: &[(&str, &str)] = &[(
     include_str!("../crds/kong/gateway-operator.konghq.com_gatewayconfigurations.json"),
 )];
 
-/// The `CustomResourceDefinition` objects of a channel, each with its file's name (`GROUP_PLURAL`); Kong's are in both.
+const WEIR: &[(&str, &str)] = &[
+    ("weir.dev_backendpolicies", include_str!("../crds/weir/weir.dev_backendpolicies.json")),
+    ("weir.dev_gatewayparameters", include_str!("../crds/weir/weir.dev_gatewayparameters.json")),
+];
+
+/// The `CustomResourceDefinition` objects of a channel, each with its file's name (`GROUP_PLURAL`); Kong's and Weir's own are in both.
 pub fn builtin(channel: Channel) -> impl Iterator<Item = (&'static str, Value)> {
     let own = match channel {
         Channel::Standard => STANDARD,
         Channel::Experimental => EXPERIMENTAL,
     };
     // Every embedded file is read by a test of this module, so none is left out here.
-    own.iter().chain(KONG).filter_map(|(name, text)| Some((*name, serde_json::from_str(text).ok()?)))
+    own.iter()
+        .chain(KONG)
+        .chain(WEIR)
+        .filter_map(|(name, text)| Some((*name, serde_json::from_str(text).ok()?)))
 }
 
 #[cfg(test)]
@@ -44,7 +53,7 @@ mod tests {
     fn every_embedded_crd_is_read_and_every_version_of_it_compiles() {
         for channel in [Channel::Standard, Channel::Experimental] {
             let crds: Vec<(&str, Value)> = builtin(channel).collect();
-            assert_eq!(crds.len(), if channel == Channel::Standard { 11 } else { 14 });
+            assert_eq!(crds.len(), if channel == Channel::Standard { 13 } else { 16 });
             for (name, crd) in crds {
                 let plural = crd["spec"]["names"]["plural"].as_str().unwrap();
                 let group = crd["spec"]["group"].as_str().unwrap();

@@ -140,7 +140,7 @@ impl Sandbox {
     /// Ends the rooms, lets requests finish, and removes the kubeconfig.
     pub(crate) fn stop(self) {
         let _ = wire::block_on(async {
-            self.proxy.drain(wire::DRAIN).await;
+            self.proxy.end().await;
             Ok(())
         });
         self.shutdown.cancel();

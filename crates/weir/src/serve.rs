@@ -62,10 +62,10 @@ pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
             let signal = process::stop_signal().await?;
             eprintln!(
                 "weir: {signal}: no new connections after {} s; a second signal ends at once",
-                options.drain_delay
+                proxy.drain_times()[0].as_secs()
             );
             tokio::select! {
-                () = proxy.drain(wire::DRAIN) => {}
+                () = proxy.end() => {}
                 again = process::stop_signal() => { again?; }
             }
             Ok(ExitCode::SUCCESS)

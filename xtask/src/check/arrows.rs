@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weir-apiserver", &["weir-api", "weir-schema"]),
     ("weir", &["weir-api", "weir-schema", "weir-model", "weir-proxy", "weir-control", "weir-apiserver"]),
     ("weir-bench", &[]),
-    ("xtask", &[]),
+    ("xtask", &["weir-model"]),
 ];
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {

@@ -6,9 +6,12 @@
 use anyhow::Result;
 
 use super::{Context, Report};
-use crate::{api, crds, upstream};
+use crate::{api, crds, kinds, upstream};
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
+    if let Err(error) = kinds::generate(context.root, true) {
+        report.finding(format!("{error:#}; make them anew with `cargo xtask codegen kinds`"));
+    }
     match upstream::crds(context.root) {
         Ok(source) => {
             if let Err(error) = crds::generate(context.root, &source, true) {

@@ -78,7 +78,10 @@ impl Gate {
         }
         let waits = match &status {
             Status::GatewayClass(_) | Status::GatewayConfiguration(_) => false,
-            Status::Gateway(_) | Status::ListenerSet(_) | Status::Policy(_) => self.applied < self.sent,
+            Status::Gateway(_)
+            | Status::ListenerSet(_)
+            | Status::Policy(_)
+            | Status::GatewayParameters(_) => self.applied < self.sent,
             Status::Route(parents) => {
                 self.applied < self.sent
                     && (!self.is_silent(now) || parents.iter().any(|entry| self.is_programmed(&key, entry)))

@@ -205,7 +205,10 @@ fn same(before: &Object, after: &Object) -> bool {
             (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
             (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
             (Object::BackendTrafficPolicy(a), Object::BackendTrafficPolicy(b)) => a.spec == b.spec,
-            (Object::Secret(a), Object::Secret(b)) => a.type_ == b.type_ && a.data == b.data,
+            (Object::BackendPolicy(a), Object::BackendPolicy(b)) => a.spec == b.spec,
+            (Object::Secret(a), Object::Secret(b)) => {
+                a.type_ == b.type_ && a.data == b.data && a.session_keys == b.session_keys
+            }
             (Object::ConfigMap(a), Object::ConfigMap(b)) => a.data == b.data,
             (Object::ReferenceGrant(a), Object::ReferenceGrant(b)) => a.spec == b.spec,
             (Object::Service(a), Object::Service(b)) => a.spec == b.spec,
@@ -214,6 +217,7 @@ fn same(before: &Object, after: &Object) -> bool {
             }
             (Object::Namespace(_), Object::Namespace(_)) => true,
             (Object::GatewayConfiguration(a), Object::GatewayConfiguration(b)) => a.spec == b.spec,
+            (Object::GatewayParameters(a), Object::GatewayParameters(b)) => a.spec == b.spec,
             (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
             (Object::IngressClass(a), Object::IngressClass(b)) => a.spec == b.spec,
             _ => false,

@@ -34,6 +34,7 @@ pub(super) fn desired(status: Status, lost: &BTreeSet<Kind>, generation: i64) ->
         Status::Gateway(status) => own(&status, &["addresses", "attachedListenerSets"]),
         Status::ListenerSet(status) => own(&status, &[]),
         Status::GatewayConfiguration(status) => own(&status, &[]),
+        Status::GatewayParameters(status) => own(&status, &[]),
         Status::Route(parents) => Desired::Parents(parents.iter().map(value).collect()),
         Status::Policy(ancestors) => Desired::Ancestors(ancestors.iter().map(value).collect()),
     }

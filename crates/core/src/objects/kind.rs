@@ -5,6 +5,7 @@ use std::fmt;
 use weir_api::gateway_api::kinds;
 use weir_api::kind_facts::KindFacts;
 use weir_api::kong::OPERATOR_GROUP;
+use weir_api::weir::{GATEWAY_PARAMETERS, WEIR_GROUP};
 
 /// The kinds that translation reads, in the order in which it looks at changed objects: what is read by others first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,7 @@ pub enum Kind {
     UdpRoute,
     BackendTlsPolicy,
     BackendTrafficPolicy,
+    BackendPolicy,
     ReferenceGrant,
     Service,
     EndpointSlice,
@@ -26,6 +28,7 @@ pub enum Kind {
     Secret,
     ConfigMap,
     GatewayConfiguration,
+    GatewayParameters,
     Ingress,
     IngressClass,
 }
@@ -38,7 +41,7 @@ const fn facts(of: &KindFacts) -> Facts {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 21] = [
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::ListenerSet,
@@ -49,6 +52,7 @@ impl Kind {
         Kind::UdpRoute,
         Kind::BackendTlsPolicy,
         Kind::BackendTrafficPolicy,
+        Kind::BackendPolicy,
         Kind::ReferenceGrant,
         Kind::Service,
         Kind::EndpointSlice,
@@ -56,9 +60,14 @@ impl Kind {
         Kind::Secret,
         Kind::ConfigMap,
         Kind::GatewayConfiguration,
+        Kind::GatewayParameters,
         Kind::Ingress,
         Kind::IngressClass,
     ];
+
+    /// Those that say something about the Services that they name.
+    pub(crate) const POLICIES: [Kind; 3] =
+        [Kind::BackendTlsPolicy, Kind::BackendTrafficPolicy, Kind::BackendPolicy];
 
     fn facts(self) -> Facts {
         match self {
@@ -72,6 +81,7 @@ impl Kind {
             Kind::UdpRoute => facts(&kinds::UDP_ROUTE),
             Kind::BackendTlsPolicy => facts(&kinds::BACKEND_TLS_POLICY),
             Kind::BackendTrafficPolicy => facts(&kinds::X_BACKEND_TRAFFIC_POLICY),
+            Kind::BackendPolicy => ("BackendPolicy", "backendpolicies", WEIR_GROUP, &["v1alpha1"]),
             Kind::ReferenceGrant => facts(&kinds::REFERENCE_GRANT),
             Kind::Service => ("Service", "services", "", &["v1"]),
             Kind::EndpointSlice => ("EndpointSlice", "endpointslices", "discovery.k8s.io", &["v1"]),
@@ -84,6 +94,7 @@ impl Kind {
                 OPERATOR_GROUP,
                 &["v2beta1", "v2alpha1", "v1beta1"],
             ),
+            Kind::GatewayParameters => (GATEWAY_PARAMETERS, "gatewayparameters", WEIR_GROUP, &["v1alpha1"]),
             Kind::Ingress => ("Ingress", "ingresses", "networking.k8s.io", &["v1"]),
             Kind::IngressClass => ("IngressClass", "ingressclasses", "networking.k8s.io", &["v1"]),
         }
@@ -133,7 +144,7 @@ impl Kind {
 
     /// Whether objects of the kind say something about the Services that they name.
     pub fn is_policy(self) -> bool {
-        matches!(self, Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy)
+        Kind::POLICIES.contains(&self)
     }
 
     /// Whether Weir writes a status to objects of the kind.
@@ -142,7 +153,11 @@ impl Kind {
             || self.is_policy()
             || matches!(
                 self,
-                Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::GatewayConfiguration
+                Kind::GatewayClass
+                    | Kind::Gateway
+                    | Kind::ListenerSet
+                    | Kind::GatewayConfiguration
+                    | Kind::GatewayParameters
             )
     }
 }

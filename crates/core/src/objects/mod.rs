@@ -16,6 +16,7 @@ use weir_api::core_v1::{EndpointSlice, Namespace, Service};
 use weir_api::gateway_api::{Gateway, GatewayClass, GatewayStatusAddress, ReferenceGrant};
 use weir_api::kong::GatewayConfiguration;
 use weir_api::networking::IngressClass;
+use weir_api::weir::GatewayParameters;
 use weir_model::resource::BindReport;
 
 pub use self::kind::{Kind, ObjectKey};
@@ -286,6 +287,13 @@ impl Objects {
     pub fn gateway_configuration(&self, key: &ObjectKey) -> Option<&Arc<GatewayConfiguration>> {
         match self.get(key) {
             Some(Object::GatewayConfiguration(object)) => Some(object),
+            _ => None,
+        }
+    }
+
+    pub fn gateway_parameters(&self, key: &ObjectKey) -> Option<&Arc<GatewayParameters>> {
+        match self.get(key) {
+            Some(Object::GatewayParameters(object)) => Some(object),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ use weir_api::kong::GatewayConfiguration;
 use weir_api::meta::ObjectMeta;
 use weir_api::networking::{Ingress, IngressClass};
 use weir_api::seen::{SeenPolicyStatus, SeenRouteStatus};
+use weir_api::weir::{BackendPolicy, GatewayParameters};
 
 use super::kind::{Kind, ObjectKey};
 
@@ -76,6 +77,7 @@ objects! {
     UdpRoute: UdpRoute,
     BackendTlsPolicy: BackendTlsPolicy,
     BackendTrafficPolicy: XBackendTrafficPolicy,
+    BackendPolicy: BackendPolicy,
     ReferenceGrant: ReferenceGrant,
     Service: Service,
     EndpointSlice: EndpointSlice,
@@ -83,6 +85,7 @@ objects! {
     Secret: Secret,
     ConfigMap: ConfigMap,
     GatewayConfiguration: GatewayConfiguration,
+    GatewayParameters: GatewayParameters,
     Ingress: Ingress,
     IngressClass: IngressClass,
 }
@@ -114,6 +117,8 @@ impl Object {
             (Object::UdpRoute(a), Object::UdpRoute(b)) => a.spec == b.spec,
             (Object::BackendTlsPolicy(a), Object::BackendTlsPolicy(b)) => a.spec == b.spec,
             (Object::BackendTrafficPolicy(a), Object::BackendTrafficPolicy(b)) => a.spec == b.spec,
+            (Object::BackendPolicy(a), Object::BackendPolicy(b)) => a.spec == b.spec,
+            (Object::GatewayParameters(a), Object::GatewayParameters(b)) => a.spec == b.spec,
             (Object::Ingress(a), Object::Ingress(b)) => a.spec == b.spec,
             _ => false,
         }
@@ -129,6 +134,7 @@ impl Object {
             Object::UdpRoute(route) => parents(&route.status),
             Object::BackendTlsPolicy(policy) => ancestors(&policy.status),
             Object::BackendTrafficPolicy(policy) => ancestors(&policy.status),
+            Object::BackendPolicy(policy) => ancestors(&policy.status),
             _ => Vec::new(),
         }
     }
@@ -146,6 +152,10 @@ impl Object {
                 targets.filter_map(|to| service(&to.group, &to.kind, &to.name)).collect()
             }
             Object::BackendTrafficPolicy(policy) => {
+                let targets = policy.spec.target_refs.iter();
+                targets.filter_map(|to| service(&to.group, &to.kind, &to.name)).collect()
+            }
+            Object::BackendPolicy(policy) => {
                 let targets = policy.spec.target_refs.iter();
                 targets.filter_map(|to| service(&to.group, &to.kind, &to.name)).collect()
             }

@@ -3,8 +3,10 @@
 use weir_api::condition::{Condition, reasons, types};
 use weir_api::gateway_api::{GatewayClass, GatewayClassStatus, ParametersReference, SupportedFeature};
 use weir_api::kong::{GatewayConfiguration, GatewayConfigurationStatus, OPERATOR_GROUP};
+use weir_api::weir::{GATEWAY_PARAMETERS, WEIR_GROUP};
 
 use super::finding::{Finding, list};
+use super::parameters::{self, Settings};
 use super::reading::{Reading, Unknown};
 use crate::objects::{Kind, ObjectKey, Presence};
 use crate::output::ClassKind;
@@ -15,6 +17,8 @@ pub(super) struct ClassView {
     pub(super) controller: String,
     pub(super) kind: ClassKind,
     pub(super) verdict: Verdict,
+    /// What its parameters say, as far as they can be used.
+    pub(super) settings: Settings,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,37 +33,53 @@ pub(super) enum Verdict {
 /// `None` when the class is somebody else's.
 pub(super) fn view(class: &GatewayClass, reading: &mut Reading<'_>) -> Option<ClassView> {
     let kind = ClassKind::of(class)?;
-    let verdict = match &class.spec.parameters_ref {
-        None => Verdict::Accepted,
-        Some(parameters) => parameters_verdict(parameters, None, reading),
-    };
-    Some(ClassView { controller: class.spec.controller_name.clone(), kind, verdict })
+    let (verdict, settings) = bound(class.spec.parameters_ref.as_deref(), None, reading);
+    Some(ClassView { controller: class.spec.controller_name.clone(), kind, verdict, settings })
 }
 
-/// Whether an object with parameters can be used. `namespace` is the one that the reference is confined to, if it is.
-pub(super) fn parameters_verdict(
-    parameters: &ParametersReference,
+/// Whether an object with parameters can be used, and what of it can. `namespace` is the one that the reference is confined to, if it is.
+pub(super) fn bound(
+    reference: Option<&ParametersReference>,
     namespace: Option<&str>,
     reading: &mut Reading<'_>,
-) -> Verdict {
-    let ParametersReference { group, kind, name, namespace: named } = parameters;
-    if group != OPERATOR_GROUP || kind != "GatewayConfiguration" {
-        return Verdict::Rejected(format!(
-            "parametersRef is of kind {kind:?} in group {group:?}; Weir reads GatewayConfiguration of {OPERATOR_GROUP}"
-        ));
-    }
-    let Some(namespace) = namespace.or(named.as_deref()).filter(|namespace| !namespace.is_empty()) else {
-        return Verdict::Rejected(
-            "parametersRef needs a namespace, because a GatewayConfiguration is in one".to_owned(),
-        );
+) -> (Verdict, Settings) {
+    let Some(reference) = reference else {
+        return (Verdict::Accepted, Settings::default());
     };
-    match reading.presence(&ObjectKey::new(Kind::GatewayConfiguration, namespace, name), Unknown::Holds) {
-        Presence::Present => Verdict::Accepted,
-        Presence::Unknown => Verdict::Pending,
-        Presence::Absent => {
-            Verdict::Rejected(format!("parametersRef: there is no GatewayConfiguration {namespace}/{name}"))
+    let rejected = |why| (Verdict::Rejected(why), Settings::default());
+    let ParametersReference { group, kind, name, namespace: named } = reference;
+    let kind = match (group.as_str(), kind.as_str()) {
+        (WEIR_GROUP, GATEWAY_PARAMETERS) => Kind::GatewayParameters,
+        (OPERATOR_GROUP, "GatewayConfiguration") => Kind::GatewayConfiguration,
+        _ => {
+            return rejected(format!(
+                "parametersRef is of kind {kind:?} in group {group:?}; Weir reads {GATEWAY_PARAMETERS} of {WEIR_GROUP} and \
+                 GatewayConfiguration of {OPERATOR_GROUP}"
+            ));
         }
+    };
+    let Some(namespace) = namespace.or(named.as_deref()).filter(|namespace| !namespace.is_empty()) else {
+        return rejected(format!("parametersRef needs a namespace, because a {kind} is in one"));
+    };
+    let key = ObjectKey::new(kind, namespace, name);
+    match reading.presence(&key, Unknown::Holds) {
+        Presence::Present => {}
+        Presence::Unknown => return (Verdict::Pending, Settings::default()),
+        Presence::Absent => return rejected(format!("parametersRef: there is no {key}")),
     }
+    let Some(object) = reading.objects.gateway_parameters(&key) else {
+        return (Verdict::Accepted, Settings::default());
+    };
+    let read = parameters::read(&key, object, reading);
+    let verdict = match read.faults.first() {
+        _ if read.pending => Verdict::Pending,
+        None => Verdict::Accepted,
+        // The rest is in the object's own status.
+        Some(Finding { field, message, .. }) => {
+            Verdict::Rejected(format!("parametersRef: {key} is not valid: {field}: {message}"))
+        }
+    };
+    (verdict, read.settings)
 }
 
 /// `None` while the verdict is open.

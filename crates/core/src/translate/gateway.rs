@@ -9,15 +9,16 @@ use weir_api::gateway_api::{
     ParametersReference, ProtocolType, RouteGroupKind,
 };
 use weir_api::meta::LabelSelector;
-use weir_model::resource::{Body, Listener};
+use weir_model::resource::{Body, Listener, Parameters};
 
-use super::class::{ClassView, Verdict, parameters_verdict};
+use super::class::{ClassView, Verdict, bound};
 use super::conflict::{self, Owner};
 use super::finding::Finding;
 use super::frontend::{self, Frontend};
 use super::grant::Referrer;
 use super::listener::{self, Conflict, Judge, ListenerPlan};
 use super::listener_set::{self, SetPlan};
+use super::parameters::Settings;
 use super::reading::Reading;
 use super::tls::{self, CertificateView, Followed, Materials};
 use crate::objects::{Addresses, Kind, Object, ObjectKey, Objects};
@@ -30,6 +31,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) addresses: Arc<Addresses>,
     /// Why the whole Gateway is not accepted.
     pub(crate) rejection: Option<(&'static str, String)>,
+    /// Why its parameters cannot be used as they are, although it goes on being served: with what can be used of them.
+    pub(crate) parameters_problem: Option<String>,
     pub(crate) listeners: Vec<ListenerPlan>,
     /// In the order of their precedence.
     pub(crate) sets: Vec<SetPlan>,
@@ -44,7 +47,9 @@ pub(crate) struct GatewayPlan {
     pub(crate) findings: Vec<Finding>,
     /// Key of the certificate for backends, or empty.
     client_certificate: String,
-    /// Certificates and authorities that its resources name.
+    /// What its parameters come to.
+    parameters: Option<Parameters>,
+    /// Certificates, authorities and session keys that its resources name.
     pub(crate) materials: BTreeMap<String, Body>,
 }
 
@@ -93,11 +98,12 @@ pub(super) fn plan(
 ) -> Planned {
     let addresses = reading.objects.addresses(key).cloned();
     let mut findings = Vec::new();
-    let Some(rejection) = rejection(key, gateway, class, addresses.is_some(), reading, &mut findings) else {
+    let judged = judge(key, gateway, class, addresses.is_some(), reading, &mut findings);
+    let Some(Judged { rejection, parameters_problem, settings }) = judged else {
         return Planned::Pending;
     };
-    let class_rejected =
-        rejection.is_some() && matches!(class.verdict, Verdict::Rejected(_)) && addresses.is_none();
+    // Whoever has nothing gets nothing: else it would count as one that is served.
+    let is_refused = matches!(rejection, Some((reasons::INVALID_PARAMETERS, _)));
     let addresses = addresses.unwrap_or_default();
     let referrer = Referrer { kind: Kind::Gateway, namespace: &key.namespace };
     let spec = gateway.spec.tls.as_ref();
@@ -126,14 +132,18 @@ pub(super) fn plan(
         set.face = shown.face(&set.key, &set.listeners, set.refused.clone());
     }
     let all = listeners.iter().chain(sets.iter().flat_map(|set| &set.listeners));
-    let need = (!class_rejected).then(|| need(key, gateway, class, all));
-    let materials =
-        if rejection.is_some() { BTreeMap::new() } else { tls::bodies(&used, &front.used).collect() };
+    let need = (!is_refused).then(|| need(key, gateway, class, all));
+    let materials = if rejection.is_some() {
+        BTreeMap::new()
+    } else {
+        tls::bodies(&used, &front.used).chain(settings.bodies()).collect()
+    };
     Planned::Ours(Box::new(GatewayPlan {
         generation: gateway.metadata.generation,
         face: shown.face(key, &listeners, None),
         addresses,
         rejection,
+        parameters_problem,
         listeners,
         sets,
         client_problem,
@@ -141,6 +151,7 @@ pub(super) fn plan(
         need,
         findings,
         client_certificate,
+        parameters: settings.resource(),
         materials,
     }))
 }
@@ -170,15 +181,23 @@ impl Shown<'_> {
     }
 }
 
-/// Why the Gateway as a whole is not accepted, if it is not; `None` while that cannot be said.
-fn rejection(
+/// What is said of the Gateway as a whole.
+struct Judged {
+    /// Why it is not accepted, and not served.
+    rejection: Option<(&'static str, String)>,
+    parameters_problem: Option<String>,
+    settings: Settings,
+}
+
+/// `None` while it cannot be said. `runs`: it has been given addresses.
+fn judge(
     key: &ObjectKey,
     gateway: &Gateway,
     class: &ClassView,
     runs: bool,
     reading: &mut Reading<'_>,
     findings: &mut Vec<Finding>,
-) -> Option<Option<(&'static str, String)>> {
+) -> Option<Judged> {
     let mut rejection = match &class.verdict {
         Verdict::Pending => return None,
         Verdict::Accepted => None,
@@ -194,7 +213,10 @@ fn rejection(
             Some((reasons::INVALID_PARAMETERS, message))
         }
     };
-    match infrastructure_verdict(key, gateway, reading) {
+    let reference = gateway.spec.infrastructure.as_ref().and_then(|i| i.parameters_ref.as_deref());
+    let (verdict, settings) = bound(reference.map(local_parameters).as_ref(), Some(&key.namespace), reading);
+    let mut parameters_problem = None;
+    match verdict {
         Verdict::Pending => return None,
         Verdict::Accepted => {}
         Verdict::Rejected(why) => {
@@ -203,22 +225,19 @@ fn rejection(
                 reasons::INVALID_PARAMETERS,
                 &*why,
             ));
-            rejection =
-                rejection.or(Some((reasons::INVALID_PARAMETERS, format!("spec.infrastructure.{why}"))));
+            let message = format!("spec.infrastructure.{why}");
+            if runs {
+                parameters_problem = Some(message);
+            } else {
+                rejection = rejection.or(Some((reasons::INVALID_PARAMETERS, message)));
+            }
         }
     }
     if let Some(finding) = unsupported_address(gateway) {
         rejection = rejection.or(Some((reasons::UNSUPPORTED_ADDRESS, finding.message.clone())));
         findings.push(finding);
     }
-    Some(rejection)
-}
-
-fn infrastructure_verdict(key: &ObjectKey, gateway: &Gateway, reading: &mut Reading<'_>) -> Verdict {
-    let parameters = gateway.spec.infrastructure.as_ref().and_then(|i| i.parameters_ref.as_deref());
-    parameters.map_or(Verdict::Accepted, |parameters| {
-        parameters_verdict(&local_parameters(parameters), Some(&key.namespace), reading)
-    })
+    Some(Judged { rejection, parameters_problem, settings: settings.over(&class.settings) })
 }
 
 /// A Gateway's parameters are in its own namespace.
@@ -433,6 +452,7 @@ impl GatewayPlan {
                 let resource_key = resource_key(&plan.key, &self.addresses, index);
                 let mut resource = plan.resource(resource_key.clone(), gateway.clone(), address.clone());
                 resource.backend_client_certificate.clone_from(&self.client_certificate);
+                resource.parameters.clone_from(&self.parameters);
                 resources.insert(resource_key, resource);
             }
         }

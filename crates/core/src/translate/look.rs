@@ -10,6 +10,8 @@ use super::class::{self, Verdict};
 use super::finding::Finding;
 use super::gateway::{self, Face, GatewayPlan, Planned};
 use super::ingress;
+use super::parameters;
+use super::policy::ANCESTORS_MAX;
 use super::reading::{Reading, Unknown};
 use super::{Step, Translator};
 use crate::objects::{Kind, Object, ObjectKey, Objects, Presence};
@@ -67,7 +69,7 @@ impl Translator {
             .dependencies
             .reads(key)
             .chain(&reading.seen.reads)
-            .filter(|read| read.kind == Kind::GatewayConfiguration)
+            .filter(|read| matches!(read.kind, Kind::GatewayConfiguration | Kind::GatewayParameters))
             .cloned()
             .collect();
         step.dirty.extend(configurations);
@@ -290,6 +292,30 @@ impl Translator {
             }
             None => self.forget(key),
         }
+    }
+
+    pub(super) fn look_at_parameters(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut reading = Reading::new(objects, key);
+        let object = objects.gateway_parameters(key);
+        let read = object.map(|object| parameters::read(key, object, &mut reading));
+        let is_held = !reading.seen.waits.is_empty();
+        self.dependencies.set(key, reading.seen);
+        if is_held {
+            return;
+        }
+        let (Some(object), Some(read)) = (object, read) else {
+            self.forget(key);
+            return;
+        };
+        let user = |reader: &ObjectKey| match reader.kind {
+            Kind::GatewayClass => Some((reader.clone(), self.classes.get(reader)?.controller.clone())),
+            Kind::Gateway => Some((reader.clone(), self.gateways.get(reader)?.face.controller.clone())),
+            _ => None,
+        };
+        let users: Vec<_> = self.dependencies.readers(key).filter_map(user).take(ANCESTORS_MAX).collect();
+        let status = parameters::status(object.metadata.generation, &read, users);
+        self.state(key, Status::GatewayParameters(status), step);
+        self.diagnose(key, read.faults, step);
     }
 
     pub(super) fn look_at_ingress(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {

@@ -122,9 +122,8 @@ impl Translator {
                 None => (None, None),
                 Some((mut backend, endpoints, port_name)) => {
                     let plan_of = |policy: &ObjectKey| self.policies.get(policy);
-                    if port.form != Form::Udp {
-                        policy::apply(&mut backend, key, &port_name, objects, &plan_of);
-                    }
+                    let datagrams = port.form == Form::Udp;
+                    policy::apply(&mut backend, datagrams, key, &port_name, objects, &plan_of);
                     (Some(backend), Some(endpoints))
                 }
             };
@@ -182,7 +181,7 @@ impl Translator {
 }
 
 fn policies_of<'a>(objects: &'a Objects, service: &'a ObjectKey) -> impl Iterator<Item = ObjectKey> + 'a {
-    [Kind::BackendTlsPolicy, Kind::BackendTrafficPolicy]
+    Kind::POLICIES
         .into_iter()
         .flat_map(move |kind| objects.members(service, kind))
         .map(|(key, _)| key.clone())

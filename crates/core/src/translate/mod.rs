@@ -23,6 +23,7 @@ pub(crate) mod listener_set;
 mod look;
 mod look_route;
 mod memory;
+mod parameters;
 mod policy;
 mod reading;
 mod route;
@@ -228,9 +229,14 @@ impl Translator {
                 }
                 (Object::IngressClass(before), Object::IngressClass(now)) => before.spec != now.spec,
                 (Object::Secret(before), Object::Secret(now)) => {
-                    before.type_ != now.type_ || before.data != now.data
+                    before.type_ != now.type_
+                        || before.data != now.data
+                        || before.session_keys != now.session_keys
                 }
                 (Object::ConfigMap(before), Object::ConfigMap(now)) => before.data != now.data,
+                (Object::GatewayParameters(before), Object::GatewayParameters(now)) => {
+                    before.spec != now.spec
+                }
                 // These have views of their own, or are read for their presence only.
                 _ => false,
             },
@@ -252,7 +258,7 @@ impl Translator {
             Kind::ListenerSet => {
                 step.dirty.extend([before, now].into_iter().flatten().filter_map(Object::gateway_of_set));
             }
-            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::BackendPolicy => {
                 for service in [before, now].into_iter().flatten().flat_map(Object::policy_targets) {
                     let all = ObjectKey::policies_of(key.kind, &service);
                     self.dependencies.mark_readers(&all, &mut step.dirty);
@@ -304,9 +310,12 @@ impl Translator {
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                 self.look_at_route(objects, key, step);
             }
-            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => self.look_at_policy(objects, key, step),
+            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::BackendPolicy => {
+                self.look_at_policy(objects, key, step);
+            }
             Kind::Service => self.look_at_service(objects, key, step),
             Kind::GatewayConfiguration => self.look_at_configuration(objects, key, step),
+            Kind::GatewayParameters => self.look_at_parameters(objects, key, step),
             Kind::Ingress => self.look_at_ingress(objects, key, step),
             Kind::ReferenceGrant
             | Kind::EndpointSlice

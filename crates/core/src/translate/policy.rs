@@ -1,4 +1,4 @@
-//! BackendTLSPolicy and XBackendTrafficPolicy: what they say about Services, and which of several holds.
+//! BackendTLSPolicy, XBackendTrafficPolicy and BackendPolicy: what they say about Services, and which of several holds.
 //!
 //! Invariants: of policies for the same Service and section the oldest holds, then the first by name, whether or not it
 //! can be met; one for a section is before one for the whole Service. A policy that holds and cannot be met makes its
@@ -13,18 +13,23 @@ use weir_api::gateway_api::{
     RetryConstraint, SubjectAltNameType, WellKnownCaCertificatesType, XBackendTrafficPolicy,
 };
 use weir_api::meta::ObjectMeta;
-use weir_model::resource::{Backend, BackendTls, CaBundle, RetryBudget, SessionPersistence, SubjectAltName};
+use weir_api::weir::BackendPolicy;
+use weir_model::limits::Side;
+use weir_model::resource::{
+    Backend, BackendTls, CaBundle, LimitSetting, RetryBudget, SessionPersistence, SubjectAltName,
+};
 
 use super::finding::{Finding, list, summary};
 use super::grant::Referrer;
 use super::hostname;
+use super::parameters;
 use super::reading::{Reading, Unknown};
 use super::route::{self, Ancestor};
 use super::tls::{Followed, Materials};
 use crate::objects::{Kind, Object, ObjectKey, Objects, Presence};
 
 /// Entries that a status can have, as the CRD says.
-const ANCESTORS_MAX: usize = 16;
+pub(super) const ANCESTORS_MAX: usize = 16;
 /// Targets that a message names.
 const NAMED_MAX: usize = 4;
 /// The CRD's default `retryConstraint.budget.interval`, milliseconds.
@@ -46,6 +51,8 @@ pub(super) struct PolicyPlan {
     services: BTreeSet<ObjectKey>,
     /// Targets that another policy has, and that one.
     lost: Vec<(ObjectKey, String)>,
+    /// Services that have no such section, and what is missing.
+    missing: Vec<(ObjectKey, String)>,
     /// Services of which it has some part.
     held: BTreeSet<ObjectKey>,
     /// Authorities that it names.
@@ -58,6 +65,7 @@ pub(super) struct PolicyPlan {
 pub(super) enum Says {
     Tls(BackendTls),
     Traffic { session_persistence: Option<SessionPersistence>, retry_budget: Option<RetryBudget> },
+    Limits(Vec<LimitSetting>),
 }
 
 /// `None`: not a policy.
@@ -70,6 +78,7 @@ pub(super) fn plan(
     let mut plan = match object {
         Object::BackendTlsPolicy(policy) => tls(key, policy, materials, reading),
         Object::BackendTrafficPolicy(policy) => traffic(policy),
+        Object::BackendPolicy(policy) => limits(policy),
         _ => return None,
     };
     plan.services = object.policy_targets().into_iter().collect();
@@ -84,6 +93,11 @@ pub(super) fn plan(
         if reading.presence(&service, Unknown::Passes) == Presence::Absent {
             let message = format!("there is no {service}, so the policy has no effect there");
             plan.findings.push(Finding::error(field.clone(), reasons::TARGET_NOT_FOUND, message));
+        }
+        if let Some(message) = missing_section(key.kind, &service, target.section_name, reading.objects) {
+            plan.findings.push(Finding::error(field, reasons::TARGET_NOT_FOUND, message.clone()));
+            plan.missing.push((service, message));
+            continue;
         }
         reading.note_read(&ObjectKey::policies_of(key.kind, &service));
         let section = target.section_name;
@@ -168,6 +182,7 @@ fn judged(
         unresolved: None,
         services: BTreeSet::new(),
         lost: Vec::new(),
+        missing: Vec::new(),
         held: BTreeSet::new(),
         bundles: Vec::new(),
         findings,
@@ -267,6 +282,27 @@ fn traffic(policy: &XBackendTrafficPolicy) -> PolicyPlan {
     judged(&policy.metadata, Says::Traffic { session_persistence, retry_budget }, rejection, faults)
 }
 
+fn limits(policy: &BackendPolicy) -> PolicyPlan {
+    let mut faults = Vec::new();
+    let settings = parameters::limits(Side::Backend, &policy.spec.limits, &mut faults);
+    let rejection = faults.first().map(|first| (first.reason, summary(&faults)));
+    judged(&policy.metadata, Says::Limits(settings), rejection, faults)
+}
+
+/// What a target names and its Service does not have. BackendTLSPolicy may be there before the port is: what is not yet there
+/// is to be encrypted too.
+fn missing_section(
+    kind: Kind,
+    service: &ObjectKey,
+    section: Option<&str>,
+    objects: &Objects,
+) -> Option<String> {
+    let section = section.filter(|_| kind == Kind::BackendPolicy)?;
+    let ports = &objects.service(service)?.spec.ports;
+    let is_missing = !ports.iter().any(|port| port.name == section);
+    is_missing.then(|| format!("{service} has no port that is called {section:?}"))
+}
+
 fn retry_budget(spec: &RetryConstraint, faults: &mut Vec<Finding>) -> Option<RetryBudget> {
     let before = faults.len();
     let mut milliseconds = |text: Option<&str>, field: &str| {
@@ -322,6 +358,17 @@ fn targets(object: &Object) -> Vec<Target<'_>> {
                 .map(|to| Target { group: &to.group, kind: &to.kind, name: &to.name, section_name: None })
                 .collect()
         }
+        Object::BackendPolicy(policy) => {
+            let targets = policy.spec.target_refs.iter();
+            targets
+                .map(|to| Target {
+                    group: &to.group,
+                    kind: &to.kind,
+                    name: &to.name,
+                    section_name: to.section_name.as_deref(),
+                })
+                .collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -372,12 +419,16 @@ fn holder_for_port<'a>(
 /// Puts into a backend what policies say about its port. `plan_of` gives the plans that were made.
 pub(super) fn apply<'a>(
     backend: &mut Backend,
+    datagrams: bool,
     service: &ObjectKey,
     port_name: &str,
     objects: &Objects,
     plan_of: &dyn Fn(&ObjectKey) -> Option<&'a PolicyPlan>,
 ) {
-    for kind in [Kind::BackendTlsPolicy, Kind::BackendTrafficPolicy] {
+    // For datagrams there are neither encryption, sessions nor retries.
+    let for_datagrams = [Kind::BackendPolicy];
+    let kinds = if datagrams { &for_datagrams[..] } else { &Kind::POLICIES };
+    for &kind in kinds {
         let Some(key) = holder_for_port(objects, kind, service, port_name) else {
             continue;
         };
@@ -390,7 +441,8 @@ pub(super) fn apply<'a>(
                 }
                 backend.retry_budget.clone_from(retry_budget);
             }
-            Some((Says::Traffic { .. }, Some(_))) => {}
+            Some((Says::Limits(settings), None)) => backend.limits.clone_from(settings),
+            Some((Says::Traffic { .. } | Says::Limits(_), Some(_))) => {}
             // Not looked at yet: until it is, nothing may go out in the clear.
             None if kind == Kind::BackendTlsPolicy => {
                 let invalid_reason = reasons::PENDING.to_owned();
@@ -446,11 +498,15 @@ impl PolicyPlan {
             .collect();
         let has_some = services.iter().any(|service| self.held.contains(*service));
         let lost_text = list(&lost, NAMED_MAX);
+        let missing = self.missing.iter().find(|(service, _)| services.contains(service));
         let accepted = match &self.rejection {
             _ if !has_some && !lost.is_empty() => {
                 condition(types::ACCEPTED, false, reasons::CONFLICTED, lost_text)
             }
             Some((reason, message)) => condition(types::ACCEPTED, false, reason, message.clone()),
+            None if let Some((_, message)) = missing.filter(|_| !has_some) => {
+                condition(types::ACCEPTED, false, reasons::TARGET_NOT_FOUND, message.clone())
+            }
             None if lost.is_empty() => {
                 condition(types::ACCEPTED, true, reasons::ACCEPTED, "The policy is in force.".to_owned())
             }

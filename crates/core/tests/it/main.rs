@@ -12,6 +12,7 @@ mod decisions;
 mod golden;
 mod material;
 mod oracle;
+mod parameters;
 mod presence;
 mod property;
 mod rebirth;

@@ -315,7 +315,7 @@ impl Dice {
 const TAME: u64 = 0;
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-const KINDS: [(Kind, usize); 19] = [
+const KINDS: [(Kind, usize); 21] = [
     (Kind::GatewayClass, 3),
     (Kind::Gateway, 4),
     (Kind::ListenerSet, 3),
@@ -326,6 +326,7 @@ const KINDS: [(Kind, usize); 19] = [
     (Kind::UdpRoute, 2),
     (Kind::BackendTlsPolicy, 4),
     (Kind::BackendTrafficPolicy, 2),
+    (Kind::BackendPolicy, 4),
     (Kind::ReferenceGrant, 3),
     (Kind::Service, 4),
     (Kind::EndpointSlice, 5),
@@ -333,10 +334,11 @@ const KINDS: [(Kind, usize); 19] = [
     (Kind::Secret, 3),
     (Kind::ConfigMap, 3),
     (Kind::GatewayConfiguration, 2),
+    (Kind::GatewayParameters, 3),
     (Kind::Ingress, 2),
     (Kind::IngressClass, 2),
 ];
-const SLOTS: usize = 58;
+const SLOTS: usize = 65;
 
 fn slot_key(slot: usize) -> ObjectKey {
     let mut index = slot;
@@ -399,6 +401,20 @@ fn body(kind: Kind, dice: &mut Dice) -> Value {
             "targetRefs": [{"group": "", "kind": "Service", "name": dice.pick(&["n0", "n1"])}],
             "retryConstraint": dice.pick(&[json!({"budget": {"percent": 30}}), json!({"budget": {"percent": 300}})]),
             "sessionPersistence": dice.pick(&[json!(null), json!({"type": "Header"})])}}),
+        Kind::BackendPolicy => json!({"metadata": {}, "spec": {
+            "targetRefs": [
+                {"group": "", "kind": dice.pick(&["Service", "Service", "Other"]), "name": dice.pick(&["n0", "n1"]),
+                 "sectionName": dice.pick(&[json!(null), json!("http"), json!("none"), json!("udp")])},
+                {"group": "", "kind": "Service", "name": dice.pick(&["n9", "n0"])}],
+            "timeouts": {"connect": dice.pick(&["1s", "2s", "soon"])},
+            "retries": {"attempts": dice.pick(&[1, 2, 99])}}}),
+        Kind::GatewayParameters => json!({"metadata": {}, "spec": {
+            "requests": {"headBytes": dice.pick(&[json!(2048), json!(4096), json!(1), json!("x"), json!(null)])},
+            "trustedProxies": dice.pick(&[json!(null), json!([]), json!(["10.0.0.0/8"]), json!(["x", "::1"])]),
+            "accessLog": dice.pick(&[json!(null), json!({"mode": "All"}), json!({"mode": "Odd"})]),
+            "sessionKeySecretRefs": dice.pick(&[
+                json!(null), json!([{"name": "n0", "key": "k"}]),
+                json!([{"name": "n1", "key": "k"}, {"name": "n7", "key": "k"}])])}}),
         Kind::Secret => secret(dice),
         Kind::ConfigMap => json!({"metadata": {}, "data": dice.pick(&[
             json!({"ca.crt": pair(0).0}), json!({"ca.crt": pair(1).0}), json!({"ca.crt": "x"}), json!({})])}),
@@ -444,9 +460,11 @@ fn class(dice: &mut Dice) -> Value {
         "example.com/other",
     ]);
     let annotations = json!({"konghq.com/gatewayclass-unmanaged": dice.pick(&["true", "true", "false"])});
+    let namespace = dice.pick(&["a", "b"]);
     let parameters = dice.pick(&[
         json!(null),
         json!({"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": "n0", "namespace": "a"}),
+        json!({"group": "weir.dev", "kind": "GatewayParameters", "name": "n0", "namespace": namespace}),
         json!({"group": "x", "kind": "Y", "name": "z"}),
     ]);
     json!({"metadata": {"annotations": annotations},
@@ -463,7 +481,8 @@ fn pair(index: usize) -> &'static (String, String) {
 
 fn secret(dice: &mut Dice) -> Value {
     let encode = |text: &str| base64::prelude::BASE64_STANDARD.encode(text);
-    json!({"metadata": {}, "type": dice.pick(&["kubernetes.io/tls", "Opaque"]), "data": {
+    json!({"metadata": {}, "type": dice.pick(&["kubernetes.io/tls", "Opaque", "weir.dev/session-key"]), "data": {
+        "k": dice.pick(&[encode(&"7".repeat(32)), encode(&"8".repeat(32)), encode("short")]),
         "tls.crt": dice.pick(&[encode(&pair(0).0), encode(&pair(1).0), encode("no PEM"), "no base64".to_owned()]),
         "tls.key": dice.pick(&[encode(&pair(0).1), encode(&pair(1).1), encode("no PEM")])}})
 }
@@ -495,10 +514,12 @@ fn listeners(dice: &mut Dice, most: usize) -> Vec<Value> {
 
 fn gateway(dice: &mut Dice) -> Value {
     let listeners = listeners(dice, 6);
+    let name = dice.pick(&["n0", "n1"]);
     let infrastructure = dice.pick(&[
         json!(null),
         json!({"labels": {"a": "b"}}),
         json!({"parametersRef": {"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": "n0"}}),
+        json!({"parametersRef": {"group": "weir.dev", "kind": "GatewayParameters", "name": name}}),
     ]);
     let addresses = dice.pick(&[json!([]), json!([{"value": "127.0.0.77"}]), json!([{"type": "x.y/z"}])]);
     let bundle = json!({"group": "", "kind": dice.pick(&["ConfigMap", "Odd"]), "name": dice.pick(&["n0", "n1"]),

@@ -5,8 +5,9 @@ use weir_api::condition::Condition;
 use weir_api::gateway_api::ListenerStatus;
 use weir_core::{Diagnostic, Status};
 use weir_model::resource::{
-    Attachment, Backend, BackendTls, Body, Filter, FilterKind, HeaderModifier, HttpMatch, HttpRule, Listener,
-    PathKind, PathModifier, Resource, SessionPersistence, ValueMatch, WeightedBackend,
+    Attachment, Backend, BackendTls, Body, Filter, FilterKind, HeaderModifier, HttpMatch, HttpRule,
+    LimitSetting, Listener, PathKind, PathModifier, Resource, SessionPersistence, ValueMatch,
+    WeightedBackend,
 };
 
 pub(crate) fn resource(resource: &Resource) -> Value {
@@ -38,6 +39,10 @@ pub(crate) fn resource(resource: &Resource) -> Value {
         Body::CaBundle(bundle) => {
             assert!(bundle.certificates.starts_with(b"-----BEGIN"));
             json!("authorities")
+        }
+        Body::SessionKey(key) => {
+            assert_eq!(key.bytes.len(), 32);
+            json!("a session key")
         }
         Body::Backend(backend) => of_backend(backend),
         Body::Endpoints(endpoints) => endpoints
@@ -79,6 +84,16 @@ fn listener(listener: &Listener) -> Value {
     if !listener.backend_client_certificate.is_empty() {
         text.push_str(&format!("; to backends {}", listener.backend_client_certificate));
     }
+    if let Some(parameters) = &listener.parameters {
+        text.push_str(&format!("; {}", limits(&parameters.limits)));
+        if let Some(trusted) = &parameters.trusted_proxies {
+            text.push_str(&format!("; trusts [{}]", trusted.networks.join(", ")));
+        }
+        text.push_str(&format!("; access log {:?}", parameters.access_log()));
+        if !parameters.session_keys.is_empty() {
+            text.push_str(&format!("; sessions by [{}]", parameters.session_keys.join(", ")));
+        }
+    }
     json!(text)
 }
 
@@ -117,7 +132,15 @@ fn of_backend(backend: &Backend) -> Value {
             budget.percent, budget.interval_ms, budget.min_retry_count, budget.min_retry_interval_ms
         ));
     }
+    if !backend.limits.is_empty() {
+        text.push_str(&format!("; {}", limits(&backend.limits)));
+    }
     json!(text)
+}
+
+fn limits(settings: &[LimitSetting]) -> String {
+    let each: Vec<String> = settings.iter().map(|one| format!("{}={}", one.name, one.value)).collect();
+    format!("limits [{}]", each.join(", "))
 }
 
 fn session(one: &SessionPersistence) -> String {
@@ -261,6 +284,10 @@ pub(crate) fn status(status: &Status) -> Value {
     match status {
         Status::GatewayClass(status) => conditions(&status.conditions),
         Status::GatewayConfiguration(status) => conditions(&status.conditions),
+        Status::GatewayParameters(status) => json!({
+            "ancestors": serde_json::to_value(&status.ancestors).expect("JSON"),
+            "conditions": conditions(&status.conditions),
+        }),
         Status::Gateway(status) => {
             let mut out = json!({});
             if !status.addresses.is_empty() {

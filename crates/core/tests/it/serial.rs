@@ -23,6 +23,7 @@ fn statuses_are_spelled_as_the_api_wants_them() {
         Status::Route(status) => serde_json::to_value(status).unwrap(),
         Status::Policy(status) => serde_json::to_value(status).unwrap(),
         Status::GatewayConfiguration(status) => serde_json::to_value(status).unwrap(),
+        Status::GatewayParameters(status) => serde_json::to_value(status).unwrap(),
     };
     assert_eq!(
         json(Kind::GatewayClass, "", "weir"),

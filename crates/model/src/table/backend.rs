@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::budget::Budget;
+use crate::limits::{Limits, Side};
 use crate::resource::{Backend, BackendProtocol, BackendTls, Endpoints};
 use crate::session::Session;
 
@@ -25,7 +26,7 @@ pub struct BackendState {
     pub service: Box<str>,
     /// The Service's port.
     pub port: u16,
-    /// What every request wants to know of the settings, for one plain load: [`HTTP2`] and [`ENCRYPTED`].
+    /// What every request wants to know of the settings, for one plain load: [`HTTP2`], [`ENCRYPTED`] and [`LIMITED`].
     wire: AtomicU8,
     settings: ArcSwap<BackendSettings>,
     slot: Arc<EndpointSlot>,
@@ -35,6 +36,8 @@ pub struct BackendState {
 const HTTP2: u8 = 1;
 /// Connections are encrypted.
 const ENCRYPTED: u8 = 2;
+/// There are limits of its own.
+const LIMITED: u8 = 4;
 
 /// What of a backend may change while rules refer to it.
 #[derive(Debug)]
@@ -46,14 +49,17 @@ pub struct BackendSettings {
     pub session: Option<Arc<Session>>,
     /// How much of its traffic may be retries, and how much of it was. Goes on for as long as its own settings stay.
     pub budget: Option<Arc<Budget>>,
+    /// Where any is set for it; `None` for those that the data plane was started with.
+    pub limits: Option<Arc<Limits>>,
     pub(crate) source: Backend,
 }
 
 impl BackendSettings {
-    /// `before` is what they were.
+    /// `before` is what they were, `limits` are the data plane's.
     pub(crate) fn compile(
         source: &Backend,
         before: Option<&BackendSettings>,
+        limits: &Limits,
     ) -> Result<BackendSettings, String> {
         let protocol = BackendProtocol::try_from(source.protocol)
             .map_err(|_| format!("backend protocol {} is not known to this release", source.protocol))?;
@@ -62,11 +68,17 @@ impl BackendSettings {
             Some(before) if before.source.retry_budget == source.retry_budget => before.budget.clone(),
             _ => source.retry_budget.as_ref().map(|settings| Arc::new(Budget::new(settings))),
         };
+        let limits = match before {
+            _ if source.limits.is_empty() => None,
+            Some(before) if before.source.limits == source.limits => before.limits.clone(),
+            _ => Some(Arc::new(limits.with(Side::Backend, &source.limits))),
+        };
         Ok(BackendSettings {
             protocol,
             tls: source.tls.clone().map(Arc::new),
             session: session.map(Arc::new),
             budget,
+            limits,
             source: source.clone(),
         })
     }
@@ -78,7 +90,8 @@ impl BackendSettings {
 
     fn wire(&self) -> u8 {
         let http2 = if self.protocol == BackendProtocol::Http2 { HTTP2 } else { 0 };
-        http2 | if self.tls.is_some() { ENCRYPTED } else { 0 }
+        let encrypted = if self.tls.is_some() { ENCRYPTED } else { 0 };
+        http2 | encrypted | if self.limits.is_some() { LIMITED } else { 0 }
     }
 }
 
@@ -133,11 +146,17 @@ impl BackendState {
     /// The protocol, of a backend whose connections are not encrypted. `None`: they are, and the settings say the rest.
     #[inline]
     pub fn in_the_clear(&self) -> Option<BackendProtocol> {
-        match self.wire.load(Acquire) {
+        match self.wire.load(Acquire) & (HTTP2 | ENCRYPTED) {
             0 => Some(BackendProtocol::Http1),
             HTTP2 => Some(BackendProtocol::Http2),
             _ => None,
         }
+    }
+
+    /// Limits towards its endpoints; `None` for those that the data plane was started with.
+    #[inline]
+    pub fn own_limits(&self) -> Option<Arc<Limits>> {
+        if self.wire.load(Acquire) & LIMITED == 0 { None } else { self.settings().limits.clone() }
     }
 
     /// How much of its traffic may be retries.

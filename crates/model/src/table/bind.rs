@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::index::{Candidates, HostTable, Placement};
 use super::listener::CompiledListener;
+use super::parameters::CompiledParameters;
 use crate::hostname::{HostMap, Hostname, RequestHost};
 use crate::resource::{ClientValidation, ListenerProtocol};
 
@@ -89,6 +92,8 @@ pub struct BindTable {
     pub(crate) tls: HostMap<Arc<ListenerGroup>>,
     /// Of TCP or UDP listeners: one group for any host.
     pub(crate) raw: HostMap<Arc<ListenerGroup>>,
+    /// Of the listeners that have any, by their key: the first holds.
+    parameters: OrdMap<Arc<str>, Arc<CompiledParameters>>,
     /// Listeners in all groups.
     pub(crate) listeners: usize,
 }
@@ -125,8 +130,21 @@ impl BindTable {
             groups: HostMap::default(),
             tls: HostMap::default(),
             raw: HostMap::default(),
+            parameters: OrdMap::new(),
             listeners: 0,
         }
+    }
+
+    /// What connections are served with; `None` for what the data plane was started with.
+    pub fn parameters(&self) -> Option<&Arc<CompiledParameters>> {
+        self.parameters.get_min().map(|(_, first)| first)
+    }
+
+    fn set_parameters(&mut self, listener: &CompiledListener) {
+        match &listener.parameters {
+            Some(parameters) => self.parameters.insert(listener.key.clone(), parameters.clone()),
+            None => self.parameters.remove(&listener.key),
+        };
     }
 
     pub fn kind(&self) -> BindKind {
@@ -198,6 +216,7 @@ impl BindTable {
     }
 
     pub(crate) fn add_listener(&mut self, listener: &Arc<CompiledListener>) {
+        self.set_parameters(listener);
         let groups = self.family(listener.protocol);
         if groups.get_mut(&listener.hostname).is_none() {
             groups.insert(&listener.hostname, Arc::new(ListenerGroup::new(listener.hostname.clone())));
@@ -210,6 +229,7 @@ impl BindTable {
 
     /// Its routes have to be gone from the group before.
     pub(crate) fn remove_listener(&mut self, listener: &CompiledListener) {
+        self.parameters.remove(&listener.key);
         let groups = self.family(listener.protocol);
         let Some(group) = groups.get_mut(&listener.hostname) else { return };
         let group = Arc::make_mut(group);
@@ -223,6 +243,7 @@ impl BindTable {
     /// Puts a listener in the place of what it was, whatever about it changed but its place. Entries stay, so that new settings of a
     /// listener (another certificate) cost the same however many routes it has.
     pub(crate) fn renew_listener(&mut self, listener: &Arc<CompiledListener>) {
+        self.set_parameters(listener);
         if let Some(group) = self.family(listener.protocol).get_mut(&listener.hostname) {
             let group = Arc::make_mut(group);
             group.listeners.insert(listener.key.clone(), listener.clone());

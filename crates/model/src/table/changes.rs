@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{RouteKind, State};
 use crate::resource::{
     Backend, Body, CaBundle, Certificate, Endpoints, HttpRoute, HttpRule, L4Route, Listener, Rejected,
-    Resource, Update,
+    Resource, SessionKey, Update,
 };
 
 /// An update taken apart, the last word on each key only.
@@ -19,6 +19,7 @@ pub(super) struct Changes<'a> {
     pub(super) routes: BTreeMap<&'a str, Cow<'a, HttpRoute>>,
     pub(super) certificates: BTreeMap<&'a str, &'a Certificate>,
     pub(super) ca_bundles: BTreeMap<&'a str, &'a CaBundle>,
+    pub(super) session_keys: BTreeMap<&'a str, &'a SessionKey>,
     pub(super) backends: BTreeMap<&'a str, &'a Backend>,
     pub(super) endpoints: BTreeMap<&'a str, &'a Endpoints>,
     pub(super) rejected: Vec<Rejected>,
@@ -51,6 +52,7 @@ impl<'a> Changes<'a> {
             Body::L4Route(_) => &["tlsroute", "tcproute", "udproute"],
             Body::Certificate(_) => &["certificate"],
             Body::CaBundle(_) => &["cabundle"],
+            Body::SessionKey(_) => &["sessionkey"],
             Body::Backend(_) => &["backend"],
             Body::Endpoints(_) => &["endpoints"],
         };
@@ -65,6 +67,7 @@ impl<'a> Changes<'a> {
             Body::L4Route(route) => _ = self.routes.insert(key, Cow::Owned(route_of_l4(route))),
             Body::Certificate(certificate) => _ = self.certificates.insert(key, certificate),
             Body::CaBundle(bundle) => _ = self.ca_bundles.insert(key, bundle),
+            Body::SessionKey(one) => _ = self.session_keys.insert(key, one),
             Body::Backend(backend) => _ = self.backends.insert(key, backend),
             Body::Endpoints(endpoints) => _ = self.endpoints.insert(key, endpoints),
         }

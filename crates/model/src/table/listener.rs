@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::backend::port;
 use super::bind::{BindAddress, TlsMode, Transport};
+use super::parameters::CompiledParameters;
 use super::rule::RouteKind;
 use crate::hostname::Hostname;
+use crate::limits::Limits;
 use crate::resource::{Listener, ListenerProtocol, ListenerTls};
 
 /// A listener as requests and connections see it.
@@ -20,11 +22,18 @@ pub struct CompiledListener {
     pub protocol: ListenerProtocol,
     /// Any for TCP and UDP, which have no names.
     pub hostname: Hostname,
+    /// Of its Gateway; `None` where there are none.
+    pub(crate) parameters: Option<Arc<CompiledParameters>>,
     pub(crate) source: Listener,
 }
 
 impl CompiledListener {
-    pub(crate) fn compile(source: &Listener) -> Result<CompiledListener, String> {
+    /// `limits` of the data plane; `before` is the listener as it was.
+    pub(crate) fn compile(
+        source: &Listener,
+        limits: &Limits,
+        before: Option<&CompiledListener>,
+    ) -> Result<CompiledListener, String> {
         let ip = source.address.parse().map_err(|_| format!("`{}` is not an IP address", source.address))?;
         let port = port(source.port)?;
         let protocol = ListenerProtocol::try_from(source.protocol)
@@ -48,6 +57,11 @@ impl CompiledListener {
             ListenerProtocol::Udp => Transport::Udp,
             _ => Transport::Tcp,
         };
+        let parameters = match (&source.parameters, before) {
+            (None, _) => None,
+            (same, Some(before)) if before.source.parameters == *same => before.parameters.clone(),
+            (Some(parameters), _) => Some(Arc::new(CompiledParameters::compile(parameters, limits)?)),
+        };
         Ok(CompiledListener {
             key: Arc::from(source.key.as_str()),
             gateway: Arc::from(source.gateway.as_str()),
@@ -55,6 +69,7 @@ impl CompiledListener {
             bind: BindAddress { ip, port, transport },
             protocol,
             hostname,
+            parameters,
             source: source.clone(),
         })
     }

@@ -25,12 +25,13 @@ fn visible(snapshot: &Snapshot, requests: &[Request]) -> String {
     for (address, table) in snapshot.binds() {
         let listeners: Vec<String> =
             table.listeners().iter().map(|l| format!("{} {:?} {:?}", l.key, l.hostname, l.tls())).collect();
-        text += &format!("{address} {:?} {listeners:?}\n", table.kind());
+        text += &format!("{address} {:?} {listeners:?} {:?}\n", table.kind(), table.parameters());
     }
     for name in 0..4 {
         let certificate = snapshot.certificate(&format!("certificate/{name}")).map(|one| &one.chain);
         let bundle = snapshot.ca_bundle(&format!("cabundle/{name}")).map(|one| &one.certificates);
-        text += &format!("{certificate:?} {bundle:?}\n");
+        let key = snapshot.session_key(&format!("sessionkey/{name}")).map(|one| &one.bytes);
+        text += &format!("{certificate:?} {bundle:?} {key:?}\n");
     }
     for rule in snapshot.rules() {
         let backends: Vec<String> = rule
@@ -42,7 +43,8 @@ fn visible(snapshot: &Snapshot, requests: &[Request]) -> String {
                     .map(|state| state.endpoints().endpoints.iter().map(|e| e.address.to_string()).collect())
                     .unwrap_or_default();
                 let port = b.state().map(|state| state.port);
-                format!("{} {} {} {port:?} {endpoints:?}", b.key, b.weight, b.invalid_reason())
+                let limits = b.state().and_then(|state| state.own_limits());
+                format!("{} {} {} {port:?} {limits:?} {endpoints:?}", b.key, b.weight, b.invalid_reason())
             })
             .collect();
         text += &format!("{:?} {} {} {} {backends:?}\n", rule.kind, rule.route, rule.name, rule.index);

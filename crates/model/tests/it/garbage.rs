@@ -8,8 +8,9 @@ use weir_model::path::{normalise, normalised};
 use weir_model::resource::{
     Attachment, Backend, BackendTls, Body, CaBundle, Certificate, ClientValidation, Cors, Endpoint,
     Endpoints, ExternalAuth, Filter, FilterKind, HeaderModifier, HeaderValue, HttpMatch, HttpRoute, HttpRule,
-    L4Route, Listener, ListenerProtocol, ListenerTls, PathModifier, RequestMirror, RequestRedirect, Resource,
-    Retry, RetryBudget, SessionPersistence, SubjectAltName, Update, UrlRewrite, ValueMatch, WeightedBackend,
+    L4Route, LimitSetting, Listener, ListenerProtocol, ListenerTls, Networks, Parameters, PathModifier,
+    RequestMirror, RequestRedirect, Resource, Retry, RetryBudget, SessionKey, SessionPersistence,
+    SubjectAltName, Update, UrlRewrite, ValueMatch, WeightedBackend,
 };
 use weir_model::rewrite::{PathChange, RedirectedRequest, location, replace_path, strip_path};
 use weir_model::select::{NoProbe, RequestView, select_l4};
@@ -69,8 +70,17 @@ fn some<T>(random: &mut Random, mut one: impl FnMut(&mut Random) -> T) -> Vec<T>
     (0..random.below(4)).map(|_| one(random)).collect()
 }
 
+fn garbage_limit(random: &mut Random) -> LimitSetting {
+    let names = ["head_bytes", "header_count", "upstream_request_timeout", "http2_streams"];
+    LimitSetting { name: odd(random, &names), value: u64::MAX >> random.below(64) }
+}
+
 fn garbage(random: &mut Random) -> Resource {
-    let body = match random.below(9) {
+    let body = match random.below(10) {
+        9 => Body::SessionKey(SessionKey {
+            key: odd(random, &["sessionkey/0", "sessionkey/1"]),
+            bytes: text(random).into(),
+        }),
         0 => Body::Listener(Listener {
             key: text(random),
             gateway: text(random),
@@ -88,6 +98,12 @@ fn garbage(random: &mut Random) -> Resource {
                 }),
             }),
             backend_client_certificate: text(random),
+            parameters: random.one_in(2).then(|| Parameters {
+                limits: some(random, garbage_limit),
+                trusted_proxies: random.one_in(3).then(|| Networks { networks: some(random, text) }),
+                access_log: number(random) as i32,
+                session_keys: some(random, text),
+            }),
         }),
         1 => Body::Backend(Backend {
             key: text(random),
@@ -112,6 +128,7 @@ fn garbage(random: &mut Random) -> Resource {
                 min_retry_count: number(random),
                 min_retry_interval_ms: u64::MAX - u64::from(number(random)),
             }),
+            limits: some(random, garbage_limit),
         }),
         2 => Body::Endpoints(Endpoints {
             key: text(random),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use weir_model::limits::{Limits, Unit};
+use weir_model::limits::{Limits, Side, Unit};
 
 #[test]
 fn the_page_of_limits_says_what_the_table_says() {
@@ -20,25 +20,36 @@ fn the_page_of_limits_says_what_the_table_says() {
 fn page() -> String {
     let mut page = "# Limits and time-outs of the data plane
 
-Every bound that the data plane holds, with its default. The table is made from `model::limits`; a limit that is not here
-does not exist.
+Every bound that the data plane holds, with its default, what may be set, and the field that sets it: below `spec` of a
+`GatewayParameters` for what faces clients, of a `BackendPolicy` for what faces endpoints ([parameters.md](parameters.md)). The table
+is made from `model::limits`; a limit that is not here does not exist.
 
-| limit | default | what it bounds | where the number comes from |
-|---|---|---|---|
+| limit | default | range | `GatewayParameters` | `BackendPolicy` | what it bounds | where the number comes from |
+|---|---|---|---|---|---|---|
 "
     .to_owned();
     for row in Limits::table() {
         let default = in_words(row.default, row.unit);
         let cell = |text: &str| text.replace('|', "\\|");
-        writeln!(page, "| `{}` | {default} | {} | {} |", row.name, cell(row.meaning), cell(row.source))
-            .unwrap();
+        let range = format!("{} to {}", in_words(row.least, row.unit), in_words(row.most, row.unit));
+        let [gateway, backend] =
+            Side::ALL.map(|side| row.field(side).map_or(String::new(), |path| format!("`{path}`")));
+        let (meaning, source) = (cell(row.meaning), cell(row.source));
+        writeln!(
+            page,
+            "| `{}` | {default} | {range} | {gateway} | {backend} | {meaning} | {source} |",
+            row.name
+        )
+        .unwrap();
     }
     page
 }
 
 fn in_words(number: u64, unit: Unit) -> String {
     match unit {
-        _ if number == 0 => "none".to_owned(),
+        _ if number == 0 => "0".to_owned(),
+        Unit::Bytes if number.is_multiple_of(1 << 40) => format!("{} TiB", number >> 40),
+        Unit::Bytes if number.is_multiple_of(1 << 30) => format!("{} GiB", number >> 30),
         Unit::Bytes if number.is_multiple_of(1 << 20) => format!("{} MiB", number >> 20),
         Unit::Bytes if number.is_multiple_of(1 << 10) => format!("{} KiB", number >> 10),
         Unit::Bytes => format!("{number} bytes"),

@@ -10,6 +10,7 @@ mod filter;
 mod garbage;
 mod l4;
 mod limits;
+mod parameters;
 mod random;
 mod scan;
 mod select;

@@ -1,8 +1,8 @@
 //! Random worlds: resources and requests over so few words that they meet all the time.
 
 use weir_model::resource::{
-    Attachment, Body, CaBundle, Certificate, HttpMatch, HttpRule, ListenerProtocol, PathKind, Resource,
-    ValueMatch, WeightedBackend,
+    Attachment, Body, CaBundle, Certificate, HttpMatch, HttpRule, LimitSetting, ListenerProtocol, Networks,
+    Parameters, PathKind, Resource, SessionKey, ValueMatch, WeightedBackend,
 };
 use weir_model::select::{NoProbe, RequestView, Selected, SelectedHttps, select, select_https, select_l4};
 use weir_model::table::{BindAddress, BindKind, Snapshot};
@@ -42,6 +42,21 @@ fn random_address(random: &mut Random) -> (&'static str, u32) {
     }
 }
 
+fn random_parameters(random: &mut Random) -> Parameters {
+    let trusted = ["10.0.0.0/8", "::1"];
+    Parameters {
+        limits: vec![random_limit(random)],
+        trusted_proxies: random.one_in(9).then(|| Networks { networks: vec![random.pick(&trusted).into()] }),
+        access_log: random.below(5) as i32,
+        session_keys: vec!["sessionkey/0".into()],
+    }
+}
+
+fn random_limit(random: &mut Random) -> LimitSetting {
+    let name = random.pick(&["head_bytes", "upstream_connect_timeout", "of_a_newer_release"]);
+    LimitSetting { name: name.into(), value: random.below(100_000) }
+}
+
 pub(crate) fn random_listener(random: &mut Random, name: &str) -> Resource {
     use ListenerProtocol::{Http, Https, Tcp, Tls, Udp};
     let (address, port) = random_address(random);
@@ -57,6 +72,7 @@ pub(crate) fn random_listener(random: &mut Random, name: &str) -> Resource {
     if let Some(Body::Listener(listener)) = &mut resource.body {
         listener.address = address.into();
         listener.backend_client_certificate = random.pick(&["", "certificate/0", "certificate/1"]).into();
+        listener.parameters = random.one_in(3).then(|| random_parameters(random));
         if let (Tls, Some(tls)) = (protocol, &mut listener.tls) {
             tls.passthrough = random.one_in(2);
         }
@@ -157,7 +173,9 @@ pub(crate) fn random_l4_route(random: &mut Random, name: &str) -> Resource {
 
 pub(crate) fn random_certificate(random: &mut Random) -> Resource {
     let name = random.below(4);
-    let body = if random.one_in(3) {
+    let body = if random.one_in(5) {
+        Body::SessionKey(SessionKey { key: format!("sessionkey/{name}"), bytes: vec![name as u8] })
+    } else if random.one_in(3) {
         Body::CaBundle(CaBundle { key: format!("cabundle/{name}"), certificates: vec![name as u8] })
     } else {
         let (chain, private_key) = (vec![name as u8], vec![7]);
@@ -170,6 +188,7 @@ pub(crate) fn random_backend(random: &mut Random, name: &str) -> Resource {
     let mut resource = backend(name);
     if let (Some(Body::Backend(backend)), true) = (&mut resource.body, random.one_in(3)) {
         backend.port = 81;
+        backend.limits = vec![random_limit(random)];
     }
     resource
 }

@@ -45,11 +45,12 @@ enum Way {
 /// Serves one connection until it ends.
 pub(crate) async fn serve(mut incoming: Incoming) {
     let worker = incoming.registered.worker.clone();
-    let limits = &worker.settings.limits;
+    let terms = incoming.bind.terms();
+    let limits = &terms.limits;
     let started = worker.clock.now();
     let mut deadline = Deadline::new(started + limits.tls_handshake_timeout, &worker.clock);
     let mut name = None;
-    let secured = match read_hello(&mut incoming, &mut deadline, &worker).await {
+    let secured = match read_hello(&mut incoming, limits.client_hello_bytes, &mut deadline, &worker).await {
         Ok(server_name) => {
             name = server_name;
             match way(&worker, &incoming, name.as_deref()) {
@@ -84,10 +85,10 @@ pub(crate) async fn serve(mut incoming: Incoming) {
 /// Reads until the ClientHello is there whole; gives the server's name in it.
 async fn read_hello(
     incoming: &mut Incoming,
+    limit: usize,
     deadline: &mut Deadline,
     worker: &Worker,
 ) -> Result<Option<Box<[u8]>>, Failure> {
-    let limit = worker.settings.limits.client_hello_bytes;
     poll_fn(|cx| {
         loop {
             let Incoming { client, input, .. } = incoming;
@@ -186,7 +187,7 @@ fn fail(
     incoming.input.release(&worker.buffers);
     worker.metrics.handshake_failures.add(1);
     let mut record = RequestRecord::new(started);
-    record.text = tcp::text(worker, incoming.peer, server_name);
+    record.text = tcp::text(&incoming.bind.terms(), incoming.peer, server_name);
     record.failure = Some(failure);
     record.finish_stream(worker);
 }

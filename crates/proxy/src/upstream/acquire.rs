@@ -129,7 +129,7 @@ impl Want<'_> {
         let in_flight = choose(&self.backend.endpoints(), self.preferred, tried, random, now)?;
         let place = Place { address: in_flight.endpoint().address, tls: way.tls.clone() };
         let streams = way.inside == Inside::Http2;
-        let taken = (!streams).then(|| worker.pool.take(place, self.fresh, worker.settings.pool_limits));
+        let taken = (!streams).then(|| worker.pool.take(place, self.fresh, worker.pool_limits(self.backend)));
         Some(Choice { in_flight, taken })
     }
 }
@@ -173,9 +173,9 @@ async fn search(
                 worker.metrics.upstream_reuses.add(1);
                 return Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries });
             }
-            Some(Taken::Room(busy)) => {
-                open(worker, address, tls.as_ref(), deadline).await.map(|socket| (socket, Some(busy)))
-            }
+            Some(Taken::Room(busy)) => open(worker, backend, address, tls.as_ref(), deadline)
+                .await
+                .map(|socket| (socket, Some(busy))),
             Some(Taken::Full(freed)) => {
                 wait_for_room(worker, backend, &freed, deadline, &mut patience).await?;
                 continue;
@@ -186,7 +186,7 @@ async fn search(
                 return Ok(Acquired { socket, in_flight, busy, reused: false, failed_tries });
             }
             Err(failure) => {
-                let limits = &worker.settings.limits;
+                let limits = worker.limits(backend);
                 failed(in_flight.endpoint(), worker.clock.now().millis(), limits.endpoint_retry_delay);
                 tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
@@ -202,11 +202,12 @@ async fn search(
 /// Connects, within the time for that and the request's own.
 async fn open(
     worker: &Worker,
+    backend: &BackendState,
     endpoint: SocketAddr,
     tls: Option<&Arc<UpstreamTls>>,
     deadline: Option<Moment>,
 ) -> Result<Socket, Failure> {
-    let mut limit = worker.settings.limits.upstream_connect_timeout;
+    let mut limit = worker.limits(backend).upstream_connect_timeout;
     if let Some(deadline) = deadline {
         limit = limit.min(deadline.since(worker.clock.now()));
     }
@@ -222,7 +223,7 @@ async fn stream(
     patience: &mut Patience,
 ) -> Result<Result<(Socket, bool), Failure>, Failure> {
     loop {
-        let dial = match worker.links.take(worker, &place) {
+        let dial = match worker.links.take(worker, backend, &place) {
             Given::Stream(socket, reused) => return Ok(Ok((socket, reused))),
             Given::Full(freed) => {
                 wait_for_room(worker, backend, &freed, deadline, patience).await?;
@@ -262,7 +263,7 @@ async fn wait_for_room(
     patience: &mut Patience,
 ) -> Result<(), Failure> {
     let _held = Held::new(worker, backend)?;
-    let most = worker.settings.limits.upstream_connect_timeout;
+    let most = worker.limits(backend).upstream_connect_timeout;
     let until = *patience.0.get_or_insert_with(|| worker.clock.now() + most);
     let until = deadline.map_or(until, |deadline| deadline.min(until));
     let waited = tokio::time::timeout_at(worker.clock.instant(until), freed.notified()).await;
@@ -276,7 +277,7 @@ async fn wait_for_endpoints(
     backend: &Arc<BackendState>,
     deadline: Option<Moment>,
 ) -> Result<(), Failure> {
-    let hold = worker.settings.limits.endpoint_hold;
+    let hold = worker.limits(backend).endpoint_hold;
     let lost_at = backend.endpoints().lost_at_millis;
     let hold_millis = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
     let recently = lost_at.is_some_and(|at| worker.clock.now().millis() < at.saturating_add(hold_millis));
@@ -309,7 +310,7 @@ impl<'w> Held<'w> {
     fn new(worker: &'w Worker, backend: &BackendState) -> Result<Held<'w>, Failure> {
         let mut held = worker.held.borrow_mut();
         let count = held.entry(backend.key.clone()).or_insert(0);
-        if *count >= worker.settings.limits.waiting_requests_per_backend {
+        if *count >= worker.limits(backend).waiting_requests_per_backend {
             return Err(Failure::TooManyHeld);
         }
         *count += 1;

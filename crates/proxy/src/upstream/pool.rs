@@ -52,7 +52,8 @@ impl Hash for Place {
 #[derive(Debug)]
 struct Idle {
     socket: Socket,
-    since: Moment,
+    /// When it is too old.
+    until: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -112,12 +113,10 @@ impl Pool {
     }
 
     /// Closes what is too old or was closed by the endpoint, and forgets endpoints without connections.
-    pub(crate) fn sweep(&self, now: Moment, limits: PoolLimits) {
+    pub(crate) fn sweep(&self, now: Moment) {
         self.endpoints.borrow_mut().retain(|_, connections| {
             let mut of = connections.borrow_mut();
-            of.idle.retain_mut(|connection| {
-                now < connection.since + limits.idle && connection.socket.is_quiet()
-            });
+            of.idle.retain_mut(|connection| now < connection.until && connection.socket.is_quiet());
             !of.idle.is_empty() || of.busy > 0 || Rc::strong_count(connections) > 1
         });
     }
@@ -139,7 +138,7 @@ impl Busy {
     pub(crate) fn keep(self, socket: Socket, now: Moment, limits: PoolLimits) {
         let mut connections = self.connections.borrow_mut();
         if connections.idle.len() < limits.idle_per_endpoint {
-            connections.idle.push(Idle { socket, since: now });
+            connections.idle.push(Idle { socket, until: now + limits.idle });
         }
     }
 }

@@ -25,6 +25,7 @@ mod listener_ends;
 mod long_streams;
 mod messages;
 mod mirrors;
+mod parameters;
 mod refusals;
 mod retries;
 mod rewriting;

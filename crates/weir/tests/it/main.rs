@@ -13,6 +13,7 @@ mod acceptance_kic;
 mod acceptance_kubectl;
 mod acceptance_live;
 mod acceptance_operator;
+mod acceptance_parameters;
 mod acceptance_ports;
 mod acceptance_simple_apps;
 mod acceptance_together;

@@ -17,12 +17,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_codec::body::{BodyScan, Form, Framing};
+use weir_codec::body::{BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, HOP_BY_HOP, Known, KnownSet, classify};
 use weir_codec::head::{Asked, ResponseHead, Version};
 use weir_codec::rewrite::{field, finish, number_field};
 use weir_model::cors::CorsHeaders;
 use weir_model::filter::{AuthProtocol, ExternalAuth};
+use weir_model::limits::Limits;
 use weir_model::path::normalised;
 use weir_model::table::{BackendState, CompiledListener};
 
@@ -97,8 +98,7 @@ impl Question {
     }
 
     /// Bytes of the request's body that may be sent along, 0 for none.
-    fn most_body_bytes(&self, worker: &Worker) -> usize {
-        let limits = &worker.settings.limits;
+    fn most_body_bytes(&self, limits: &Limits) -> usize {
         let asked = usize::try_from(self.filter.max_body_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
         let most = asked.min(limits.auth_body_bytes);
         if limits.request_body_bytes > 0 { most.min(limits.request_body_bytes) } else { most }
@@ -108,10 +108,10 @@ impl Question {
     async fn put(
         &self,
         worker: &Rc<Worker>,
+        limits: &Limits,
         body: Vec<u8>,
         record: &RequestRecord,
     ) -> Result<Reply, Failure> {
-        let limits = &worker.settings.limits;
         let call = Call {
             backend: self.backend.clone(),
             listener: self.listener.clone(),
@@ -411,7 +411,7 @@ impl Connection {
         worker: &Rc<Worker>,
         record: &RequestRecord,
     ) -> Result<Result<Grant, Reply>, Failure> {
-        let most = pending.question.most_body_bytes(worker);
+        let most = pending.question.most_body_bytes(&self.terms.limits);
         let framing = pending.received.framing;
         let body = if most == 0 || matches!(framing, Framing::None | Framing::Length(0)) {
             Vec::new()
@@ -427,9 +427,11 @@ impl Connection {
                 pending.walk.body = Some(raw);
             }
             let raw = pending.walk.body.as_deref().unwrap_or_default();
-            data(raw, framing, worker).filter(|data| data.len() <= most).ok_or(Failure::BodyTooLarge)?
+            data(raw, framing, self.terms.body_limits)
+                .filter(|data| data.len() <= most)
+                .ok_or(Failure::BodyTooLarge)?
         };
-        let reply = pending.question.put(worker, body, record).await?;
+        let reply = pending.question.put(worker, &self.terms.limits, body, record).await?;
         pending.question.judge(reply)
     }
 
@@ -446,14 +448,14 @@ impl Connection {
         let most_raw = match framing {
             Framing::Length(length) if length > most as u64 => return Err(Failure::BodyTooLarge),
             Framing::Length(_) => most,
-            _ => most.saturating_mul(8).saturating_add(worker.settings.limits.trailer_bytes),
+            _ => most.saturating_mul(8).saturating_add(self.terms.limits.trailer_bytes),
         };
         if pending.received.expects_continue && self.input.is_empty() {
             let mut pipe = Pipe::empty();
             pipe.out_mut().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.send(&mut pipe, worker).await.map_err(|()| Failure::ClientGone)?;
         }
-        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+        let mut scan = BodyScan::new(framing, Form::AsSent, self.terms.body_limits);
         let mut raw = Vec::new();
         let mut held = Held::new(worker);
         loop {
@@ -464,7 +466,7 @@ impl Connection {
             if raw.len() > most_raw {
                 return Err(Failure::BodyTooLarge);
             }
-            if !held.grow(step.pass, worker.settings.limits.auth_bytes) {
+            if !held.grow(step.pass, self.terms.limits.auth_bytes) {
                 return Err(Failure::TooManyHeld);
             }
             if scan.is_done() {
@@ -478,7 +480,7 @@ impl Connection {
     }
 
     async fn read_more(&mut self, worker: &Rc<Worker>, record: &RequestRecord) -> Result<(), Failure> {
-        let patience = worker.clock.tick() + worker.settings.limits.body_read_timeout;
+        let patience = worker.clock.tick() + self.terms.limits.body_read_timeout;
         let until = record.deadline.map_or(patience, |deadline| deadline.min(patience));
         poll_fn(|cx| {
             let filled = self.input.poll_fill(&mut self.client, &worker.buffers, cx);
@@ -498,8 +500,8 @@ impl Connection {
 }
 
 /// A whole body without its chunks. `None` for what is no body.
-fn data(raw: &[u8], framing: Framing, worker: &Worker) -> Option<Vec<u8>> {
-    let mut scan = BodyScan::new(framing, Form::DataOnly, worker.settings.body_limits);
+fn data(raw: &[u8], framing: Framing, limits: BodyLimits) -> Option<Vec<u8>> {
+    let mut scan = BodyScan::new(framing, Form::DataOnly, limits);
     let mut data = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while !scan.is_done() {

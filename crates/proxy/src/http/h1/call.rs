@@ -72,7 +72,7 @@ impl Call {
                 backend: &self.backend,
                 deadline: Some(self.deadline),
                 preferred: None,
-                attempts: worker.settings.limits.retry_attempts,
+                attempts: worker.limits(&self.backend).retry_attempts,
                 fresh,
                 speaks: if self.http2 { Speaks::Http2(ours) } else { Speaks::Http(ours) },
             };
@@ -80,16 +80,16 @@ impl Call {
             let mut conversation = Conversation::new(acquired, self.request.clone());
             let outcome = poll_fn(|cx| conversation.poll(cx, self, worker)).await;
             match outcome {
-                Ok(()) => return Ok(conversation.conclude(worker)),
+                Ok(()) => return Ok(conversation.conclude(&self.backend, worker)),
                 Err(failure)
-                    if repeats <= worker.settings.limits.retry_attempts
+                    if repeats <= worker.limits(&self.backend).retry_attempts
                         && conversation.may_be_repeated(failure, self) =>
                 {
                     repeats += 1;
                     fresh = true;
                 }
                 Err(failure) => {
-                    conversation.note(failure, worker);
+                    conversation.note(failure, &self.backend, worker);
                     return Err(failure);
                 }
             }
@@ -216,7 +216,7 @@ impl Conversation {
                     return Ok(());
                 }
             }
-            let most_kept = worker.settings.limits.retry_body_bytes;
+            let most_kept = worker.limits(&call.backend).retry_body_bytes;
             match call.poll_rest(cx, self.up.out_mut(), most_kept) {
                 Poll::Ready(Ok(())) if !self.up.has_output() => {
                     self.sent = true;
@@ -236,13 +236,13 @@ impl Conversation {
             return Ok(false);
         }
         let mut store = FieldStore::new();
-        let read =
-            self.scan.response(self.input.bytes(), call.asked, &worker.settings.head_limits, &mut store);
+        let limits = worker.head_limits(&call.backend);
+        let read = self.scan.response(self.input.bytes(), call.asked, &limits, &mut store);
         let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
         self.scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
-            if self.interim > worker.settings.limits.interim_responses {
+            if self.interim > worker.limits(&call.backend).interim_responses {
                 return Err(Failure::UpstreamHead(HeadError::TooLarge));
             }
         } else {
@@ -250,7 +250,7 @@ impl Conversation {
             self.reusable = head.reusable;
             // Nobody is there to use a tunnel.
             let framing = if head.framing == Framing::Tunnel { Framing::None } else { head.framing };
-            self.body = Some(BodyScan::new(framing, Form::DataOnly, worker.settings.body_limits));
+            self.body = Some(BodyScan::new(framing, Form::DataOnly, worker.body_limits(&call.backend)));
             if call.wanted_bytes > 0 {
                 self.reply.head = self.input.bytes()[..length].to_vec();
             }
@@ -260,7 +260,7 @@ impl Conversation {
     }
 
     /// Keeps the connection if it is as good as new.
-    fn conclude(mut self, worker: &Worker) -> Reply {
+    fn conclude(mut self, backend: &BackendState, worker: &Worker) -> Reply {
         let clean = self.sent && !self.refused && self.input.is_empty();
         self.input.consume(usize::MAX);
         self.input.release(&worker.buffers);
@@ -268,7 +268,7 @@ impl Conversation {
             && clean
             && let Some(busy) = self.acquired.busy
         {
-            busy.keep(self.acquired.socket, worker.clock.now(), worker.settings.pool_limits);
+            busy.keep(self.acquired.socket, worker.clock.now(), worker.pool_limits(backend));
         }
         self.reply
     }
@@ -286,9 +286,9 @@ impl Conversation {
     }
 
     /// Counts a failure against the endpoint if it is its fault.
-    fn note(&self, failure: Failure, worker: &Worker) {
+    fn note(&self, failure: Failure, backend: &BackendState, worker: &Worker) {
         if failure == Failure::UpstreamClosed && !self.acquired.reused && !self.acquired.socket.is_stream() {
-            let avoid = worker.settings.limits.endpoint_retry_delay;
+            let avoid = worker.limits(backend).endpoint_retry_delay;
             balance::failed(self.acquired.in_flight.endpoint(), worker.clock.now().millis(), avoid);
         }
     }

@@ -1,7 +1,8 @@
 //! A client's connection: one request after another, and its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,7 @@ use crate::error::Failure;
 use crate::http::h2;
 use crate::io::Socket;
 use crate::record::RequestRecord;
+use crate::terms::Terms;
 use crate::worker::{Front, Incoming, Registered, Worker};
 
 /// How long a new connection that has said nothing yet is not taken for an idle one. Unit: time. Source: ours.
@@ -54,7 +56,9 @@ pub(crate) async fn serve(incoming: Incoming) {
 /// Serves the one request of a stream.
 pub(crate) async fn serve_stream(down: Rc<Downstream>, stream: Socket) {
     // Whatever follows, there is no other request.
-    Connection::over(down, stream).turn().await;
+    let terms = down.bind.terms();
+    down.judge(&terms);
+    Connection::over(down, stream, terms).turn().await;
 }
 
 fn scheme(front: Option<&Front>) -> &'static str {
@@ -86,11 +90,14 @@ enum Arrival {
 /// What is known about a client's connection, and the same for every stream on it.
 pub(crate) struct Downstream {
     pub(crate) registered: Registered,
-    pub(super) bind: Arc<Bind>,
+    pub(crate) bind: Arc<Bind>,
     /// What the client said when it shook hands; `None` in the clear.
     pub(super) front: Option<Front>,
     /// The peer may say on whose behalf it speaks.
-    pub(crate) trusted: bool,
+    pub(crate) trusted: Cell<bool>,
+    /// The number of the terms that say so.
+    judged: Cell<u64>,
+    ip: IpAddr,
     pub(super) http2: bool,
     /// The lines that every ordinary request of this connection is forwarded with.
     pub(super) lines: Box<[u8]>,
@@ -105,6 +112,7 @@ impl Downstream {
         peer: SocketAddr,
         bind: Arc<Bind>,
         front: Option<Front>,
+        terms: &Terms,
     ) -> Downstream {
         let ip = peer.ip().to_canonical();
         let local = if bind.address.ip.is_unspecified() {
@@ -116,7 +124,9 @@ impl Downstream {
         let mut down = Downstream {
             bind,
             front,
-            trusted: registered.worker.settings.trusted.iter().any(|network| network.contains(ip)),
+            trusted: Cell::new(terms.trusts(ip)),
+            judged: Cell::new(terms.version),
+            ip,
             http2: false,
             lines: Box::default(),
             peer: peer.into(),
@@ -125,6 +135,14 @@ impl Downstream {
         };
         down.write_lines();
         down
+    }
+
+    /// On these terms, may the peer say on whose behalf it speaks?
+    fn judge(&self, terms: &Terms) {
+        if self.judged.get() != terms.version {
+            self.judged.set(terms.version);
+            self.trusted.set(terms.trusts(self.ip));
+        }
     }
 
     fn write_lines(&mut self) {
@@ -172,6 +190,8 @@ impl Downstream {
 
 pub(super) struct Connection {
     pub(super) down: Rc<Downstream>,
+    /// Of the request that is under way, else of the last one.
+    pub(super) terms: Arc<Terms>,
     pub(super) client: Socket,
     pub(super) input: ReadBuffer,
     pub(super) deadline: Deadline,
@@ -189,13 +209,14 @@ pub(super) struct Connection {
 impl Connection {
     fn new(incoming: Incoming) -> Connection {
         let Incoming { registered, client, input, peer, bind, front } = incoming;
-        let down = Downstream::new(registered, &client, peer, bind, front);
-        Connection { input, ..Connection::over(Rc::new(down), client) }
+        let terms = bind.terms();
+        let down = Downstream::new(registered, &client, peer, bind, front, &terms);
+        Connection { input, ..Connection::over(Rc::new(down), client, terms) }
     }
 
-    fn over(down: Rc<Downstream>, client: Socket) -> Connection {
+    fn over(down: Rc<Downstream>, client: Socket, terms: Arc<Terms>) -> Connection {
         let worker = down.worker();
-        let patience = worker.settings.limits.first_byte_timeout;
+        let patience = terms.limits.first_byte_timeout;
         Connection {
             client,
             input: ReadBuffer::default(),
@@ -206,6 +227,7 @@ impl Connection {
             to_client: Pipe::empty(),
             answer: ReadBuffer::default(),
             answer_scan: HeadScan::default(),
+            terms,
             down,
         }
     }
@@ -224,6 +246,7 @@ impl Connection {
                     return Next::Http2;
                 }
             } else if first_byte.is_some() {
+                self.renew();
                 let mut record = RequestRecord::new(worker.clock.now());
                 let mut decision = route::decide(self, &worker, &mut record);
                 while let Decision::Ask(pending) = decision {
@@ -246,6 +269,15 @@ impl Connection {
                 Arrival::End => return Next::Close,
                 Arrival::TooSlow => return Box::pin(self.refuse(Failure::HeadTimeout, &worker)).await,
             }
+        }
+    }
+
+    /// Takes up what the Gateway's parameters say now.
+    #[inline]
+    fn renew(&mut self) {
+        if !self.down.bind.has(&self.terms) {
+            self.terms = self.down.bind.terms();
+            self.down.judge(&self.terms);
         }
     }
 
@@ -293,7 +325,7 @@ impl Connection {
     }
 
     fn head_deadline(&self, worker: &Worker, began: Moment, first_byte: Option<Moment>) -> Moment {
-        let limits = &worker.settings.limits;
+        let limits = &self.terms.limits;
         if !self.input.is_empty() {
             return first_byte.unwrap_or(began) + limits.header_read_timeout;
         }
@@ -331,7 +363,7 @@ impl Connection {
 
     /// Sends what a pipe holds.
     pub(super) async fn send(&mut self, pipe: &mut Pipe, worker: &Worker) -> Result<(), ()> {
-        let limit = worker.settings.limits.body_write_timeout;
+        let limit = self.terms.limits.body_write_timeout;
         let mut nothing = ReadBuffer::default();
         let at = worker.clock.now() + limit;
         poll_fn(|cx| {
@@ -348,7 +380,7 @@ impl Connection {
     async fn linger(mut self) {
         let worker = self.worker().clone();
         self.client.shut_down_writes();
-        let at = worker.clock.now() + worker.settings.limits.linger_timeout;
+        let at = worker.clock.now() + self.terms.limits.linger_timeout;
         poll_fn(|cx| {
             loop {
                 self.input.consume(usize::MAX);

@@ -7,10 +7,11 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use weir_codec::body::{BodyError, BodyScan, Form, Framing};
+use weir_codec::body::{BodyError, BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, CameBy, Delimiting, field};
+use weir_model::limits::Limits;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -23,6 +24,8 @@ use crate::filter::Edited;
 use crate::io::Socket;
 use crate::record::RequestRecord;
 use crate::retry::Outcome;
+use crate::session::Sealer;
+use crate::terms;
 use crate::upstream::acquire::Acquired;
 use crate::upstream::balance::{self, InFlight};
 use crate::upstream::pool::Busy;
@@ -77,6 +80,7 @@ impl Connection {
     pub(super) fn conclude(
         &mut self,
         exchange: Exchange,
+        forward: &Forward,
         record: &mut RequestRecord,
         worker: &Worker,
     ) -> Next {
@@ -95,7 +99,7 @@ impl Connection {
             && clean
             && let Some(busy) = busy
         {
-            busy.keep(upstream, worker.clock.now(), worker.settings.pool_limits);
+            busy.keep(upstream, worker.clock.now(), forward.pool_limits(worker));
         }
         let nothing_follows = request_done && self.input.is_empty();
         if keep_alive {
@@ -111,11 +115,12 @@ impl Connection {
     pub(super) fn cut_short(
         &mut self,
         exchange: &Exchange,
+        forward: &Forward,
         record: &mut RequestRecord,
         worker: &Worker,
         failure: Failure,
     ) -> Next {
-        exchange.note(failure, worker);
+        exchange.note(failure, forward, worker);
         if exchange.ends_by_close {
             self.client.reset_on_close();
         }
@@ -145,8 +150,8 @@ impl Connection {
     }
 
     /// Uses up the body of an answer that nobody wants, as far as it has arrived. False if there is more of it.
-    fn skip_answer_body(&mut self, framing: Framing, worker: &Worker) -> bool {
-        let mut scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+    fn skip_answer_body(&mut self, framing: Framing, limits: BodyLimits) -> bool {
+        let mut scan = BodyScan::new(framing, Form::AsSent, limits);
         while !scan.is_done() {
             match scan.step(self.answer.bytes()) {
                 Ok(step) if step.skip + step.pass > 0 => self.answer.consume(step.skip + step.pass),
@@ -166,7 +171,7 @@ impl Connection {
     }
 
     /// Keeps the connection of a try whose answer has been read whole, and closes any other.
-    pub(super) fn set_aside(&mut self, exchange: Exchange, worker: &Worker) {
+    pub(super) fn set_aside(&mut self, exchange: Exchange, forward: &Forward, worker: &Worker) {
         let whole = exchange.reusable
             && self.answer.is_empty()
             && self.to_endpoint.is_finished()
@@ -175,7 +180,7 @@ impl Connection {
         self.answer.release(&worker.buffers);
         worker.buffers.give_back_out(self.to_client.take_out());
         if whole && let Some(busy) = exchange.busy {
-            busy.keep(exchange.upstream, worker.clock.now(), worker.settings.pool_limits);
+            busy.keep(exchange.upstream, worker.clock.now(), forward.pool_limits(worker));
         }
     }
 }
@@ -190,7 +195,8 @@ impl Exchange {
         let now = worker.clock.now();
         // A stream may be refused without a harm, whatever the request does.
         if acquired.reused && forward.idempotent || forward.has_tries_left() || acquired.socket.is_stream() {
-            connection.to_endpoint.keep_for_replay(worker.settings.limits.retry_body_bytes);
+            let most_kept = forward.limits(worker).retry_body_bytes;
+            connection.to_endpoint.keep_for_replay(most_kept);
         } else {
             connection.to_endpoint.stop_keeping();
         }
@@ -243,7 +249,7 @@ impl Exchange {
             self.moved_at = now;
         }
         let leave_at = connection.down.registered.presence.leave_at.get();
-        let at = self.wait_until(forward, worker);
+        let at = self.wait_until(forward, &connection.terms.limits, worker);
         connection.deadline.set(leave_at.map_or(at, |leave_at| leave_at.min(at)));
         ready!(connection.deadline.poll(cx, &worker.clock));
         if leave_at.is_some_and(|leave_at| leave_at < at) && !matches!(self.phase, Phase::Tunnel { .. }) {
@@ -332,7 +338,7 @@ impl Exchange {
             &worker.buffers,
             &mut self.up_waiting,
         );
-        let limit = worker.settings.limits.request_body_bytes as u64;
+        let limit = connection.terms.limits.request_body_bytes as u64;
         if limit > 0 && connection.to_endpoint.passed() > limit && !matches!(self.phase, Phase::Tunnel { .. })
         {
             return Err(Failure::BodyTooLarge);
@@ -426,14 +432,21 @@ impl Exchange {
             *connection.to_client.out_mut() = worker.buffers.out();
         }
         let mut store = FieldStore::new();
-        let limits = &worker.settings.head_limits;
+        let own;
+        let limits = match forward.own_limits() {
+            None => &worker.settings.head_limits,
+            Some(limits) => {
+                own = terms::head_limits(limits);
+                &own
+            }
+        };
         let read =
             connection.answer_scan.response(connection.answer.bytes(), forward.asked, limits, &mut store);
         let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
         connection.answer_scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
-            if self.interim > worker.settings.limits.interim_responses {
+            if self.interim > forward.limits(worker).interim_responses {
                 return Err(Failure::UpstreamHead(HeadError::TooLarge));
             }
             if forward.version == Version::Http11 {
@@ -451,7 +464,7 @@ impl Exchange {
             && forward.wants_another_try(Failure::UpstreamStatus(status), &connection.to_endpoint)
         {
             connection.answer.consume(length);
-            self.reusable &= connection.skip_answer_body(framing, worker);
+            self.reusable &= connection.skip_answer_body(framing, forward.body_limits(worker));
             return Err(Failure::UpstreamStatus(status));
         }
         record.status = status;
@@ -466,17 +479,10 @@ impl Exchange {
         let latency = worker.clock.now().since(self.sent_at);
         record.upstream_latency = Some(latency);
         self.head_begins = connection.to_client.end();
-        write_head(
-            &head,
-            delimiting,
-            self.keep_alive,
-            forward,
-            record,
-            worker,
-            connection.to_client.out_mut(),
-        );
+        let told = Told { keep_alive: self.keep_alive, delimiting, sealer: &connection.terms.sealer };
+        write_head(&head, told, forward, record, worker, connection.to_client.out_mut());
         connection.answer.consume(length);
-        self.begin_body(framing, delimiting, connection, worker);
+        self.begin_body(framing, delimiting, forward, connection, worker);
         Ok(true)
     }
 
@@ -484,10 +490,11 @@ impl Exchange {
         &mut self,
         framing: Framing,
         delimiting: Delimiting,
+        forward: &Forward,
         connection: &mut Connection,
         worker: &Worker,
     ) {
-        let limits = worker.settings.body_limits;
+        let limits = forward.body_limits(worker);
         let form = if delimiting == Delimiting::Close { Form::DataOnly } else { Form::AsSent };
         let wrap = framing == Framing::UntilClose && delimiting == Delimiting::Chunked;
         connection.to_client.begin_body(BodyScan::new(framing, form, limits), wrap);
@@ -527,28 +534,30 @@ impl Exchange {
     }
 
     /// How long nothing may happen.
-    fn wait_until(&self, forward: &Forward, worker: &Worker) -> Moment {
-        let limits = &worker.settings.limits;
+    fn wait_until(&self, forward: &Forward, client: &Limits, worker: &Worker) -> Moment {
+        let limits = forward.limits(worker);
         let up = match self.up_waiting {
-            Waiting::ForSource => limits.body_read_timeout,
+            Waiting::ForSource => client.body_read_timeout,
             Waiting::ForSink => limits.body_write_timeout,
         };
         let down = match self.down_waiting {
             Waiting::ForSource => limits.upstream_body_timeout,
-            Waiting::ForSink => limits.body_write_timeout,
+            Waiting::ForSink => client.body_write_timeout,
         };
         let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
         let quiet = match self.phase {
             Phase::Head if self.sending => up,
             Phase::Head => match bounds {
                 // The rule's own times take the place of the general one.
-                Some(bound) => return bound,
-                None => limits.upstream_response_timeout,
+                Some(bound) if forward.rule.request_timeout.is_some() || self.deadline.is_some() => {
+                    return bound;
+                }
+                _ => limits.upstream_response_timeout,
             },
             Phase::Body if self.sending => up.max(down),
             Phase::Body => down,
             Phase::Tunnel { down_ended } if down_ended || !self.sending => {
-                limits.tunnel_idle_timeout.min(limits.body_read_timeout)
+                limits.tunnel_idle_timeout.min(client.body_read_timeout)
             }
             Phase::Tunnel { .. } => return self.moved_at + limits.tunnel_idle_timeout,
         };
@@ -597,20 +606,26 @@ impl Exchange {
     }
 
     /// Counts a failure against the endpoint if it is its fault.
-    pub(super) fn note(&self, failure: Failure, worker: &Worker) {
+    pub(super) fn note(&self, failure: Failure, forward: &Forward, worker: &Worker) {
         // A stream that was reset says nothing about its connection.
         if failure == Failure::UpstreamClosed && !self.reused && !self.upstream.is_stream() {
-            let avoid = worker.settings.limits.endpoint_retry_delay;
+            let avoid = forward.limits(worker).endpoint_retry_delay;
             balance::failed(self.in_flight.endpoint(), worker.clock.now().millis(), avoid);
         }
     }
 }
 
+/// What a client is told beside what the endpoint says.
+struct Told<'a> {
+    keep_alive: bool,
+    delimiting: Delimiting,
+    sealer: &'a Sealer,
+}
+
 /// Writes a final response's head for the client.
 fn write_head(
     head: &ResponseHead<'_, '_>,
-    delimiting: Delimiting,
-    keep_alive: bool,
+    Told { keep_alive, delimiting, sealer }: Told<'_>,
     forward: &Forward,
     record: &RequestRecord,
     worker: &Worker,
@@ -626,7 +641,7 @@ fn write_head(
     }
     let mut edited = Edited::new(rewrite::response_dropped(head, delimiting, ours));
     let session = forward.extras.as_ref().and_then(|extras| extras.session.as_ref());
-    let told = session.and_then(|kept| kept.header(&forward.rule, forward.backend, worker));
+    let told = session.and_then(|kept| kept.header(&forward.rule, forward.backend, sealer));
     let answered = forward.extras.as_deref().map(Extras::answered).unwrap_or_default();
     edited.response(forward.filters(), answered, &head.fields);
     if let Some((name, _)) = &told

@@ -5,14 +5,16 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
-use weir_codec::body::{BodyScan, Form, Framing};
+use weir_codec::body::{BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Fields, Known};
 use weir_codec::head::{Asked, HeadError, HeadScan, RequestHead, Version};
 use weir_codec::rewrite::{self, Forwarding, RequestTarget};
 use weir_codec::target::Target;
 use weir_model::filter::CompiledFilter;
+use weir_model::limits::Limits;
 use weir_model::path::{Normalised, normalise};
 use weir_model::rewrite::{Redirect, RedirectedRequest, location, replace_path, strip_path};
 use weir_model::select::{
@@ -30,6 +32,8 @@ use crate::error::Failure;
 use crate::filter::{Answered, Edited, Passed};
 use crate::http::h2;
 use crate::record::{RequestRecord, RequestText};
+use crate::terms;
+use crate::upstream::pool::PoolLimits;
 use crate::worker::{Front, Worker};
 
 /// What becomes of a request.
@@ -89,12 +93,41 @@ pub(crate) struct Forward {
     pub(super) extras: Option<Box<Extras>>,
     /// Only where the backend is spoken to over TLS.
     pub(super) listener: Option<Arc<CompiledListener>>,
+    /// The backend's own limits, where it has any.
+    limits: Option<Arc<Limits>>,
 }
 
 impl Forward {
     /// The chosen backend. A decision to forward is only made for valid ones.
     pub(crate) fn state(&self) -> Option<&Arc<BackendState>> {
         self.rule.backends.get(self.backend)?.state()
+    }
+
+    /// Limits towards the endpoint.
+    #[inline]
+    pub(super) fn limits<'a>(&'a self, worker: &'a Worker) -> &'a Limits {
+        match &self.limits {
+            None => &worker.settings.limits,
+            Some(own) => own,
+        }
+    }
+
+    /// Those, where the backend has any of its own.
+    #[inline]
+    pub(super) fn own_limits(&self) -> Option<&Limits> {
+        self.limits.as_deref()
+    }
+
+    /// Bounds of a body that the endpoint sends.
+    #[inline]
+    pub(super) fn body_limits(&self, worker: &Worker) -> BodyLimits {
+        self.limits.as_ref().map_or(worker.settings.body_limits, |own| terms::body_limits(own))
+    }
+
+    /// Bounds of the pool to which a connection is given back.
+    #[inline]
+    pub(super) fn pool_limits(&self, worker: &Worker) -> PoolLimits {
+        self.limits.as_ref().map_or(worker.settings.pool_limits, |own| terms::pool_limits(own))
     }
 
     /// The filters that apply, the rule's first.
@@ -114,7 +147,7 @@ pub(super) fn decide(
     record: &mut RequestRecord,
 ) -> Decision {
     let mut store = FieldStore::new();
-    let limits = &worker.settings.head_limits;
+    let limits = &connection.terms.head_limits;
     let (head, length) = match connection.scan.request(connection.input.bytes(), limits, &mut store) {
         Ok(Some(read)) => read,
         Ok(None) => return Decision::Wait,
@@ -130,7 +163,7 @@ pub(super) fn decide(
         is_head: head.is_head(),
         stays: head.keep_alive
             && !worker.is_retiring()
-            && served < worker.settings.limits.requests_per_connection,
+            && served < connection.terms.limits.requests_per_connection,
         expects_continue: head.expect_continue,
         grpc: is_grpc(&head),
     };
@@ -147,7 +180,7 @@ pub(super) fn decide(
     connection.served = served;
     connection.input.consume(length);
     if let Ok(Routed::Forward(forward)) = result {
-        return send_on(connection, worker, received, forward, walk, out);
+        return send_on(connection, received, forward, walk, out);
     }
     settle(connection, worker, received, Outcome { result, walk, head: kept, out }, record)
 }
@@ -168,7 +201,7 @@ pub(super) fn resume(
     let mut paths = worker.paths.borrow_mut();
     let [normal, rewritten] = &mut *paths;
     let mut out = worker.buffers.out();
-    let result = admit(connection, worker, &head).and_then(|(raw_path, query)| {
+    let result = admit(connection, &head).and_then(|(raw_path, query)| {
         let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
             Normalised::AsReceived => raw_path,
             Normalised::InBuffer => normal,
@@ -214,7 +247,7 @@ fn settle(
 ) -> Decision {
     let Outcome { result, walk, head, mut out } = outcome;
     match result {
-        Ok(Routed::Forward(forward)) => send_on(connection, worker, received, forward, walk, out),
+        Ok(Routed::Forward(forward)) => send_on(connection, received, forward, walk, out),
         Ok(Routed::Ask { question, listener, rule, matched }) => {
             worker.buffers.give_back_out(out);
             let walk = walk.unwrap_or_default();
@@ -223,7 +256,7 @@ fn settle(
         }
         Ok(Routed::Answer(answer)) => {
             let mut body = Remaining { framing: received.framing, walk };
-            let keep_alive = received.stays && body.skip(connection, worker);
+            let keep_alive = received.stays && body.skip(connection);
             let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
             match answer.write(worker, body.answered(), context, record, &mut out) {
                 Ok(()) => Decision::Answer { out, keep_alive },
@@ -237,7 +270,7 @@ fn settle(
             out.clear();
             let mut body = Remaining { framing: received.framing, walk };
             let closes = failure.verdict().close;
-            let keep_alive = received.stays && !closes && body.skip(connection, worker);
+            let keep_alive = received.stays && !closes && body.skip(connection);
             let context = context(worker, received.is_head, keep_alive, record).for_grpc(received.grpc);
             fail(worker, failure, context, out, record)
         }
@@ -275,7 +308,6 @@ impl Answer {
 #[inline]
 fn send_on(
     connection: &mut Connection,
-    worker: &Worker,
     received: Received,
     mut forward: Forward,
     walk: Option<Box<Walk>>,
@@ -291,7 +323,7 @@ fn send_on(
         }
         None => received.framing,
     };
-    let scan = BodyScan::new(framing, Form::AsSent, worker.settings.body_limits);
+    let scan = BodyScan::new(framing, Form::AsSent, connection.terms.body_limits);
     connection.to_endpoint.begin(out, scan);
     if let Some(taps) = taps {
         connection.to_endpoint.tap(taps);
@@ -312,11 +344,11 @@ impl Remaining {
     }
 
     /// Uses it up, for mirrors alone, as far as it has arrived. False if there is more of it.
-    fn skip(&mut self, connection: &mut Connection, worker: &Worker) -> bool {
+    fn skip(&mut self, connection: &mut Connection) -> bool {
         if self.walk.as_ref().is_some_and(|walk| walk.body.is_some()) {
             return true;
         }
-        let mut scan = BodyScan::new(self.framing, Form::AsSent, worker.settings.body_limits);
+        let mut scan = BodyScan::new(self.framing, Form::AsSent, connection.terms.body_limits);
         while !scan.is_done() {
             match scan.step(connection.input.bytes()) {
                 Ok(step) if step.skip + step.pass > 0 => {
@@ -354,9 +386,9 @@ pub(super) fn refuse(
     failure: Failure,
     record: &mut RequestRecord,
 ) -> Decision {
-    if record.text.is_some() || worker.settings.access_log.is_some() {
-        record.text =
-            Some(Box::new(RequestText { client: connection.down.peer_text(), ..RequestText::default() }));
+    if let Some(logged) = connection.terms.logged {
+        let client = connection.down.peer_text();
+        record.text = Some(Box::new(RequestText { logged, client, ..RequestText::default() }));
     }
     // HEAD is told from the first bytes: a body after its answer would be read as the next answer.
     let is_head = connection.input.bytes().starts_with(b"HEAD ");
@@ -419,10 +451,10 @@ fn route(
     record: &mut RequestRecord,
     walk: &mut Option<Box<Walk>>,
 ) -> Result<Routed, Failure> {
-    if worker.settings.access_log.is_some() {
-        record.text = Some(Box::new(text(connection, head)));
+    if let Some(logged) = connection.terms.logged {
+        record.text = Some(Box::new(RequestText { logged, ..text(connection, head) }));
     }
-    let (raw_path, query) = admit(connection, worker, head)?;
+    let (raw_path, query) = admit(connection, head)?;
     let [normal, rewritten] = paths;
     let path = match normalise(raw_path, normal).map_err(Failure::Path)? {
         Normalised::AsReceived => raw_path,
@@ -475,7 +507,9 @@ pub(super) fn forward(
     request_id: SmallVec<[u8; 32]>,
     record: &RequestRecord,
 ) -> Forward {
-    let Incoming { head, rule, .. } = incoming;
+    let Incoming { head, rule, worker, .. } = incoming;
+    let own = state.own_limits();
+    let limits = own.as_deref().unwrap_or(&worker.settings.limits);
     Forward {
         rule: rule.clone(),
         backend,
@@ -486,16 +520,23 @@ pub(super) fn forward(
         web_socket: head.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")),
         grpc: false,
         request_id,
-        deadline: rule.request_timeout.map(|timeout| record.started + timeout),
+        deadline: request_timeout(rule, limits).map(|timeout| record.started + timeout),
         extras: None,
         listener: state.is_encrypted().then(|| incoming.listener.clone()),
+        limits: own,
     }
+}
+
+/// The rule's time for a whole request, else the backend's.
+#[inline]
+fn request_timeout(rule: &CompiledRule, limits: &Limits) -> Option<Duration> {
+    let of_backend = Some(limits.upstream_request_timeout).filter(|timeout| !timeout.is_zero());
+    rule.request_timeout.or(of_backend)
 }
 
 /// The path and query of a request that may be looked up.
 fn admit<'b>(
     connection: &Connection,
-    worker: &Worker,
     head: &RequestHead<'_, 'b>,
 ) -> Result<(&'b [u8], Option<&'b [u8]>), Failure> {
     let Target::Path { path, query, absolute } = head.target else {
@@ -505,7 +546,7 @@ fn admit<'b>(
     if absolute.is_some_and(|absolute| absolute.secure != connection.down.front.is_some()) {
         return Err(Failure::Misdirected);
     }
-    let limit = worker.settings.limits.request_body_bytes;
+    let limit = connection.terms.limits.request_body_bytes;
     if limit > 0 && matches!(head.framing, Framing::Length(length) if length > limit as u64) {
         return Err(Failure::BodyTooLarge);
     }
@@ -580,7 +621,7 @@ pub(super) fn write_head(
 ) {
     let Incoming { connection, head, path, query, .. } = incoming;
     let Rewritten { path: new_path, host, prefix } = rewrite_target(incoming, passed, rewritten);
-    let trusted = connection.down.trusted;
+    let trusted = connection.down.trusted.get();
     let edited_query = passed.query(query);
     let query = edited_query.as_ref().map_or(query, Option::as_deref);
     let mut to = RequestTarget { path: new_path, query, host: None };
@@ -640,7 +681,7 @@ fn made_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) ->
     if !worker.settings.headers.request_id {
         return SmallVec::new();
     }
-    if connection.down.trusted
+    if connection.down.trusted.get()
         && let Some(given) = fields.values(Known::RequestId).next()
     {
         return SmallVec::from_slice(given);

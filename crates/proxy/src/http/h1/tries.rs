@@ -36,12 +36,13 @@ impl Forward {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let backend = self.state().ok_or(Failure::InvalidBackend)?;
         let certificate = self.listener.as_ref().and_then(|listener| listener.backend_client_certificate());
+        let limits = self.limits(worker);
         let want = Want {
             backend,
             deadline: self.deadline,
             preferred: self.extras.as_deref().and_then(kept_at),
             // A rule that says how often to try means these tries too.
-            attempts: if self.rule.retry.is_some() { 0 } else { worker.settings.limits.retry_attempts },
+            attempts: if self.rule.retry.is_some() { 0 } else { limits.retry_attempts },
             fresh,
             speaks: Speaks::Http(certificate),
         };
@@ -82,7 +83,7 @@ impl Forward {
     /// Until when to wait before the next try, and whether the request's time is up then.
     fn waits_until(&self, worker: &Worker) -> (Moment, bool) {
         let asked = self.rule.retry.as_ref().map_or(Duration::ZERO, |policy| policy.backoff);
-        let least = if asked.is_zero() { worker.settings.limits.retry_backoff } else { asked };
+        let least = if asked.is_zero() { self.limits(worker).retry_backoff } else { asked };
         let until = worker.clock.now() + retry::wait(least, worker.random());
         match self.deadline {
             Some(deadline) if deadline < until => (deadline, true),
@@ -132,10 +133,10 @@ impl Connection {
             let mut exchange = Exchange::new(acquired, self, &mut forward, worker);
             let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, record, worker)).await;
             let failure = match outcome {
-                Ok(()) => return self.conclude(exchange, record, worker),
+                Ok(()) => return self.conclude(exchange, &forward, record, worker),
                 Err(failure) => failure,
             };
-            if repeats <= worker.settings.limits.retry_attempts
+            if repeats <= forward.limits(worker).retry_attempts
                 && exchange.may_be_repeated(failure, self, &forward)
             {
                 record.retries += 1;
@@ -143,9 +144,9 @@ impl Connection {
                 fresh = true;
                 self.abandon_answer(worker);
             } else if exchange.is_unanswered() && forward.wants_another_try(failure, &self.to_endpoint) {
-                exchange.note(failure, worker);
+                exchange.note(failure, &forward, worker);
                 let endpoint = exchange.in_flight.endpoint().clone();
-                self.set_aside(exchange, worker);
+                self.set_aside(exchange, &forward, worker);
                 fresh = false;
                 let again = self.try_again(&mut forward, record, &mut tried, Some(endpoint));
                 if let Err(failure) = Box::pin(again).await {
@@ -153,13 +154,13 @@ impl Connection {
                     return Box::pin(self.give_up(&forward, record, failure, out)).await;
                 }
             } else if self.may_be_answered(&exchange) {
-                exchange.note(failure, worker);
+                exchange.note(failure, &forward, worker);
                 drop(exchange);
                 // Interim responses that are not out yet go first: the client may have seen the start of one.
                 let out = self.unsent_answer(worker);
                 return Box::pin(self.give_up(&forward, record, failure, out)).await;
             } else {
-                return self.cut_short(&exchange, record, worker, failure);
+                return self.cut_short(&exchange, &forward, record, worker, failure);
             }
         }
     }

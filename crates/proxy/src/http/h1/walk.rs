@@ -191,9 +191,10 @@ impl Walk {
 
     /// A live session's backend, else that of the next ticket.
     fn choose(&mut self, incoming: Incoming<'_>) -> Result<usize, Failure> {
-        let Incoming { rule, worker, .. } = incoming;
-        let secure = incoming.connection.down.front.is_some();
-        if let Some((backend, kept)) = Kept::find(rule, worker, &incoming.head.fields, secure) {
+        let Incoming { rule, worker, connection, .. } = incoming;
+        let secure = connection.down.front.is_some();
+        let sealer = &connection.terms.sealer;
+        if let Some((backend, kept)) = Kept::find(rule, sealer, &incoming.head.fields, secure) {
             worker.metrics.session_requests.add(1);
             self.extras.session = Some(kept);
             return Ok(backend);
@@ -246,7 +247,7 @@ impl Walk {
             asked: Asked { head: head.is_head(), upgrade: head.upgrade.is_some() },
             idempotent: head.is_idempotent(),
         };
-        if let Some(tap) = mirror::send(incoming.worker, copied) {
+        if let Some(tap) = mirror::send(incoming.worker, &incoming.connection.terms.limits, copied) {
             self.taps.add(tap);
         }
     }

@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,17 +17,18 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
+use weir_model::limits::Limits;
 
 use super::io::Io;
 use super::meter::Meter;
 use super::stream::Stream;
-use weir_model::limits::Limits;
 
 use crate::buffer::ReadBuffer;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::http::h1::{Downstream, serve_stream};
 use crate::io::Socket;
+use crate::terms::Terms;
 use crate::worker::{Presence, Worker};
 
 /// Serves a connection whose client speaks HTTP/2. `input` is what was read of it so far, the preface included.
@@ -34,9 +36,10 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
     let worker = down.worker().clone();
     let meter = Rc::new(Meter::of_client(worker.clock.now()));
     let io = Io { socket: client, input, meter: meter.clone(), worker: worker.clone() };
-    let limits = &worker.settings.limits;
+    let terms = down.bind.terms();
+    let limits = &terms.limits;
     let mut deadline = Deadline::new(worker.clock.now() + limits.header_read_timeout, &worker.clock);
-    let mut handshake = std::pin::pin!(builder(&worker, down.trusted).handshake(io));
+    let mut handshake = std::pin::pin!(builder(&terms, down.trusted.get()).handshake(io));
     let machine = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(machine) => Poll::Ready(machine.ok()),
         Poll::Pending => deadline.poll(cx, &worker.clock).map(|()| None),
@@ -55,6 +58,7 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
     let mut served = Served {
         machine,
         streams,
+        terms,
         meter,
         pings,
         deadline,
@@ -67,8 +71,8 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
 }
 
 /// The machine with every limit set. `shared`: the client is a proxy, and brings many users' streams.
-fn builder(worker: &Worker, shared: bool) -> h2::server::Builder {
-    let limits = &worker.settings.limits;
+fn builder(terms: &Terms, shared: bool) -> h2::server::Builder {
+    let limits = &terms.limits;
     let mut builder = h2::server::Builder::new();
     let (connection_window, small_data) = match shared {
         true => (
@@ -82,7 +86,7 @@ fn builder(worker: &Worker, shared: bool) -> h2::server::Builder {
         .initial_window_size(window(limits.http2_stream_window_bytes))
         .initial_connection_window_size(connection_window)
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
-        .max_header_list_size(number(worker.settings.head_limits.head_bytes))
+        .max_header_list_size(number(terms.head_limits.head_bytes))
         .header_table_size(number(limits.http2_header_table_bytes))
         .data_frame_budget(small_data)
         .max_send_buffer_size(limits.http2_send_buffer_bytes)
@@ -207,8 +211,13 @@ impl Alive {
 
     /// Asks a peer that has been silent, and gives the moment at which something is to be done next; `None` when it has not
     /// answered in time.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, meter: &Meter, worker: &Worker) -> Option<Moment> {
-        let limits = &worker.settings.limits;
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        meter: &Meter,
+        limits: &Limits,
+        worker: &Worker,
+    ) -> Option<Moment> {
         let now = worker.clock.now();
         let mut due = meter.read_at() + limits.http2_keepalive_delay;
         if let Some(last) = self.last.filter(|last| meter.carried_at() <= *last) {
@@ -245,6 +254,7 @@ enum End {
 struct Served {
     machine: h2::server::Connection<Io, Bytes>,
     streams: Rc<Streams>,
+    terms: Arc<Terms>,
     meter: Rc<Meter>,
     pings: Option<Alive>,
     deadline: Deadline,
@@ -261,6 +271,10 @@ impl Served {
         let waker = &self.streams.down.registered.presence.waker;
         if !waker.borrow().as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        if !self.streams.down.bind.has(&self.terms) {
+            // What was said to the client in SETTINGS stays.
+            self.terms = self.streams.down.bind.terms();
         }
         loop {
             self.judge(worker);
@@ -280,12 +294,12 @@ impl Served {
 
     /// Decides whether the connection is to end. True when that has just become so.
     fn judge(&mut self, worker: &Worker) -> bool {
-        let limits = &worker.settings.limits;
         let (requests, since) = self.recent;
         if worker.clock.now() > since + FORGET {
             self.recent = (requests / 2, worker.clock.now());
             self.streams.resets.set(self.streams.resets.get() / 2);
         }
+        let limits = &self.terms.limits;
         let resets = self.streams.resets.get();
         let resetting = resets > limits.http2_premature_resets && resets > self.recent.0 / 2;
         // Requests that were reset while they waited, and have not noticed yet.
@@ -327,7 +341,7 @@ impl Served {
         let streams = self.streams.clone();
         streams.active.set(streams.active.get() + 1);
         let place = Place(streams.clone());
-        let (fields, bodies) = (worker.settings.limits.header_count, worker.settings.body_limits);
+        let (fields, bodies) = (self.terms.limits.header_count, self.terms.body_limits);
         let key = websocket_key(worker);
         tokio::task::spawn_local(async move {
             let stream = Stream::served(request, respond, (&key, fields), bodies, streams.clone());
@@ -345,11 +359,11 @@ impl Served {
                 return Poll::Pending;
             }
             let now = worker.clock.tick();
-            if self.is_late(now, worker) {
+            if self.is_late(now) {
                 return Poll::Ready(());
             }
             // A connection that has been idle for long, or says nothing: it is told, and given a moment to hear it.
-            if self.streams.active.get() == 0 && self.end == End::No && now >= self.idle_until(worker) {
+            if self.streams.active.get() == 0 && self.end == End::No && now >= self.idle_until() {
                 self.machine.abrupt_shutdown(Reason::NO_ERROR);
                 self.end = End::Now(now);
                 cx.waker().wake_by_ref();
@@ -357,8 +371,8 @@ impl Served {
         }
     }
 
-    fn idle_until(&self, worker: &Worker) -> Moment {
-        let limits = &worker.settings.limits;
+    fn idle_until(&self) -> Moment {
+        let limits = &self.terms.limits;
         if self.requests == 0 {
             self.began + limits.first_byte_timeout
         } else {
@@ -367,8 +381,8 @@ impl Served {
     }
 
     /// Nothing is left to wait for.
-    fn is_late(&self, now: Moment, worker: &Worker) -> bool {
-        let limits = &worker.settings.limits;
+    fn is_late(&self, now: Moment) -> bool {
+        let limits = &self.terms.limits;
         if self.streams.presence().leave_at.get().is_some_and(|at| now >= at) {
             return true;
         }
@@ -384,14 +398,15 @@ impl Served {
 
     /// `None` when the peer is gone.
     fn next_moment(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Option<Moment> {
-        let limits = &worker.settings.limits;
+        let terms = self.terms.clone();
+        let limits = &terms.limits;
         let idle = self.streams.active.get() == 0;
         let mut at = match self.end {
             End::Now(since) => since + limits.linger_timeout,
             End::Announced if idle => self.idle_since() + limits.linger_timeout,
-            End::No if idle => self.idle_until(worker),
+            End::No if idle => self.idle_until(),
             _ => match &mut self.pings {
-                Some(alive) => alive.poll(cx, &self.meter, worker)?,
+                Some(alive) => alive.poll(cx, &self.meter, limits, worker)?,
                 None => worker.clock.now() + limits.idle_timeout,
             },
         };

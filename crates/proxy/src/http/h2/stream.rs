@@ -171,7 +171,7 @@ impl Stream {
         let (Sink::Request(send), Side::Endpoint(slot)) = (&self.writing.sink, &self.side) else {
             return Err(Failure::NoWebSocket);
         };
-        let limit = worker.settings.limits.upstream_connect_timeout;
+        let limit = slot.limits().upstream_connect_timeout;
         let settled = tokio::time::timeout(limit, slot.settled()).await;
         worker.clock.tick();
         settled.unwrap_or(Err(Failure::ConnectTimeout))?;

@@ -10,12 +10,15 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+use weir_model::limits::Limits;
+use weir_model::table::BackendState;
 
 use super::connection::{Alive, frame_bytes, number, shared_window, window};
 use super::io::Io;
@@ -26,6 +29,7 @@ use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::Failure;
 use crate::io::Socket;
+use crate::terms;
 use crate::upstream::connect::connect;
 use crate::upstream::pool::Place;
 use crate::worker::Worker;
@@ -65,6 +69,8 @@ struct Shared {
     idle_since: Cell<Moment>,
     freed: Rc<Notify>,
     worker: Rc<Worker>,
+    /// Of the backend for which the connection was opened.
+    limits: Arc<Limits>,
 }
 
 /// A connection that is being opened.
@@ -103,6 +109,11 @@ impl Slot {
     fn new(shared: &Rc<Shared>) -> Slot {
         shared.active.set(shared.active.get() + 1);
         Slot(shared.clone())
+    }
+
+    /// Those of the backend for which the connection was opened.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// Whether the connection is encrypted.
@@ -155,8 +166,8 @@ impl Link {
 
 impl Links {
     /// A stream to this place, or what to wait for.
-    pub(crate) fn take(&self, worker: &Rc<Worker>, place: &Place) -> Given {
-        let limits = &worker.settings.limits;
+    pub(crate) fn take(&self, worker: &Rc<Worker>, backend: &BackendState, place: &Place) -> Given {
+        let limits = worker.limits(backend);
         let mut endpoints = self.endpoints.borrow_mut();
         let endpoint = endpoints.entry(place.clone()).or_default();
         let most = limits.upstream_http2_streams.max(1);
@@ -166,7 +177,7 @@ impl Links {
             if usable.is_none() && room.is_some_and(|room| room > 0) {
                 let slot = Slot::new(&link.shared);
                 let used = link.shared.used.replace(true);
-                let stream = Stream::requested(link.send.clone(), worker.settings.body_limits, slot);
+                let stream = Stream::requested(link.send.clone(), worker.body_limits(backend), slot);
                 usable = Some(Given::Stream(Socket::of_stream(stream), used));
             }
             room.is_some()
@@ -183,7 +194,9 @@ impl Links {
         let dial = Rc::new(Dial { outcome: Cell::new(None), done: Notify::new() });
         endpoint.dial = Some(dial.clone());
         // In a task of its own: it does not end with the request that asked for it.
-        tokio::task::spawn_local(open(worker.clone(), place.clone(), dial.clone(), endpoint.freed.clone()));
+        let limits = backend.own_limits().unwrap_or_else(|| worker.settings.own_limits.clone());
+        let wanted = (place.clone(), limits);
+        tokio::task::spawn_local(open(worker.clone(), wanted, dial.clone(), endpoint.freed.clone()));
         Given::Dialing(dial)
     }
 
@@ -196,12 +209,12 @@ impl Links {
     }
 
     /// Closes what has been idle for too long, and forgets endpoints without connections.
-    pub(crate) fn sweep(&self, worker: &Worker, now: Moment) {
-        let idle = worker.settings.pool_limits.idle;
+    pub(crate) fn sweep(&self, now: Moment) {
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             endpoint.links.retain(|link| {
                 let shared = &link.shared;
-                !shared.closed.get() && (shared.active.get() > 0 || now < shared.idle_since.get() + idle)
+                let until = shared.idle_since.get() + shared.limits.upstream_idle_timeout;
+                !shared.closed.get() && (shared.active.get() > 0 || now < until)
             });
             !endpoint.links.is_empty() || endpoint.dial.is_some() || Rc::strong_count(&endpoint.freed) > 1
         });
@@ -214,10 +227,10 @@ impl Links {
 }
 
 /// Opens a connection and begins to serve it.
-async fn open(worker: Rc<Worker>, place: Place, dial: Rc<Dial>, freed: Rc<Notify>) {
-    let limit = worker.settings.limits.upstream_connect_timeout;
+async fn open(worker: Rc<Worker>, (place, limits): (Place, Arc<Limits>), dial: Rc<Dial>, freed: Rc<Notify>) {
+    let limit = limits.upstream_connect_timeout;
     let opened = match connect(&worker, place.address, place.tls.as_ref(), limit).await {
-        Ok(socket) => tokio::time::timeout(limit, begin(&worker, socket, freed))
+        Ok(socket) => tokio::time::timeout(limit, begin(&worker, socket, limits, freed))
             .await
             .unwrap_or(Err(Failure::ConnectTimeout)),
         Err(failure) => Err(failure),
@@ -226,12 +239,17 @@ async fn open(worker: Rc<Worker>, place: Place, dial: Rc<Dial>, freed: Rc<Notify
     worker.links.opened(place, opened, &dial);
 }
 
-async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result<Link, Failure> {
+async fn begin(
+    worker: &Rc<Worker>,
+    socket: Socket,
+    limits: Arc<Limits>,
+    freed: Rc<Notify>,
+) -> Result<Link, Failure> {
     let now = worker.clock.now();
     let meter = Rc::new(Meter::of_endpoint(now));
     let secure = socket.is_secure();
     let io = Io { socket, input: ReadBuffer::default(), meter: meter.clone(), worker: worker.clone() };
-    let (send, mut machine) = builder(worker).handshake(io).await.map_err(|error| {
+    let (send, mut machine) = builder(&limits).handshake(io).await.map_err(|error| {
         tracing::debug!(%error, "an endpoint does not speak HTTP/2");
         Failure::Connect
     })?;
@@ -245,10 +263,11 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
         idle_since: Cell::new(now),
         freed,
         worker: worker.clone(),
+        limits,
     });
-    let pause = worker.settings.limits.upstream_http2_keepalive_pause;
-    let pings = machine.ping_pong().map(|pings| Alive::new(pings, pause));
-    let deadline = Deadline::new(now + worker.settings.limits.http2_keepalive_delay, &worker.clock);
+    let pings =
+        machine.ping_pong().map(|pings| Alive::new(pings, shared.limits.upstream_http2_keepalive_pause));
+    let deadline = Deadline::new(now + shared.limits.http2_keepalive_delay, &worker.clock);
     let mut task = Task { machine, shared: shared.clone(), meter, pings, deadline };
     tokio::task::spawn_local(async move {
         poll_fn(|cx| task.poll(cx)).await;
@@ -261,8 +280,7 @@ async fn begin(worker: &Rc<Worker>, socket: Socket, freed: Rc<Notify>) -> Result
 
 /// The machine with every limit set. Requests of many clients share it: what one of them does, reads or gives up is no
 /// business of the others, so bounds are those of streams.
-fn builder(worker: &Worker) -> h2::client::Builder {
-    let limits = &worker.settings.limits;
+fn builder(limits: &Limits) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
@@ -271,7 +289,7 @@ fn builder(worker: &Worker) -> h2::client::Builder {
         .initial_window_size(window(limits.http2_stream_window_bytes))
         .initial_connection_window_size(shared_window(limits, limits.upstream_http2_streams))
         .max_frame_size(frame_bytes(limits.http2_frame_bytes))
-        .max_header_list_size(number(worker.settings.head_limits.head_bytes))
+        .max_header_list_size(number(terms::head_limits(limits).head_bytes))
         .header_table_size(number(limits.http2_header_table_bytes))
         // It is one for all streams, and frames of streams that were given up are charged for ever.
         .data_frame_budget(usize::MAX)
@@ -308,7 +326,7 @@ impl Task {
         let worker = &self.shared.worker;
         while self.shared.active.get() > 0 {
             let Some(alive) = &mut self.pings else { break };
-            let Some(at) = alive.poll(cx, &self.meter, worker) else {
+            let Some(at) = alive.poll(cx, &self.meter, &self.shared.limits, worker) else {
                 tracing::debug!("an endpoint gave no sign of life");
                 return Poll::Ready(());
             };
