@@ -370,10 +370,10 @@ pub struct HttpRule {
     pub filters: Vec<Filter>,
     #[prost(message, repeated, tag = "5")]
     pub backends: Vec<WeightedBackend>,
-    /// `timeouts.request`, milliseconds; 0 for none.
+    /// `timeouts.request`, milliseconds; 0 where nothing is said, the largest number for none whatever the general ones are.
     #[prost(uint64, tag = "6")]
     pub request_timeout_ms: u64,
-    /// `timeouts.backendRequest`, milliseconds; 0 for none.
+    /// `timeouts.backendRequest`, milliseconds; the same.
     #[prost(uint64, tag = "7")]
     pub backend_request_timeout_ms: u64,
     /// `konghq.com/strip-path`: the matched prefix (or exact path) is removed before the request is forwarded.

@@ -36,6 +36,11 @@ impl Epoch {
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    /// Further away than anything that is waited for.
+    pub(crate) fn is_never(self) -> bool {
+        self.0 == u64::MAX
+    }
+
     pub(crate) fn millis(self) -> u64 {
         self.0 / 1000
     }
@@ -144,6 +149,8 @@ mod tests {
         let moment = Moment(5);
         assert_eq!((moment + Duration::from_millis(1)).millis(), 1);
         assert_eq!(moment + Duration::MAX, Moment(u64::MAX));
+        assert!((moment + Duration::from_millis(u64::MAX)).is_never());
+        assert!(!moment.is_never());
         assert_eq!(moment.since(Moment(9)), Duration::ZERO);
         Epoch::start().instant(Moment(u64::MAX));
     }

@@ -174,7 +174,7 @@ fn rule(rule: &HttpRule) -> Value {
         ("backendRequestTimeoutMs", rule.backend_request_timeout_ms),
     ] {
         if ms > 0 {
-            out[name] = json!(ms);
+            out[name] = if ms == u64::MAX { json!("none") } else { json!(ms) };
         }
     }
     if rule.strip_path {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Response};
 use weir_model::limits::Limits;
+use weir_model::resource::HttpRule;
 
 use crate::harness::*;
 use crate::http2_harness::frames::*;
@@ -449,4 +450,36 @@ fn trailers_of_the_size_of_grpc_metadata_pass() {
         let answer = whole(response.await.unwrap()).await;
         assert_eq!(answer.trailer("grpc-status-details-bin").map(str::len), Some(15_000));
     });
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+fn impatient() -> Limits {
+    Limits {
+        upstream_response_timeout: SHORT,
+        upstream_body_timeout: SHORT,
+        body_read_timeout: SHORT,
+        ..Limits::default()
+    }
+}
+
+/// `timeouts`: the zero duration disables the time-out completely.
+#[test]
+fn a_request_whose_rule_wants_no_time_out_has_none() {
+    let origin = Origin::start(|peer| {
+        while peer.request().is_some() {
+            std::thread::sleep(3 * SHORT);
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfi");
+            std::thread::sleep(3 * SHORT);
+            peer.send("ne");
+        }
+    });
+    let world = World::with(&origin, with_limits(impatient()));
+    assert_eq!(world.client().get("/").status, 504);
+    let never = HttpRule { backends: vec![to("b0", 1)], request_timeout_ms: u64::MAX, ..rule("/") };
+    let of_try = HttpRule { request_timeout_ms: 0, backend_request_timeout_ms: u64::MAX, ..never.clone() };
+    for rule in [never, of_try] {
+        assert_eq!(world.apply(vec![world.route("r", rule)]).rejected, []);
+        assert_eq!(world.client().get("/").text(), "fine");
+    }
 }

@@ -200,11 +200,15 @@ fn timeouts(spec: Option<&HttpRouteTimeouts>, field: &str, faults: &mut Vec<Find
         return (0, 0);
     };
     let mut one = |name: &str, text: &Option<String>| {
-        milliseconds(text.as_deref(), &format!("{field}.timeouts.{name}"), faults).unwrap_or(0)
+        match milliseconds(text.as_deref(), &format!("{field}.timeouts.{name}"), faults) {
+            // It is asked for that there be none, not for ours.
+            Some(0) => u64::MAX,
+            asked => asked.unwrap_or(0),
+        }
     };
     let request = one("request", &spec.request);
     let backend_request = one("backendRequest", &spec.backend_request);
-    if request > 0 && backend_request > request {
+    if request > 0 && backend_request != u64::MAX && backend_request > request {
         let message = "backendRequest is longer than request".to_owned();
         faults.push(Finding::error(format!("{field}.timeouts"), reasons::UNSUPPORTED_VALUE, message));
     }

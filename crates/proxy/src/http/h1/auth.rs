@@ -198,12 +198,12 @@ impl Question {
                 });
                 let lines = once_each(lines.collect());
                 // What is the server's to say, the client does not say in its place.
-                let unsaid = |name: &&Box<str>| {
+                let unsaid = |name: &str| {
                     !is_about_a_body(name) && !lines.iter().any(|line| line.name.eq_ignore_ascii_case(name))
                 };
                 Ok(Ok(Grant {
                     place: self.place,
-                    remove: allowed.iter().filter(unsaid).cloned().collect(),
+                    remove: allowed.iter().filter(|name| unsaid(name)).cloned().collect(),
                     lines,
                     response: Vec::new(),
                     query: QueryEdits::default(),

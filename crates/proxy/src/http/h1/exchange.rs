@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use weir_codec::body::{BodyError, BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
@@ -536,23 +537,28 @@ impl Exchange {
     /// How long nothing may happen.
     fn wait_until(&self, forward: &Forward, client: &Limits, worker: &Worker) -> Moment {
         let limits = forward.limits(worker);
+        let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
+        // The rule wants no time-out: only what bounds every stream holds.
+        let endless = bounds.is_some_and(Moment::is_never);
+        let quiet_for = |usual: Duration| if endless { usual.max(limits.tunnel_idle_timeout) } else { usual };
         let up = match self.up_waiting {
-            Waiting::ForSource => client.body_read_timeout,
+            Waiting::ForSource => quiet_for(client.body_read_timeout),
             Waiting::ForSink => limits.body_write_timeout,
         };
         let down = match self.down_waiting {
-            Waiting::ForSource => limits.upstream_body_timeout,
+            Waiting::ForSource => quiet_for(limits.upstream_body_timeout),
             Waiting::ForSink => client.body_write_timeout,
         };
-        let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
         let quiet = match self.phase {
             Phase::Head if self.sending => up,
             Phase::Head => match bounds {
                 // The rule's own times take the place of the general one.
-                Some(bound) if forward.rule.request_timeout.is_some() || self.deadline.is_some() => {
+                Some(bound)
+                    if !endless && (forward.rule.request_timeout.is_some() || self.deadline.is_some()) =>
+                {
                     return bound;
                 }
-                _ => limits.upstream_response_timeout,
+                _ => quiet_for(limits.upstream_response_timeout),
             },
             Phase::Body if self.sending => up.max(down),
             Phase::Body => down,
