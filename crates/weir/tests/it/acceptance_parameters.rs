@@ -64,7 +64,7 @@ fn a_value_out_of_range_is_refused_where_it_is_written_and_explained() {
             "apiVersion: weir.dev/v1alpha1\nkind: GatewayParameters\nmetadata: {{name: p}}\nspec: {spec}\n"
         );
         let refused = sandbox.apply(&yaml);
-        assert!(refused.stderr.to_lowercase().contains(says), "{spec}: {}", refused.stderr);
+        assert!(refused.stderr.to_lowercase().contains(&says.to_lowercase()), "{spec}: {}", refused.stderr);
     }
     let twice = "apiVersion: weir.dev/v1alpha1\nkind: BackendPolicy\nmetadata: {name: p}\nspec: {targetRefs: [\
         {group: \"\", kind: Service, name: a}, {group: \"\", kind: Service, name: a}]}\n";
