@@ -28,7 +28,7 @@ use weir_model::resource::{Applied, Update};
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{AddressRange, AddressRangeError, Fixed, Provision, Sandbox};
 /// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).
-pub use weir_core::Kind;
+pub use weir_core::{Kind, MaterialCheck};
 
 use crate::call::Caller;
 use crate::provision::objects::Publisher;

@@ -54,6 +54,7 @@ use weir_model::table::Snapshot;
 pub use crate::access_log::{AccessEntry, AccessSink};
 pub use crate::config::{AccessLog, HeaderTokens, ProxyConfig};
 pub use crate::session::SessionKey;
+pub use crate::tls::store::{check_authorities, check_certificate};
 pub use weir_model::network::{Network, NetworkError};
 
 use crate::access_log::{Log, LogSlot};

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weir_apiserver::ApiServer;
 use weir_apiserver::loader::Loader;
-use weir_control::{ControlConfig, ControlStatus, Fixed, Provision};
+use weir_control::{ControlStatus, Fixed, Provision};
 use weir_model::resource::{Applied, BindReport, Body, ListenerProtocol, Update};
 
 use crate::cli::ValidateOptions;
@@ -56,7 +56,7 @@ async fn translate(api: &ApiServer) -> Result<Vec<Finding>> {
     let (answers, applied) = mpsc::channel(1);
     let shutdown = CancellationToken::new();
     let provision = Provision::Fixed(Fixed::new(std::net::Ipv4Addr::LOCALHOST.into()));
-    let config = ControlConfig { status: status.clone(), ..ControlConfig::new(provision) };
+    let config = wire::control_config(provision, status.clone());
     let client = api.client();
     let control = weir_control::run(client.clone(), updates, applied, config, shutdown.clone());
     let judge = async {

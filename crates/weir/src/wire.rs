@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use weir_control::{ControlConfig, ControlStatus, Provision};
+use weir_control::{ControlConfig, ControlStatus, MaterialCheck, Provision};
 use weir_model::limits::Limits;
 use weir_model::resource::{Applied, Update};
 use weir_proxy::{Proxy, ProxyConfig};
@@ -50,6 +50,16 @@ fn random_seed() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
+/// Settings of a control plane that judges certificates as this program's data plane does.
+pub(crate) fn control_config(provision: Provision, status: Arc<ControlStatus>) -> ControlConfig {
+    let mut config = ControlConfig { status, ..ControlConfig::new(provision) };
+    config.translate.material_check = Some(MaterialCheck {
+        certificate: weir_proxy::check_certificate,
+        authorities: weir_proxy::check_authorities,
+    });
+    config
+}
+
 /// Runs control over `client` until `shutdown`, each update through `proxy`.
 pub(crate) async fn run_control(
     client: kube::Client,
@@ -60,7 +70,7 @@ pub(crate) async fn run_control(
 ) {
     let (updates, mut wanted) = mpsc::channel::<Update>(CHANNEL);
     let (answers, applied) = mpsc::channel(CHANNEL);
-    let config = ControlConfig { status, ..ControlConfig::new(provision) };
+    let config = control_config(provision, status);
     let applying = async move {
         let mut binds = proxy.binds();
         let mut sequence = 0_u64;

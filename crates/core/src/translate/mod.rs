@@ -56,7 +56,11 @@ use tls::Materials;
 pub struct TranslateConfig {
     /// Names of Gateway API features for the status of GatewayClasses; empty: not written.
     pub supported_features: Vec<String>,
+    /// What the data plane says of certificates and authorities; without it only what can be seen in them is judged.
+    pub material_check: Option<MaterialCheck>,
 }
+
+pub use tls::MaterialCheck;
 
 pub use features::{Channel, FEATURES, supported_features};
 
@@ -120,7 +124,8 @@ struct Step {
 
 impl Translator {
     pub fn new(config: TranslateConfig) -> Translator {
-        Translator { config, ..Translator::default() }
+        let materials = Materials::new(config.material_check);
+        Translator { config, materials, ..Translator::default() }
     }
 
     /// Names of features that the statuses of GatewayClasses claim from the next call on; empty: not written.

@@ -51,14 +51,27 @@ pub(super) enum Followed<T> {
 
 type Parsed<T> = Result<Arc<T>, String>;
 
+/// What a data plane says of a certificate or of authorities that can be parsed: why it could not use them, without a word
+/// of what is in a key. Pure functions of the program that the data plane runs, so that a status says what a handshake does.
+#[derive(Clone, Copy, Debug)]
+pub struct MaterialCheck {
+    pub certificate: fn(&Certificate) -> Result<(), String>,
+    pub authorities: fn(&CaBundle) -> Result<(), String>,
+}
+
 /// What Secrets and ConfigMaps were found to hold.
 #[derive(Debug, Default)]
 pub(super) struct Materials {
+    check: Option<MaterialCheck>,
     certificates: FxHashMap<ObjectKey, Parsed<CertificateView>>,
     authorities: FxHashMap<ObjectKey, Parsed<CaBundle>>,
 }
 
 impl Materials {
+    pub(super) fn new(check: Option<MaterialCheck>) -> Materials {
+        Materials { check, ..Materials::default() }
+    }
+
     /// The object changed.
     pub(super) fn forget(&mut self, key: &ObjectKey) {
         self.certificates.remove(key);
@@ -83,9 +96,13 @@ impl Materials {
         if let Some(stopped) = stopped(&target, from, reading) {
             return stopped;
         }
+        let check = self.check;
         let parsed =
             self.certificates.entry(target.clone()).or_insert_with(|| match reading.objects.get(&target) {
-                Some(Object::Secret(secret)) => certificate(secret).map(Arc::new),
+                Some(Object::Secret(secret)) => certificate(secret).and_then(|view| {
+                    check.map_or(Ok(()), |check| (check.certificate)(&view.resource))?;
+                    Ok(Arc::new(view))
+                }),
                 _ => Err("it is not there".to_owned()),
             });
         match parsed {
@@ -112,13 +129,17 @@ impl Materials {
         if let Some(stopped) = stopped(&target, from, reading) {
             return stopped;
         }
+        let check = self.check;
         let parsed =
             self.authorities.entry(target.clone()).or_insert_with(|| match reading.objects.get(&target) {
                 Some(Object::ConfigMap(map)) => {
                     let text = map.data.authorities.as_deref();
                     text.ok_or_else(|| format!("it has no {CA_CERTIFICATES_KEY}"))
                         .and_then(authorities)
-                        .map(Arc::new)
+                        .and_then(|bundle| {
+                            check.map_or(Ok(()), |check| (check.authorities)(&bundle))?;
+                            Ok(Arc::new(bundle))
+                        })
                 }
                 _ => Err("it is not there".to_owned()),
             });
@@ -231,7 +252,7 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 /// Whether the key is the certificate's, as far as the key says which public key is its own: an EC or Ed25519 key need
-/// not, and what the data plane then finds out is told by it.
+/// not, and a [`MaterialCheck`] finds out.
 fn belongs(key: &PrivateKeyDer<'_>, certificate: &X509Certificate<'_>) -> bool {
     let public = match key {
         PrivateKeyDer::Pkcs1(key) => der::rsa_modulus(key.secret_pkcs1_der()),

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use weir_core::{Kind, Status};
+use weir_core::{Kind, MaterialCheck, Status, TranslateConfig, Translator};
 
 use crate::world::{self, World, key};
 
@@ -14,7 +14,10 @@ fn secret(certificate: &str, private_key: &str) -> Value {
 
 /// A world whose only Gateway shows the Secret to clients and to backends.
 fn showing(certificate: &str, private_key: &str) -> World {
-    let mut world = World::new();
+    showing_in(World::new(), certificate, private_key)
+}
+
+fn showing_in(mut world: World, certificate: &str, private_key: &str) -> World {
     world.put(json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
         "spec": {"controllerName": "weir.dev/gateway-controller"}}));
     world.put(secret(certificate, private_key));
@@ -92,4 +95,28 @@ fn a_private_key_in_the_place_of_authorities_is_told_to_nobody() {
     world.settle();
     assert!(!world.told.is_empty());
     assert_eq!(leaked(&said(&world), &body), None, "{}", said(&world));
+}
+
+#[test]
+fn what_the_data_plane_cannot_use_is_not_resolved() {
+    let (certificate, private) = world::certificate(&["a.example.com"]);
+    let mut world = World::new();
+    let material_check = Some(MaterialCheck {
+        certificate: |_| Err("of an odd sort".to_owned()),
+        authorities: |_| Err("of an odd sort".to_owned()),
+    });
+    world.translator = Translator::new(TranslateConfig { material_check, ..TranslateConfig::default() });
+    let mut world = showing_in(world, &certificate, &private);
+    assert_eq!(resolved(&world).0, "InvalidCertificateRef");
+    assert_eq!(resolved(&world).1, "InvalidClientCertificateRef");
+    assert!(said(&world).contains("Secret default/c cannot be used: of an odd sort"), "{}", said(&world));
+    assert_eq!(world.translator.resources().filter(|one| one.key().starts_with("certificate/")).count(), 0);
+    world.told.clear();
+    world.put(json!({"kind": "ConfigMap", "metadata": {"namespace": "default", "name": "ca"},
+        "data": {"ca.crt": certificate}}));
+    world.put(json!({"kind": "BackendTLSPolicy", "metadata": {"namespace": "default", "name": "p"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "s"}], "validation": {
+            "hostname": "a", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}));
+    world.settle();
+    assert!(world.told.iter().any(|found| found.message.contains("of an odd sort")), "{:?}", world.told);
 }

@@ -51,6 +51,7 @@ impl World {
             objects: Objects::new(),
             translator: Translator::new(TranslateConfig {
                 supported_features: circumstances.features.clone(),
+                ..TranslateConfig::default()
             }),
             circumstances,
             statuses: BTreeMap::new(),

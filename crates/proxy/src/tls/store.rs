@@ -24,7 +24,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use webpki::EndEntityCert;
-use weir_model::resource::{BackendTls, Body, Certificate, ClientValidation, Rejected, Resource, Update};
+use weir_model::resource::{
+    BackendTls, Body, CaBundle, Certificate, ClientValidation, Rejected, Resource, Update,
+};
 use weir_model::table::{BindAddress, Snapshot};
 
 use super::trust::{Authorities, BackendVerifier, ClientVerifier};
@@ -137,18 +139,15 @@ impl TlsStore {
         for resource in &update.upserts {
             match &resource.body {
                 Some(Body::Certificate(source)) if !state.certificates.contains_key(&source.key) => {
-                    match self.parse(source) {
+                    match parse(source, &self.provider) {
                         Ok(parsed) => _ = state.certificates.insert(source.key.clone(), Arc::new(parsed)),
                         Err(reason) => reject(&source.key, reason),
                     }
                 }
                 Some(Body::CaBundle(source)) if !state.bundles.contains_key(&source.key) => {
-                    let found = CertificateDer::pem_slice_iter(&source.certificates).filter_map(Result::ok);
-                    let found: Arc<[_]> = found.collect();
-                    if Authorities::new(found.iter().cloned()).is_empty() {
-                        reject(&source.key, "no certificate of an authority in it".to_owned());
-                    } else {
-                        state.bundles.insert(source.key.clone(), found);
+                    match authorities(source) {
+                        Ok(found) => _ = state.bundles.insert(source.key.clone(), found),
+                        Err(reason) => reject(&source.key, reason),
                     }
                 }
                 _ => continue,
@@ -176,15 +175,6 @@ impl TlsStore {
         state.ticketers.retain(|(bind, _), _| snapshot.bind(bind).is_some());
         state.fronts.retain(|spec, _| snapshot.bind(&spec.bind).is_some());
         state.upstreams.retain(|_, upstream| upstream.strong_count() > 0);
-    }
-
-    fn parse(&self, source: &Certificate) -> Result<CertifiedKey, String> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&source.chain).collect();
-        // What is wrong is not repeated: it may hold a part of the key, also where somebody put that in the chain's place.
-        let chain = chain.map_err(|_| "the chain cannot be read".to_owned())?;
-        let key = PrivateKeyDer::from_pem_slice(&source.private_key);
-        let key = key.map_err(|_| "the private key cannot be read".to_owned())?;
-        CertifiedKey::from_der(chain, key, &self.provider).map_err(|error| error.to_string())
     }
 
     /// What a handshake is made with. `None`: it is to be refused.
@@ -304,6 +294,34 @@ impl TlsStore {
     }
 }
 
+/// Why no handshake could be made with a certificate and its key.
+pub fn check_certificate(source: &Certificate) -> Result<(), String> {
+    parse(source, &aws_lc_rs::default_provider()).map(drop)
+}
+
+/// Why nobody could be believed for these authorities.
+pub fn check_authorities(source: &CaBundle) -> Result<(), String> {
+    authorities(source).map(drop)
+}
+
+fn parse(source: &Certificate, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&source.chain).collect();
+    // What is wrong is not repeated: it may hold a part of the key, also where somebody put that in the chain's place.
+    let chain = chain.map_err(|_| "the chain cannot be read".to_owned())?;
+    let key = PrivateKeyDer::from_pem_slice(&source.private_key);
+    let key = key.map_err(|_| "the private key cannot be read".to_owned())?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| error.to_string())
+}
+
+fn authorities(source: &CaBundle) -> Result<Arc<[CertificateDer<'static>]>, String> {
+    let found = CertificateDer::pem_slice_iter(&source.certificates).filter_map(Result::ok);
+    let found: Arc<[_]> = found.collect();
+    if Authorities::new(found.iter().cloned()).is_empty() {
+        return Err("no certificate of an authority in it".to_owned());
+    }
+    Ok(found)
+}
+
 impl State {
     fn authorities(&self, bundles: &[String], system: bool) -> Authorities {
         let of_system = if system { Authorities::system() } else { &[] };
@@ -359,5 +377,36 @@ impl ResolvesClientCert for Ours {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    fn pair(shown: &KeyPair, used: &KeyPair) -> Certificate {
+        let parameters = CertificateParams::new(vec!["a.example.com".to_owned()]).unwrap();
+        let chain = parameters.self_signed(shown).unwrap().pem().into_bytes();
+        Certificate { key: String::new(), chain, private_key: used.serialize_pem().into_bytes() }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_found_out_though_the_key_does_not_say() {
+        for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P256_SHA256] {
+            let (own, other) =
+                (KeyPair::generate_for(algorithm).unwrap(), KeyPair::generate_for(algorithm).unwrap());
+            assert_eq!(check_certificate(&pair(&own, &own)), Ok(()));
+            assert!(check_certificate(&pair(&own, &other)).is_err());
+        }
+    }
+
+    #[test]
+    fn authorities_are_certificates_that_can_be_read() {
+        let own = KeyPair::generate().unwrap();
+        let bundle = |certificates| CaBundle { key: String::new(), certificates };
+        assert_eq!(check_authorities(&bundle(pair(&own, &own).chain)), Ok(()));
+        let hollow = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec();
+        assert!(check_authorities(&bundle(hollow)).is_err());
     }
 }
