@@ -37,7 +37,6 @@ use crate::upstream::pool::PoolLimits;
 use crate::worker::{Front, Worker};
 
 /// What becomes of a request.
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 pub(super) enum Decision {
     /// The head is not there whole.
     Wait,
