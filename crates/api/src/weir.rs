@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::condition::Condition;
-use crate::gateway_api::ParentReference;
+use crate::gateway_api::{LocalPolicyTargetReferenceWithSectionName, ParentReference};
 use crate::meta::ObjectMeta;
 use crate::open::open_enum;
 use crate::seen::SeenPolicyStatus;
@@ -74,20 +74,10 @@ pub struct BackendPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendPolicySpec {
-    pub target_refs: Vec<PolicyTarget>,
+    /// Services of the policy's namespace; the section is the name of a port.
+    pub target_refs: Vec<LocalPolicyTargetReferenceWithSectionName>,
     #[serde(flatten)]
     pub limits: LimitFields,
-}
-
-/// A Service of the policy's namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PolicyTarget {
-    pub group: String,
-    pub kind: String,
-    pub name: String,
-    /// The name of a port.
-    pub section_name: Option<String>,
 }
 
 /// Limits as they were written: groups of fields.

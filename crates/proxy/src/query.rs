@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
+
 /// A name and its value.
 type Parameter = (Box<[u8]>, Box<[u8]>);
 
@@ -62,66 +64,29 @@ impl QueryEdits {
 fn is_named(parameter: &[u8], name: &[u8]) -> bool {
     let end = memchr::memchr(b'=', parameter).unwrap_or(parameter.len());
     let written = &parameter[..end];
-    !parameter.is_empty() && (written == name || decoded(written) == decoded(name))
+    !parameter.is_empty() && (written == name || percent_decode(written).eq(percent_decode(name)))
 }
+
+/// What would end a value or the query; octets beyond ASCII are encoded anyway.
+const VALUE: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'&')
+    .add(b'#')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// What would end a name.
+const NAME: &AsciiSet = &VALUE.add(b'=');
 
 fn written(name: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(name.len() + 1 + value.len());
-    encode(name, true, &mut out);
-    out.push(b'=');
-    encode(value, false, &mut out);
-    out
-}
-
-fn encode(text: &[u8], is_name: bool, out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text {
-        match byte {
-            b'&'
-            | b'#'
-            | b'"'
-            | b'<'
-            | b'>'
-            | b'\\'
-            | b'^'
-            | b'`'
-            | b'{'
-            | b'|'
-            | b'}'
-            | 0..=0x20
-            | 0x7f.. => {
-                out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-            }
-            b'=' if is_name => out.extend(b"%3D"),
-            other => out.push(*other),
-        }
-    }
-}
-
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'%', text).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((byte, after)) = rest.split_first() {
-        let digits = after.split_at_checked(2).filter(|_| *byte == b'%');
-        let octet = digits.and_then(|(digits, _)| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-            u8::from_str_radix(digits, 16).ok()
-        });
-        match (octet, digits) {
-            (Some(octet), Some((_, after))) => {
-                out.push(octet);
-                rest = after;
-            }
-            _ => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    Cow::Owned(out)
+    format!("{}={}", percent_encode(name, NAME), percent_encode(value, VALUE)).into_bytes()
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use weir_api::condition::{Condition, reasons, types};
 use weir_api::gateway_api::{
-    BackendTlsPolicy, BackendTlsPolicyValidation, ObjectReference, ParentReference, PolicyAncestorStatus,
-    RetryConstraint, SubjectAltNameType, WellKnownCaCertificatesType, XBackendTrafficPolicy,
+    BackendTlsPolicy, BackendTlsPolicyValidation, LocalPolicyTargetReferenceWithSectionName, ObjectReference,
+    ParentReference, PolicyAncestorStatus, RetryConstraint, SubjectAltNameType, WellKnownCaCertificatesType,
+    XBackendTrafficPolicy,
 };
 use weir_api::meta::ObjectMeta;
 use weir_api::weir::BackendPolicy;
@@ -341,35 +342,21 @@ struct Target<'a> {
 
 fn targets(object: &Object) -> Vec<Target<'_>> {
     match object {
-        Object::BackendTlsPolicy(policy) => {
-            let targets = policy.spec.target_refs.iter();
-            targets
-                .map(|to| Target {
-                    group: &to.group,
-                    kind: &to.kind,
-                    name: &to.name,
-                    section_name: to.section_name.as_deref(),
-                })
-                .collect()
-        }
+        Object::BackendTlsPolicy(policy) => policy.spec.target_refs.iter().map(Target::of).collect(),
+        Object::BackendPolicy(policy) => policy.spec.target_refs.iter().map(Target::of).collect(),
         Object::BackendTrafficPolicy(policy) => {
             let targets = policy.spec.target_refs.iter();
             targets
                 .map(|to| Target { group: &to.group, kind: &to.kind, name: &to.name, section_name: None })
                 .collect()
         }
-        Object::BackendPolicy(policy) => {
-            let targets = policy.spec.target_refs.iter();
-            targets
-                .map(|to| Target {
-                    group: &to.group,
-                    kind: &to.kind,
-                    name: &to.name,
-                    section_name: to.section_name.as_deref(),
-                })
-                .collect()
-        }
         _ => Vec::new(),
+    }
+}
+
+impl Target<'_> {
+    fn of(to: &LocalPolicyTargetReferenceWithSectionName) -> Target<'_> {
+        Target { group: &to.group, kind: &to.kind, name: &to.name, section_name: to.section_name.as_deref() }
     }
 }
 

@@ -306,9 +306,6 @@ impl Connection {
         }
         self.input.park(&worker.buffers);
         let presence = &self.down.registered.presence;
-        if presence.waker.borrow().is_none() {
-            *presence.waker.borrow_mut() = Some(cx.waker().clone());
-        }
         if self.input.is_empty() {
             presence.idle_since.set(Some(if self.served == 0 { began + FIRST_WORDS } else { began }));
             if presence.asked_to_close.get()
