@@ -1,6 +1,6 @@
 //! A client's connection: one request after another, and its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -56,9 +56,7 @@ pub(crate) async fn serve(incoming: Incoming) {
 /// Serves the one request of a stream.
 pub(crate) async fn serve_stream(down: Rc<Downstream>, stream: Socket) {
     // Whatever follows, there is no other request.
-    let terms = down.bind.terms();
-    down.judge(&terms);
-    Connection::over(down, stream, terms).turn().await;
+    Connection::over(down, stream).turn().await;
 }
 
 fn scheme(front: Option<&Front>) -> &'static str {
@@ -93,10 +91,10 @@ pub(crate) struct Downstream {
     pub(crate) bind: Arc<Bind>,
     /// What the client said when it shook hands; `None` in the clear.
     pub(super) front: Option<Front>,
-    /// The peer may say on whose behalf it speaks.
+    /// Those on which its last request began.
+    terms: RefCell<Arc<Terms>>,
+    /// On them, the peer may say on whose behalf it speaks.
     pub(crate) trusted: Cell<bool>,
-    /// The number of the terms that say so.
-    judged: Cell<u64>,
     ip: IpAddr,
     pub(super) http2: bool,
     /// The lines that every ordinary request of this connection is forwarded with.
@@ -112,8 +110,8 @@ impl Downstream {
         peer: SocketAddr,
         bind: Arc<Bind>,
         front: Option<Front>,
-        terms: &Terms,
     ) -> Downstream {
+        let terms = bind.terms();
         let ip = peer.ip().to_canonical();
         let local = if bind.address.ip.is_unspecified() {
             client.local_addr().map(|address| address.to_string()).unwrap_or_default()
@@ -125,7 +123,7 @@ impl Downstream {
             bind,
             front,
             trusted: Cell::new(terms.trusts(ip)),
-            judged: Cell::new(terms.version),
+            terms: RefCell::new(terms),
             ip,
             http2: false,
             lines: Box::default(),
@@ -137,12 +135,14 @@ impl Downstream {
         down
     }
 
-    /// On these terms, may the peer say on whose behalf it speaks?
-    fn judge(&self, terms: &Terms) {
-        if self.judged.get() != terms.version {
-            self.judged.set(terms.version);
+    /// The terms of now, for a request that begins.
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        let mut terms = self.terms.borrow_mut();
+        if !self.bind.has(&terms) {
+            *terms = self.bind.terms();
             self.trusted.set(terms.trusts(self.ip));
         }
+        terms.clone()
     }
 
     fn write_lines(&mut self) {
@@ -209,13 +209,13 @@ pub(super) struct Connection {
 impl Connection {
     fn new(incoming: Incoming) -> Connection {
         let Incoming { registered, client, input, peer, bind, front } = incoming;
-        let terms = bind.terms();
-        let down = Downstream::new(registered, &client, peer, bind, front, &terms);
-        Connection { input, ..Connection::over(Rc::new(down), client, terms) }
+        let down = Downstream::new(registered, &client, peer, bind, front);
+        Connection { input, ..Connection::over(Rc::new(down), client) }
     }
 
-    fn over(down: Rc<Downstream>, client: Socket, terms: Arc<Terms>) -> Connection {
+    fn over(down: Rc<Downstream>, client: Socket) -> Connection {
         let worker = down.worker();
+        let terms = down.terms();
         let patience = terms.limits.first_byte_timeout;
         Connection {
             client,
@@ -276,8 +276,7 @@ impl Connection {
     #[inline]
     fn renew(&mut self) {
         if !self.down.bind.has(&self.terms) {
-            self.terms = self.down.bind.terms();
-            self.down.judge(&self.terms);
+            self.terms = self.down.terms();
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) async fn serve(down: Rc<Downstream>, client: Socket, input: ReadBuffe
     let worker = down.worker().clone();
     let meter = Rc::new(Meter::of_client(worker.clock.now()));
     let io = Io { socket: client, input, meter: meter.clone(), worker: worker.clone() };
-    let terms = down.bind.terms();
+    let terms = down.terms();
     let limits = &terms.limits;
     let mut deadline = Deadline::new(worker.clock.now() + limits.header_read_timeout, &worker.clock);
     let mut handshake = std::pin::pin!(builder(&terms, down.trusted.get()).handshake(io));
@@ -274,7 +274,7 @@ impl Served {
         }
         if !self.streams.down.bind.has(&self.terms) {
             // What was said to the client in SETTINGS stays.
-            self.terms = self.streams.down.bind.terms();
+            self.terms = self.streams.down.terms();
         }
         loop {
             self.judge(worker);
