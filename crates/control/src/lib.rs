@@ -8,6 +8,7 @@
 
 mod backoff;
 mod call;
+pub mod distribute;
 mod events;
 mod kinds;
 mod metrics;

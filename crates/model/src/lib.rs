@@ -18,6 +18,8 @@
 //! | [`path`], [`hostname`] | normal forms and their comparison |
 //! | [`limits`] | every bound and time-out, with unit, default, range, field and source |
 //! | [`network`] | which peers are meant |
+//! | [`references`] | which resources a resource needs |
+//! | [`wire`] | what controllers and data planes say to each other |
 
 pub mod budget;
 mod bytemap;
@@ -28,6 +30,7 @@ pub mod hostname;
 pub mod limits;
 pub mod network;
 pub mod path;
+pub mod references;
 pub mod resource;
 pub mod retry;
 pub mod rewrite;
@@ -35,3 +38,4 @@ pub mod select;
 pub mod session;
 pub mod split;
 pub mod table;
+pub mod wire;

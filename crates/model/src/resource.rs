@@ -8,7 +8,11 @@
 //!
 //! Deliberately absent: anything compiled (regular expressions, tables) and anything about sockets.
 
+mod plane;
+
 use prost::{Enumeration, Message, Oneof};
+
+pub use self::plane::{CONTROLLER_URI, DataPlaneName, DataPlaneNameError};
 
 /// One keyed resource.
 #[derive(Clone, PartialEq, Message)]
@@ -75,6 +79,9 @@ pub struct Update {
     /// The source's `resourceVersion` for each kind that it has read; an older set is refused.
     #[prost(message, repeated, tag = "5")]
     pub versions: Vec<KindVersion>,
+    /// Nothing that the set depends on is waited for: what is not in it is not meant to be.
+    #[prost(bool, tag = "6")]
+    pub settled: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -93,9 +100,29 @@ pub struct Applied {
     /// The state of every bind that the data plane wants after this update, not only the changed ones.
     #[prost(message, repeated, tag = "2")]
     pub binds: Vec<BindReport>,
-    /// Resources that could not be compiled; everything else runs.
+    /// Resources that could not be compiled; everything else runs. Of this update; with `planes`, all that there are.
     #[prost(message, repeated, tag = "3")]
     pub rejected: Vec<Rejected>,
+    /// Where there are several data planes: how far each is. Empty: there is one, and `sequence` says it.
+    #[prost(message, repeated, tag = "4")]
+    pub planes: Vec<PlaneApplied>,
+}
+
+/// How far one data plane is.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PlaneApplied {
+    /// As in [`Listener::address`].
+    #[prost(string, tag = "1")]
+    pub place: String,
+    /// Whatever up to this update is for the data plane runs there: on one instance at least that is ready, and on all that are
+    /// connected or were given the time for it.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Instances that are connected, and those of them that are ready.
+    #[prost(uint32, tag = "3")]
+    pub connected: u32,
+    #[prost(uint32, tag = "4")]
+    pub ready: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -137,7 +164,8 @@ pub struct Listener {
     /// The listener's name.
     #[prost(string, tag = "3")]
     pub section: String,
-    /// IP literal (IPv4, or IPv6 without brackets).
+    /// IP literal (IPv4, or IPv6 without brackets); between translation and distribution also the place of a data plane
+    /// ([`DataPlaneName::place`]).
     #[prost(string, tag = "4")]
     pub address: String,
     #[prost(uint32, tag = "5")]

@@ -121,7 +121,7 @@ impl Applier {
             self.accept_on(opened).await;
         }
         let binds = self.report();
-        Applied { sequence: update.sequence, binds: binds.to_vec(), rejected }
+        Applied { sequence: update.sequence, binds: binds.to_vec(), rejected, planes: Vec::new() }
     }
 
     /// Makes the terms of each wanted bind, and gives them to the sockets that are there.

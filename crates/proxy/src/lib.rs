@@ -136,7 +136,7 @@ impl Proxy {
             return applied;
         }
         let reason = "the data plane's apply thread has ended".to_owned();
-        Applied { sequence, binds: Vec::new(), rejected: vec![Rejected { key: String::new(), reason }] }
+        Applied { sequence, rejected: vec![Rejected { key: String::new(), reason }], ..Applied::default() }
     }
 
     /// The state of every wanted bind, now and whenever it changes: a bind that failed may heal without an update.

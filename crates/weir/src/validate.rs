@@ -120,7 +120,7 @@ async fn accept(mut updates: mpsc::Receiver<Update>, answers: mpsc::Sender<Appli
         let report =
             |(address, port, udp)| BindReport { address, port, bound_port: port, error: String::new(), udp };
         let binds = binds.into_iter().map(report).collect();
-        let applied = Applied { sequence: update.sequence, binds, rejected: Vec::new() };
+        let applied = Applied { sequence: update.sequence, binds, ..Applied::default() };
         if answers.send(applied).await.is_err() {
             return;
         }

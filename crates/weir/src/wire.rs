@@ -88,7 +88,7 @@ pub(crate) async fn run_control(
                 },
                 // A bind that failed can heal without an update: its port became free.
                 changed = binds.changed() => match changed {
-                    Ok(()) => Applied { sequence, binds: binds.borrow_and_update().to_vec(), rejected: Vec::new() },
+                    Ok(()) => Applied { sequence, binds: binds.borrow_and_update().to_vec(), ..Applied::default() },
                     Err(_) => return,
                 },
             };

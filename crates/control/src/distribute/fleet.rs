@@ -1,0 +1,565 @@
+//! The data planes that are connected, what each has been sent, and how far they are. Pure: time is passed in.
+//!
+//! Invariants: nothing is sent before the set of resources is complete; one message of a lane is under way to an instance, and what
+//! changes meanwhile is one more key to send and never a queue of messages; a message is a set of one moment, but for endpoints, of
+//! which the newest are sent; an instance that does not acknowledge in time is let go.
+//!
+//! Deliberately absent: connections, certificates and who may be whom.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use weir_model::resource::{Applied, BindReport, DataPlaneName, KindVersion, PlaneApplied, Rejected, Update};
+use weir_model::wire::{Acknowledged, Entry, Hello, Lane, Part, Position, Report};
+
+use super::graph::{Graph, PlaneId};
+
+type Key = Arc<str>;
+
+/// A part is ended when it is so large. Unit: bytes. Source: ours.
+const PART_BYTES: usize = 512 * 1024;
+
+/// Keys that may wait for an instance beyond those that it is to have; with more, all is sent. Unit: keys. Source: ours.
+const DIRTY_SLACK: usize = 4_096;
+
+/// The longest that a message may go without an acknowledgement. Unit: time. Source: ours.
+const ACKNOWLEDGE: Duration = Duration::from_secs(60);
+
+/// The longest that a slow instance holds up a status. Unit: time. Source: ours (a Gateway's claim to be programmed).
+const LAGGARDS: Duration = Duration::from_secs(5);
+
+/// For so long an instance that went away is believed to come back. Unit: time. Source: ours, above the longest wait between two
+/// attempts of a data plane to connect.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The longest that a set is held back because something that it depends on is waited for. Unit: time. Source: ours, above the time for
+/// which translation waits.
+const SETTLE: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(u64);
+
+/// Why an instance is let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// A later stream of the same process is there.
+    Replaced,
+    /// It has not acknowledged a message in time.
+    Slow,
+}
+
+/// What an instance is to be sent next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    Part(Part),
+    SplitsWanted(u64),
+    Nothing,
+    End(Parting),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    graph: Graph,
+    /// The last update that was taken in.
+    sequence: u64,
+    versions: Vec<KindVersion>,
+    /// When sending may begin; `None` before the first update.
+    opens: Option<Instant>,
+    /// Updates of the last [`LAGGARDS`], with their times; and the last one before those.
+    sent: VecDeque<(u64, Instant)>,
+    aged: u64,
+    sessions: BTreeMap<SessionId, Session>,
+    /// By data plane.
+    states: BTreeMap<PlaneId, PlaneState>,
+    sessions_made: u64,
+    splits_requested: u64,
+}
+
+/// What is known of a data plane as a whole.
+#[derive(Debug, Default)]
+struct PlaneState {
+    /// The last update that changed what it is to have.
+    changed: u64,
+    /// Everything up to this update runs.
+    runs: u64,
+    /// Its binds when the last ready instance went away, and until when they are believed.
+    lingering: Option<(Vec<BindReport>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Session {
+    plane: PlaneId,
+    instance: String,
+    run: Bytes,
+    lanes: [LaneState; 2],
+    /// What it had when it came; taken by the first message.
+    held: Option<HashMap<String, Bytes>>,
+    /// The next message of configuration is to hold everything.
+    full: bool,
+    report: Report,
+    rejected: BTreeMap<String, String>,
+    parting: Option<Parting>,
+    splits: Option<u64>,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct LaneState {
+    dirty: BTreeSet<Key>,
+    under_way: Option<UnderWay>,
+    /// Of the last message.
+    number: u64,
+    /// Everything up to this update is acknowledged.
+    runs: u64,
+}
+
+/// A message that is being sent, or waits for its acknowledgement.
+#[derive(Debug)]
+struct UnderWay {
+    /// What is still to be sent; `None` when all is.
+    rest: Option<Rest>,
+    /// The update that it is up to date with.
+    sequence: u64,
+    position: Option<Position>,
+    /// Its keys, or `None` for all.
+    keys: Option<BTreeSet<Key>>,
+    /// When its last part was made.
+    moved: Instant,
+}
+
+#[derive(Debug)]
+struct Rest {
+    full: bool,
+    upserts: VecDeque<Arc<Entry>>,
+    removals: VecDeque<String>,
+}
+
+/// An instance, for those who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceReport {
+    pub name: String,
+    pub ready: bool,
+    pub draining: bool,
+    /// Everything up to this update runs there.
+    pub sequence: u64,
+}
+
+/// A data plane, for those who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneReport {
+    pub name: DataPlaneName,
+    /// Resources that it is to have.
+    pub resources: usize,
+    pub instances: Vec<InstanceReport>,
+    /// Everything up to this update runs there, as statuses have it.
+    pub sequence: u64,
+}
+
+impl Fleet {
+    /// Takes an update in and wakes those whom it concerns.
+    pub(crate) fn apply(&mut self, update: &Update, now: Instant) {
+        let changed = self.graph.apply(update);
+        let before = std::mem::replace(&mut self.sequence, update.sequence);
+        self.versions.clone_from(&update.versions);
+        self.sent.push_back((update.sequence, now));
+        let opens = if update.settled { now } else { now + SETTLE };
+        let was_open = self.is_open(now);
+        self.opens = Some(self.opens.map_or(opens, |known| known.min(opens)));
+        for (plane, changed) in &changed {
+            self.states.entry(*plane).or_default().changed = update.sequence;
+            for session in self.sessions.values_mut().filter(|session| session.plane == *plane) {
+                session.mark(&changed.configuration, Lane::Configuration, before);
+                session.mark(&changed.endpoints, Lane::Endpoints, before);
+                session.collapse(self.graph.entries(*plane).len());
+                session.wake.notify_one();
+            }
+        }
+        if self.is_open(now) && !was_open {
+            self.sessions.values().for_each(|session| session.wake.notify_one());
+        }
+    }
+
+    /// Whether what there is may be sent.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        self.opens.is_some_and(|opens| opens <= now)
+    }
+
+    /// Where a data plane would be with what there is.
+    pub(crate) fn position(&self, epoch: u64) -> Position {
+        Position { epoch, versions: self.versions.clone() }
+    }
+
+    /// A new stream. `wake` is told when there may be something to send.
+    pub(crate) fn connect(&mut self, name: &DataPlaneName, hello: Hello, wake: Arc<Notify>) -> SessionId {
+        let plane = self.graph.plane(name);
+        self.states.entry(plane).or_default();
+        for other in self.sessions.values_mut() {
+            if other.plane == plane && !hello.run.is_empty() && other.run == hello.run {
+                other.parting = Some(Parting::Replaced);
+                other.wake.notify_one();
+            }
+        }
+        self.sessions_made += 1;
+        let id = SessionId(self.sessions_made);
+        let held = hello.held.into_iter().map(|held| (held.key, held.hash)).collect();
+        let session = Session {
+            plane,
+            instance: hello.instance,
+            run: hello.run,
+            lanes: [LaneState::default(), LaneState::default()],
+            held: Some(held),
+            full: false,
+            report: Report::default(),
+            rejected: BTreeMap::new(),
+            parting: None,
+            splits: None,
+            wake,
+        };
+        self.sessions.insert(id, session);
+        id
+    }
+
+    pub(crate) fn disconnect(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        let is_last = !self.of_plane(session.plane).any(|other| other.report.ready);
+        if session.report.ready && !session.report.draining && is_last {
+            let binds = session.report.binds.iter().filter(|bind| bind.error.is_empty()).cloned().collect();
+            let state = self.states.entry(session.plane).or_default();
+            state.lingering = Some((binds, now + LINGER));
+        }
+    }
+
+    fn of_plane(&self, plane: PlaneId) -> impl Iterator<Item = &Session> {
+        self.sessions.values().filter(move |session| session.plane == plane)
+    }
+
+    /// What an instance is to be sent now.
+    pub(crate) fn next(&mut self, id: SessionId, epoch: u64, now: Instant) -> Next {
+        let is_open = self.is_open(now);
+        let Some(session) = self.sessions.get_mut(&id) else { return Next::End(Parting::Replaced) };
+        if let Some(parting) = &session.parting {
+            return Next::End(parting.clone());
+        }
+        if session.lanes.iter().any(|lane| lane.is_late(now)) {
+            return Next::End(Parting::Slow);
+        }
+        if let Some(request) = session.splits.take() {
+            return Next::SplitsWanted(request);
+        }
+        if !is_open {
+            return Next::Nothing;
+        }
+        let entries = self.graph.entries(session.plane);
+        let position = Position { epoch, versions: self.versions.clone() };
+        // Endpoints first: they are small, and wait for nothing but the first set.
+        let is_first = session.lanes[0].runs == 0;
+        if !is_first {
+            session.begin_endpoints(entries, self.sequence, now);
+            if let Some(part) = session.lanes[1].part(Lane::Endpoints, entries, now) {
+                return Next::Part(part);
+            }
+        }
+        session.begin_configuration(entries, self.sequence, position, now);
+        match session.lanes[0].part(Lane::Configuration, entries, now) {
+            Some(part) => Next::Part(part),
+            None => Next::Nothing,
+        }
+    }
+
+    /// When to look at an instance again though nothing woke it.
+    pub(crate) fn deadline(&self, id: SessionId, now: Instant) -> Option<Instant> {
+        let lanes = &self.sessions.get(&id)?.lanes;
+        let late = lanes.iter().filter_map(|lane| Some(lane.under_way.as_ref()?.moved + ACKNOWLEDGE));
+        late.chain(self.opens.filter(|opens| *opens > now)).min()
+    }
+
+    /// An instance says that it runs a message. Whether it was one that is waited for.
+    pub(crate) fn acknowledged(&mut self, id: SessionId, said: Acknowledged) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let lane = &mut session.lanes[usize::from(said.lane() == Lane::Endpoints)];
+        if lane.number != said.number {
+            return false;
+        }
+        let Some(under_way) = lane.under_way.take_if(|under_way| under_way.rest.is_none()) else { return false };
+        lane.runs = under_way.sequence;
+        match under_way.keys {
+            Some(keys) => session.rejected.retain(|key, _| !keys.contains(key.as_str())),
+            None => session.rejected.clear(),
+        }
+        session.rejected.extend(said.rejected.into_iter().map(|one| (one.key, one.reason)));
+        if let Some(report) = said.report {
+            session.report = report;
+        }
+        session.wake.notify_one();
+        true
+    }
+
+    pub(crate) fn reported(&mut self, id: SessionId, report: Report) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.report = report;
+        }
+    }
+
+    /// Asks every instance for its served counts; the number under which they answer, and how many are asked.
+    pub(crate) fn want_splits(&mut self) -> (u64, usize) {
+        self.splits_requested += 1;
+        for session in self.sessions.values_mut() {
+            session.splits = Some(self.splits_requested);
+            session.wake.notify_one();
+        }
+        (self.splits_requested, self.sessions.len())
+    }
+
+    /// Data plane and instance of a stream.
+    pub(crate) fn whose(&self, id: SessionId) -> Option<(DataPlaneName, String)> {
+        let session = self.sessions.get(&id)?;
+        Some((self.graph.name(session.plane)?.clone(), session.instance.clone()))
+    }
+
+    pub(crate) fn connected(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How far everybody is.
+    pub(crate) fn applied(&mut self, now: Instant) -> Applied {
+        while self.sent.front().is_some_and(|(_, at)| now.duration_since(*at) >= LAGGARDS)
+            && let Some((sequence, _)) = self.sent.pop_front()
+        {
+            self.aged = sequence;
+        }
+        let mut applied = Applied { sequence: self.sequence, ..Applied::default() };
+        let mut rejected: BTreeMap<&str, &str> = BTreeMap::new();
+        for (plane, name) in self.graph.planes() {
+            let state = self.states.entry(plane).or_default();
+            let sessions: Vec<&Session> =
+                self.sessions.values().filter(|session| session.plane == plane).collect();
+            let place = name.place();
+            if sessions.is_empty() && self.graph.entries(plane).is_empty() {
+                continue;
+            }
+            state.advance(&sessions, self.sequence, self.aged);
+            let ready = sessions.iter().filter(|session| session.report.ready).count();
+            if ready > 0 || state.lingering.as_ref().is_some_and(|(_, until)| *until <= now) {
+                state.lingering = None;
+            }
+            applied.binds.extend(binds(&place, &sessions, state));
+            for session in &sessions {
+                rejected.extend(session.rejected.iter().map(|(key, why)| (key.as_str(), why.as_str())));
+            }
+            if ready > 0 {
+                applied.sequence = applied.sequence.min(state.runs);
+            }
+            let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let [connected, ready] = [count(sessions.len()), count(ready)];
+            applied.planes.push(PlaneApplied { place, sequence: state.runs, connected, ready });
+        }
+        let rejected = rejected.into_iter();
+        applied.rejected = rejected
+            .map(|(key, reason)| Rejected { key: key.to_owned(), reason: reason.to_owned() })
+            .collect();
+        applied
+    }
+
+    /// When [`Fleet::applied`] may say something else though nothing happened.
+    pub(crate) fn applied_deadline(&self) -> Option<Instant> {
+        let lingering = self.states.values().filter_map(|state| state.lingering.as_ref());
+        let lingering = lingering.map(|(_, until)| *until);
+        let behind = self.states.values().any(|state| state.runs < self.sequence);
+        let aging = self.sent.front().filter(|_| behind).map(|(_, at)| *at + LAGGARDS);
+        lingering.chain(aging).min()
+    }
+
+    pub(crate) fn reports(&self) -> Vec<PlaneReport> {
+        let planes = self.graph.planes().map(|(plane, name)| PlaneReport {
+            name: name.clone(),
+            resources: self.graph.entries(plane).len(),
+            instances: self
+                .of_plane(plane)
+                .map(|session| InstanceReport {
+                    name: session.instance.clone(),
+                    ready: session.report.ready,
+                    draining: session.report.draining,
+                    sequence: session.runs(self.sequence),
+                })
+                .collect(),
+            sequence: self.states.get(&plane).map_or(0, |state| state.runs),
+        });
+        planes.filter(|report| report.resources > 0 || !report.instances.is_empty()).collect()
+    }
+}
+
+impl PlaneState {
+    /// One instance that is ready must run an update, and all that are connected must or have had the time for it.
+    fn advance(&mut self, sessions: &[&Session], sequence: u64, aged: u64) {
+        let runs = |session: &&Session| session.runs(sequence);
+        let Some(best) = sessions.iter().filter(|session| session.report.ready).map(runs).max() else {
+            // Nobody is there, and nothing that would have to run changed.
+            if self.runs > 0 && self.runs >= self.changed {
+                self.runs = self.runs.max(sequence);
+            }
+            return;
+        };
+        let worst = sessions.iter().map(runs).min().unwrap_or(best);
+        self.runs = self.runs.max(worst.min(best)).max(best.min(aged));
+    }
+}
+
+/// The state of a data plane's sockets: bound where one instance that is ready has it.
+fn binds(place: &str, sessions: &[&Session], state: &PlaneState) -> Vec<BindReport> {
+    let mut all: BTreeMap<(u32, bool), BindReport> = BTreeMap::new();
+    let lingering = state.lingering.iter().flat_map(|(binds, _)| binds);
+    let ready = sessions.iter().filter(|session| session.report.ready).flat_map(|session| &session.report.binds);
+    // Of those that are not ready only what is wrong counts.
+    let others = sessions.iter().filter(|session| !session.report.ready);
+    let errors = others.flat_map(|session| &session.report.binds).filter(|bind| !bind.error.is_empty());
+    for bind in ready.chain(lingering).chain(errors) {
+        let known = all.entry((bind.port, bind.udp)).or_insert_with(|| bind.clone());
+        if !known.error.is_empty() && bind.error.is_empty() {
+            known.clone_from(bind);
+        }
+    }
+    all.into_values().map(|bind| BindReport { address: place.to_owned(), ..bind }).collect()
+}
+
+impl Session {
+    /// `before`: the update before the one with which the keys changed.
+    fn mark(&mut self, keys: &BTreeSet<Key>, lane: Lane, before: u64) {
+        // Before the first message all is to be sent anyway.
+        if self.held.is_some() || keys.is_empty() {
+            return;
+        }
+        let lane = &mut self.lanes[usize::from(lane == Lane::Endpoints)];
+        if lane.is_idle() && lane.runs > 0 {
+            lane.runs = lane.runs.max(before);
+        }
+        lane.dirty.extend(keys.iter().cloned());
+    }
+
+    /// Keys that come and go while an instance is slow must not pile up.
+    fn collapse(&mut self, wanted: usize) {
+        if self.lanes.iter().map(|lane| lane.dirty.len()).sum::<usize>() > wanted + DIRTY_SLACK {
+            self.lanes.iter_mut().for_each(|lane| lane.dirty.clear());
+            self.full = true;
+        }
+    }
+
+    fn begin_endpoints(&mut self, entries: &BTreeMap<Key, Arc<Entry>>, sequence: u64, now: Instant) {
+        let lane = &mut self.lanes[1];
+        if lane.under_way.is_some() || lane.dirty.is_empty() {
+            return;
+        }
+        let keys = std::mem::take(&mut lane.dirty);
+        // Those that are gone by now go on the other lane.
+        let upserts = keys.iter().filter_map(|key| entries.get(key).cloned()).collect();
+        let rest = Rest { full: false, upserts, removals: VecDeque::new() };
+        lane.begin(rest, sequence, Some(keys), None, now);
+    }
+
+    fn begin_configuration(
+        &mut self,
+        entries: &BTreeMap<Key, Arc<Entry>>,
+        sequence: u64,
+        position: Position,
+        now: Instant,
+    ) {
+        if self.lanes[0].under_way.is_some() {
+            return;
+        }
+        let (rest, keys) = if let Some(held) = self.held.take() {
+            (difference(entries, &held), None)
+        } else if std::mem::take(&mut self.full) {
+            self.lanes[1].dirty.clear();
+            (Rest { full: true, upserts: entries.values().cloned().collect(), removals: VecDeque::new() }, None)
+        } else if self.lanes[0].dirty.is_empty() {
+            return;
+        } else {
+            let keys = std::mem::take(&mut self.lanes[0].dirty);
+            let gone = keys.iter().filter(|key| !entries.contains_key(*key));
+            let removals = gone.map(|key| key.to_string()).collect();
+            let upserts = keys.iter().filter_map(|key| entries.get(key).cloned()).collect();
+            (Rest { full: false, upserts, removals }, Some(keys))
+        };
+        self.lanes[0].begin(rest, sequence, keys, Some(position), now);
+    }
+
+    /// Everything up to which update runs there.
+    fn runs(&self, sequence: u64) -> u64 {
+        let [configuration, endpoints] = &self.lanes;
+        // Nothing is known of it before its first message is acknowledged.
+        if configuration.runs == 0 {
+            return 0;
+        }
+        let runs = |lane: &LaneState| if lane.is_idle() { sequence } else { lane.runs };
+        if self.full { configuration.runs } else { runs(configuration).min(runs(endpoints)) }
+    }
+}
+
+/// What makes those who hold `held` have `entries`.
+fn difference(entries: &BTreeMap<Key, Arc<Entry>>, held: &HashMap<String, Bytes>) -> Rest {
+    let is_known = |entry: &Entry| held.get(&entry.key).is_some_and(|hash| *hash == entry.hash);
+    let mut removals: Vec<&String> = held.keys().filter(|key| !entries.contains_key(key.as_str())).collect();
+    removals.sort();
+    Rest {
+        full: held.is_empty(),
+        upserts: entries.values().filter(|entry| !is_known(entry)).cloned().collect(),
+        removals: removals.into_iter().cloned().collect(),
+    }
+}
+
+impl LaneState {
+    fn begin(
+        &mut self,
+        rest: Rest,
+        sequence: u64,
+        keys: Option<BTreeSet<Key>>,
+        position: Option<Position>,
+        now: Instant,
+    ) {
+        self.number += 1;
+        self.under_way = Some(UnderWay { rest: Some(rest), sequence, position, keys, moved: now });
+    }
+
+    fn is_idle(&self) -> bool {
+        self.dirty.is_empty() && self.under_way.is_none()
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.under_way.as_ref().is_some_and(|one| now.duration_since(one.moved) >= ACKNOWLEDGE)
+    }
+
+    /// The next part of what is under way.
+    fn part(&mut self, lane: Lane, entries: &BTreeMap<Key, Arc<Entry>>, now: Instant) -> Option<Part> {
+        let under_way = self.under_way.as_mut()?;
+        let rest = under_way.rest.as_mut()?;
+        let mut part = Part { lane: lane.into(), number: self.number, ..Part::default() };
+        part.full = std::mem::take(&mut rest.full);
+        let mut bytes = 0;
+        while bytes < PART_BYTES
+            && let Some(key) = rest.removals.pop_front()
+        {
+            bytes += key.len() + 4;
+            part.removals.push(key);
+        }
+        while bytes < PART_BYTES
+            && let Some(entry) = rest.upserts.pop_front()
+        {
+            // Endpoints may have gone ahead on their own lane.
+            let newest = entries.get(entry.key.as_str()).filter(|_| entry.key.starts_with("endpoints/"));
+            let entry = Entry::clone(newest.unwrap_or(&entry));
+            bytes += entry.encoded_len() + 4;
+            part.upserts.push(entry);
+        }
+        under_way.moved = now;
+        if rest.removals.is_empty() && rest.upserts.is_empty() {
+            part.last = true;
+            part.position = under_way.position.take();
+            under_way.rest = None;
+        }
+        Some(part)
+    }
+}

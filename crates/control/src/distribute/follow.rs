@@ -1,0 +1,215 @@
+//! One stream: what the fleet has for an instance goes out as the instance takes it, what the instance says goes in.
+//!
+//! Invariants: a part is made when the connection asks for it, so there is no queue between the fleet and the socket; a stream
+//! ends with its certificate, with this process's leadership, or when a later one of the same process is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::BoxStream;
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status, Streaming};
+use weir_model::wire::{
+    self, FromPlane, Hello, OLDEST_PROTOCOL, PROTOCOL, Said, Splits, SplitsWanted, ToPlane, Told, Welcome,
+};
+
+use super::fleet::{Next, Parting, SessionId};
+use super::server::Peer;
+use super::{InstanceSplits, Leadership, Shared, unix_seconds};
+
+/// How long an instance gets for its first message. Unit: time. Source: ours.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// A stream that was begun; the fleet forgets the instance when it is dropped.
+struct Following {
+    shared: Arc<Shared>,
+    id: SessionId,
+    epoch: u64,
+    wake: Arc<Notify>,
+    leadership: watch::Receiver<Leadership>,
+    /// When the certificate ends.
+    expires: Instant,
+    /// What the instance says has an end.
+    ended: CancellationToken,
+    welcome: Option<Welcome>,
+    is_over: bool,
+}
+
+pub(super) type Sent = BoxStream<'static, Result<ToPlane, Status>>;
+
+pub(super) async fn begin(
+    shared: Arc<Shared>,
+    peer: Peer,
+    epoch: u64,
+    mut said: Streaming<FromPlane>,
+) -> Result<Response<Sent>, Status> {
+    let hello = match tokio::time::timeout(HELLO, said.message()).await {
+        Ok(Ok(Some(FromPlane { said: Some(Said::Hello(hello)) }))) => hello,
+        Ok(Err(status)) => return Err(status),
+        Ok(Ok(_)) => return Err(Status::invalid_argument("a stream begins with Hello")),
+        Err(_elapsed) => return Err(Status::deadline_exceeded("there was no Hello")),
+    };
+    let theirs = (hello.oldest_protocol, hello.protocol);
+    let Some(protocol) = wire::agree((OLDEST_PROTOCOL, PROTOCOL), theirs) else {
+        let Hello { release, .. } = hello;
+        let message = format!(
+            "release {release} speaks protocols {} to {}, this controller {OLDEST_PROTOCOL} to {PROTOCOL}: they are \
+             more than one release apart",
+            theirs.0, theirs.1
+        );
+        tracing::warn!(data_plane = %peer.name, message, "a data plane cannot be talked to");
+        return Err(Status::failed_precondition(message));
+    };
+    let wake = Arc::<Notify>::default();
+    let (id, position) = {
+        let mut fleet = shared.fleet.lock();
+        (fleet.connect(&peer.name, hello, wake.clone()), fleet.position(epoch))
+    };
+    let status = &shared.config.status;
+    status.streams.add(1);
+    status.instances.set(shared.fleet.lock().connected() as u64);
+    shared.moved.notify_one();
+    let now_seconds = unix_seconds();
+    let left = u64::try_from(peer.not_after.saturating_sub(now_seconds)).unwrap_or_default();
+    let following = Following {
+        id,
+        epoch,
+        wake,
+        leadership: shared.leadership.subscribe(),
+        expires: Instant::now() + Duration::from_secs(left),
+        ended: CancellationToken::new(),
+        welcome: Some(Welcome {
+            protocol,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            position: Some(position),
+            now_seconds,
+        }),
+        is_over: false,
+        shared,
+    };
+    tokio::spawn(listen(following.shared.clone(), id, said, following.ended.clone()));
+    Ok(Response::new(Box::pin(following.into_stream())))
+}
+
+/// Takes in what an instance says.
+async fn listen(shared: Arc<Shared>, id: SessionId, mut said: Streaming<FromPlane>, ended: CancellationToken) {
+    let taking = async {
+        while let Ok(Some(message)) = said.message().await {
+            match message.said {
+                Some(Said::Acknowledged(one)) => {
+                    if !shared.fleet.lock().acknowledged(id, one) {
+                        tracing::debug!("a data plane acknowledged what it was not sent");
+                    }
+                }
+                Some(Said::Report(report)) => shared.fleet.lock().reported(id, report),
+                Some(Said::Splits(splits)) => shared.collect(id, splits),
+                Some(Said::Refused(refused)) => {
+                    shared.config.status.stale.add(1);
+                    let whose = shared.fleet.lock().whose(id);
+                    let name = whose.map(|(name, _)| name.to_string()).unwrap_or_default();
+                    tracing::warn!(data_plane = name, reason = refused.reason, "a data plane has a newer state");
+                    return;
+                }
+                // A second Hello says nothing, nor does what a newer release says.
+                Some(Said::Hello(_)) | None => {}
+            }
+            shared.moved.notify_one();
+        }
+    };
+    tokio::select! {
+        () = taking => {}
+        () = ended.cancelled() => {}
+    }
+    ended.cancel();
+}
+
+impl Following {
+    fn into_stream(self) -> impl Stream<Item = Result<ToPlane, Status>> + Send {
+        futures::stream::unfold(self, async |mut following| {
+            if following.is_over {
+                return None;
+            }
+            let next = following.next().await;
+            following.is_over = !matches!(next, Some(Ok(_)));
+            Some((next?, following))
+        })
+    }
+
+    /// The next message, when there is one; the end with or without a reason.
+    async fn next(&mut self) -> Option<Result<ToPlane, Status>> {
+        if let Some(welcome) = self.welcome.take() {
+            return Some(Ok(told(Told::Welcome(welcome))));
+        }
+        loop {
+            match self.shared.lead() {
+                Ok(epoch) if epoch == self.epoch => {}
+                Ok(_) => return Some(Err(Status::unavailable("the leader changed and is this process again"))),
+                Err(status) => return Some(Err(status)),
+            }
+            let now = Instant::now();
+            if now >= self.expires {
+                return Some(Err(Status::unauthenticated("the certificate has expired")));
+            }
+            let (next, deadline) = {
+                let mut fleet = self.shared.fleet.lock();
+                (fleet.next(self.id, self.epoch, now), fleet.deadline(self.id, now))
+            };
+            match next {
+                Next::Part(part) => {
+                    let status = &self.shared.config.status;
+                    status.parts.add(1);
+                    status.sent_bytes.add(part.encoded_len() as u64);
+                    return Some(Ok(told(Told::Part(part))));
+                }
+                Next::SplitsWanted(request) => {
+                    return Some(Ok(told(Told::SplitsWanted(SplitsWanted { request }))));
+                }
+                Next::End(Parting::Replaced) => {
+                    return Some(Err(Status::aborted("a later stream of this process is there")));
+                }
+                Next::End(Parting::Slow) => {
+                    self.shared.config.status.slow.add(1);
+                    return Some(Err(Status::deadline_exceeded("nothing was acknowledged for too long")));
+                }
+                Next::Nothing => {}
+            }
+            let until = deadline.map_or(self.expires, |deadline| deadline.min(self.expires));
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(until) => {}
+                () = self.ended.cancelled() => return None,
+                // The sender lives in `shared`.
+                _ = self.leadership.changed() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        let mut fleet = self.shared.fleet.lock();
+        fleet.disconnect(self.id, Instant::now());
+        self.shared.config.status.instances.set(fleet.connected() as u64);
+        drop(fleet);
+        self.shared.moved.notify_one();
+    }
+}
+
+impl Shared {
+    fn collect(&self, id: SessionId, splits: Splits) {
+        let Some((data_plane, instance)) = self.fleet.lock().whose(id) else { return };
+        if let Some(collector) = self.collectors.lock().get(&splits.request) {
+            // One that answers twice finds no room.
+            let _ = collector.try_send(InstanceSplits { data_plane, instance, json: splits.json });
+        }
+    }
+}
+
+fn told(told: Told) -> ToPlane {
+    ToPlane { told: Some(told) }
+}

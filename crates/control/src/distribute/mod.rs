@@ -1,0 +1,270 @@
+//! Snapshots over the wire: the set of resources on one side, data planes in their pods on the other.
+//!
+//! Owns the gRPC service `weir.dataplane.v1.Distribution` with mutual TLS, the authority of its certificates, and what each data
+//! plane is sent. Invariants: a data plane gets what its own listeners lead to and nothing else, secrets included; what is held for a
+//! slow one is bounded by what it is to have; only the leader serves, makes an authority and issues certificates; every wait is
+//! bounded. Deliberately absent: what resources mean, and pods (provisioning makes them).
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`graph`] | which data plane gets which resources |
+//! | [`fleet`] | who is connected, what each was sent, how far each is |
+//! | [`authority`], [`keeper`] | certificates, and the Secret in which the authority is kept |
+//! | [`token`] | who has a token |
+//! | [`server`], [`follow`] | connections, calls, streams |
+
+mod authority;
+mod fleet;
+mod follow;
+mod graph;
+mod keeper;
+mod server;
+mod status;
+mod token;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use weir_model::resource::{Applied, DataPlaneName, Update};
+
+pub use self::authority::{Authority, AuthorityError, AuthorityPolicy, Issued};
+pub use self::fleet::{InstanceReport, PlaneReport};
+pub use self::status::DistributeStatus;
+
+use self::fleet::Fleet;
+use self::keeper::{Keeper, Live};
+use crate::call::Caller;
+use crate::metrics::ControlStatus;
+
+/// The audience of the tokens with which data planes come for the first time.
+pub const DEFAULT_AUDIENCE: &str = "weir.dev/controller";
+
+/// How long instances get to tell their counts. Unit: time. Source: ours.
+const SPLITS_WAIT: Duration = Duration::from_secs(2);
+
+/// Whether this process may act, or who does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// `epoch` grows with each change of leader.
+    Leader { epoch: u64 },
+    /// `HOST:PORT` at which data planes reach the leader, if it is known.
+    Standby { leader: Option<String> },
+}
+
+/// Settings of a distribution.
+#[derive(Clone, Debug)]
+pub struct DistributeConfig {
+    pub listen: SocketAddr,
+    /// Where the authority's Secret is, and its name.
+    pub namespace: String,
+    pub secret: String,
+    /// Tokens must be for it.
+    pub audience: String,
+    pub policy: AuthorityPolicy,
+    /// Counters; keep a clone to read them.
+    pub status: Arc<DistributeStatus>,
+}
+
+/// Why nothing is distributed.
+#[derive(Debug, thiserror::Error)]
+#[error("listening for data planes on {address}: {source}")]
+pub struct DistributeError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// The served counts of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSplits {
+    pub data_plane: DataPlaneName,
+    pub instance: String,
+    /// As its admin port's `/splits`.
+    pub json: Bytes,
+}
+
+/// A handle; cheap to clone. [`Distribution::run`] does the work.
+#[derive(Clone)]
+pub struct Distribution {
+    shared: Arc<Shared>,
+}
+
+/// What calls and streams share.
+struct Shared {
+    caller: Caller,
+    config: DistributeConfig,
+    fleet: Mutex<Fleet>,
+    /// Told when [`Fleet::applied`] may say something else.
+    moved: Notify,
+    live: watch::Sender<Option<Arc<Live>>>,
+    trusted: watch::Sender<Arc<str>>,
+    problem: watch::Sender<String>,
+    leadership: watch::Sender<Leadership>,
+    listening: watch::Sender<Option<SocketAddr>>,
+    /// Who waits for served counts, by number of the request.
+    collectors: Mutex<BTreeMap<u64, mpsc::Sender<InstanceSplits>>>,
+}
+
+impl Distribution {
+    pub fn new(client: kube::Client, config: DistributeConfig) -> Distribution {
+        let shared = Shared {
+            caller: Caller::new(client, Arc::<ControlStatus>::default()),
+            config,
+            fleet: Mutex::default(),
+            moved: Notify::new(),
+            live: watch::Sender::new(None),
+            trusted: watch::Sender::new(Arc::from("")),
+            problem: watch::Sender::new(String::new()),
+            leadership: watch::Sender::new(Leadership::Standby { leader: None }),
+            listening: watch::Sender::new(None),
+            collectors: Mutex::default(),
+        };
+        Distribution { shared: Arc::new(shared) }
+    }
+
+    /// Whose certificates data planes are to believe, PEM; empty until it is known.
+    pub fn trust(&self) -> watch::Receiver<Arc<str>> {
+        self.shared.trusted.subscribe()
+    }
+
+    /// Where data planes are listened for, once they are.
+    pub fn listening(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.shared.listening.subscribe()
+    }
+
+    /// What is missing for data planes to be served.
+    pub fn ready(&self) -> Result<(), String> {
+        let shared = &self.shared;
+        if shared.listening.borrow().is_none() {
+            return Err("data planes are not listened for yet".to_owned());
+        }
+        if shared.live.borrow().is_none() {
+            let problem = shared.problem.borrow();
+            let why = if problem.is_empty() { "it has not been read yet" } else { &problem };
+            return Err(format!("there is no authority for data planes: {why}"));
+        }
+        Ok(())
+    }
+
+    pub fn planes(&self) -> Vec<PlaneReport> {
+        self.shared.fleet.lock().reports()
+    }
+
+    /// What every instance served so far; of those that answer within two seconds.
+    pub async fn splits(&self) -> Vec<InstanceSplits> {
+        let (request, asked) = self.shared.fleet.lock().want_splits();
+        let (answers, mut answered) = mpsc::channel(asked.max(1));
+        self.shared.collectors.lock().insert(request, answers);
+        let mut all = Vec::with_capacity(asked);
+        let _ = tokio::time::timeout(SPLITS_WAIT, async {
+            while all.len() < asked
+                && let Some(one) = answered.recv().await
+            {
+                all.push(one);
+            }
+        })
+        .await;
+        self.shared.collectors.lock().remove(&request);
+        all.sort_by(|a, b| (&a.data_plane, &a.instance).cmp(&(&b.data_plane, &b.instance)));
+        all
+    }
+
+    /// Takes updates in, serves data planes and tells how far they are, until `shutdown` or the end of `updates`.
+    pub async fn run(
+        &self,
+        leadership: watch::Receiver<Leadership>,
+        updates: mpsc::Receiver<Update>,
+        applied: mpsc::Sender<Applied>,
+        shutdown: CancellationToken,
+    ) -> Result<(), DistributeError> {
+        let address = self.shared.config.listen;
+        let failed = |source| DistributeError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        self.shared.listening.send_replace(Some(listener.local_addr().map_err(failed)?));
+        let stop = shutdown.child_token();
+        let keeper = Keeper {
+            caller: self.shared.caller.clone(),
+            namespace: self.shared.config.namespace.clone(),
+            secret: self.shared.config.secret.clone(),
+            policy: self.shared.config.policy,
+            leadership: leadership.clone(),
+            live: self.shared.live.clone(),
+            trusted: self.shared.trusted.clone(),
+            problem: self.shared.problem.clone(),
+        };
+        let work = async {
+            tokio::select! {
+                () = self.shared.take_in(updates) => {}
+                () = self.shared.tell(applied) => {}
+                () = self.shared.follow_leadership(leadership) => {}
+                () = stop.cancelled() => {}
+            }
+            stop.cancel();
+        };
+        tokio::join!(work, keeper.run(stop.clone()), server::run(&self.shared, listener, stop.clone()));
+        Ok(())
+    }
+}
+
+impl Shared {
+    async fn take_in(&self, mut updates: mpsc::Receiver<Update>) {
+        while let Some(update) = updates.recv().await {
+            self.fleet.lock().apply(&update, Instant::now());
+            self.moved.notify_one();
+        }
+    }
+
+    /// Tells how far data planes are, each time that it is something else.
+    async fn tell(&self, applied: mpsc::Sender<Applied>) {
+        let mut told = None;
+        loop {
+            let (now, deadline) = {
+                let mut fleet = self.fleet.lock();
+                let now = fleet.applied(Instant::now());
+                (now, fleet.applied_deadline())
+            };
+            if told.as_ref() != Some(&now) {
+                // Nothing was asked yet: there is nothing to answer.
+                if now.sequence > 0 || !now.planes.is_empty() {
+                    if applied.send(now.clone()).await.is_err() {
+                        return;
+                    }
+                }
+                told = Some(now);
+            }
+            let timer = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.moved.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    async fn follow_leadership(&self, mut leadership: watch::Receiver<Leadership>) {
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            self.leadership.send_replace(now);
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The wall clock.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,281 @@
+//! Connections and calls: TLS, who is there, which call it is.
+//!
+//! Invariants: who a peer is comes from its certificate alone; a peer without one gets no further than asking for it; connections,
+//! handshakes and messages are bounded in number, time and size.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::server::Grpc;
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+use weir_model::resource::DataPlaneName;
+use weir_model::wire::{
+    self, BootstrapRequest, CertificateReply, FromPlane, LEADER_METADATA, MESSAGE_MAX, RenewRequest, ToPlane,
+};
+
+use super::authority::Issued;
+use super::follow;
+use super::token::{self, TokenError};
+use super::{Leadership, Shared, unix_seconds};
+
+/// Connections at a time. Unit: connections. Source: ours; a data plane's instance has one.
+const CONNECTIONS_MAX: usize = 4_096;
+
+/// Tokens that the API server is asked about at a time. Unit: calls. Source: ours.
+const REVIEWS_MAX: usize = 8;
+
+/// The longest that TLS may take to begin. Unit: time. Source: ours.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long somebody without a certificate may stay. Unit: time. Source: ours; longer than a call to the API server.
+const UNKNOWN_STAY: Duration = Duration::from_secs(40);
+
+/// The largest call for a certificate. Unit: bytes. Source: ours.
+const CALL_MAX: usize = 64 * 1024;
+
+/// How often a silent peer is asked whether it is there, and how long it has to answer. Unit: time. Source: ours.
+const PING: Duration = Duration::from_secs(5);
+const PONG: Duration = Duration::from_secs(10);
+
+/// Streams and calls of one connection at a time. Unit: streams. Source: ours.
+const STREAMS_MAX: u32 = 8;
+
+/// What may wait in one stream's buffers. Unit: bytes. Source: ours.
+const SEND_BUFFER: usize = 1024 * 1024;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) name: DataPlaneName,
+    /// Of its certificate, seconds since the Unix epoch.
+    pub(super) not_after: i64,
+}
+
+/// What all connections have in common.
+struct Door {
+    shared: Arc<Shared>,
+    reviews: Semaphore,
+    shutdown: CancellationToken,
+}
+
+pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let door = Arc::new(Door {
+        shared: shared.clone(),
+        reviews: Semaphore::new(REVIEWS_MAX),
+        shutdown: shutdown.clone(),
+    });
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of descriptors, or a peer that is gone already: neither may spin this loop.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let door = door.clone();
+        tokio::spawn(async move {
+            let ended = door.shutdown.clone();
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = door.connection(stream) => {}
+            }
+            drop(slot);
+        });
+    }
+}
+
+impl Door {
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let status = &self.shared.config.status;
+        status.connections.add(1);
+        let live = self.shared.live.borrow().clone();
+        // Nobody can be told anything before there is an authority; they come again.
+        let Some(live) = live else { return };
+        let _ = stream.set_nodelay(true);
+        let accepting = TlsAcceptor::from(live.server.clone()).accept(stream);
+        let stream = match tokio::time::timeout(HANDSHAKE, accepting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                status.handshake_failures.add(1);
+                tracing::info!(%error, "a data plane's connection ended before TLS was there");
+                return;
+            }
+            Err(_elapsed) => return status.handshake_failures.add(1),
+        };
+        let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(peer_of);
+        let peer = match peer {
+            None => None,
+            Some(Some(peer)) => Some(peer),
+            // Of our own authority, and for nobody that we know.
+            Some(None) => return status.handshake_failures.add(1),
+        };
+        let is_known = peer.is_some();
+        let door = self.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let answer = door.clone().answer(request, peer.clone());
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
+        http.max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BUFFER);
+        let serving = http.serve_connection(TokioIo::new(stream), service);
+        let outcome = if is_known {
+            serving.await
+        } else {
+            tokio::time::timeout(UNKNOWN_STAY, serving).await.unwrap_or(Ok(()))
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a data plane's connection broke");
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: http::Request<Incoming>, peer: Option<Peer>) -> http::Response<Body> {
+        match request.uri().path() {
+            wire::BOOTSTRAP => {
+                let codec = ProstCodec::<CertificateReply, BootstrapRequest>::default();
+                let door = self.clone();
+                let call = tower::service_fn(move |request: Request<BootstrapRequest>| {
+                    boxed(door.clone().bootstrap(request.into_inner()))
+                });
+                Grpc::new(codec).max_decoding_message_size(CALL_MAX).unary(call, request).await
+            }
+            wire::RENEW => {
+                let codec = ProstCodec::<CertificateReply, RenewRequest>::default();
+                let door = self.clone();
+                let call = tower::service_fn(move |request: Request<RenewRequest>| {
+                    let (door, peer) = (door.clone(), peer.clone());
+                    boxed(async move { door.renew(peer, &request.into_inner()) })
+                });
+                Grpc::new(codec).max_decoding_message_size(CALL_MAX).unary(call, request).await
+            }
+            wire::FOLLOW => {
+                let codec = ProstCodec::<ToPlane, FromPlane>::default();
+                let door = self.clone();
+                let call = tower::service_fn(move |request: Request<tonic::Streaming<FromPlane>>| {
+                    let (door, peer) = (door.clone(), peer.clone());
+                    boxed(async move {
+                        let (peer, epoch) = (door.known(peer)?, door.lead()?);
+                        follow::begin(door.shared.clone(), peer, epoch, request.into_inner()).await
+                    })
+                });
+                let grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
+                grpc.max_encoding_message_size(MESSAGE_MAX).streaming(call, request).await
+            }
+            path => Status::unimplemented(format!("{path} is not served")).into_http(),
+        }
+    }
+
+    /// A token for a certificate.
+    async fn bootstrap(self: Arc<Self>, request: BootstrapRequest) -> Result<Response<CertificateReply>, Status> {
+        self.lead()?;
+        let name: DataPlaneName = request
+            .data_plane
+            .parse()
+            .map_err(|error| self.refuse(Status::invalid_argument(format!("data_plane: {error}"))))?;
+        let Ok(_turn) = self.reviews.try_acquire() else {
+            return Err(self.refuse(Status::resource_exhausted("too many tokens are looked at; come again")));
+        };
+        let audience = &self.shared.config.audience;
+        match token::check(&self.shared.caller, audience, &name, &request.token).await {
+            Ok(()) => {}
+            Err(error @ TokenError::Call(_)) => {
+                tracing::warn!(data_plane = %name, %error, "a data plane's token could not be looked at");
+                return Err(Status::unavailable(error.to_string()));
+            }
+            Err(error @ TokenError::Refused(_)) => {
+                tracing::warn!(data_plane = %name, %error, "a data plane's token was refused");
+                return Err(self.refuse(Status::unauthenticated(error.to_string())));
+            }
+        }
+        self.issue(&name, &request.public_key)
+    }
+
+    /// A certificate for the next one of the same name.
+    fn renew(&self, peer: Option<Peer>, request: &RenewRequest) -> Result<Response<CertificateReply>, Status> {
+        let peer = self.known(peer)?;
+        self.lead()?;
+        self.issue(&peer.name, &request.public_key)
+    }
+
+    fn issue(&self, name: &DataPlaneName, public_key: &[u8]) -> Result<Response<CertificateReply>, Status> {
+        let live = self.shared.live.borrow().clone();
+        let live = live.ok_or_else(|| Status::unavailable("there is no authority now"))?;
+        let now_seconds = unix_seconds();
+        let issued = live.authority.issue_plane(name, public_key, &self.shared.config.policy, now_seconds);
+        let Issued { certificate, not_before, not_after } =
+            issued.map_err(|error| self.refuse(Status::invalid_argument(error.to_string())))?;
+        self.shared.config.status.certificates.add(1);
+        tracing::info!(data_plane = %name, "a certificate was issued");
+        Ok(Response::new(CertificateReply {
+            certificate: certificate.to_vec().into(),
+            not_before_seconds: not_before,
+            not_after_seconds: not_after,
+            now_seconds,
+        }))
+    }
+
+    fn known(&self, peer: Option<Peer>) -> Result<Peer, Status> {
+        peer.filter(|peer| peer.not_after > unix_seconds()).ok_or_else(|| {
+            self.refuse(Status::unauthenticated("a data plane's certificate is needed; a token gives the first"))
+        })
+    }
+
+    /// The epoch, where this process leads.
+    fn lead(&self) -> Result<u64, Status> {
+        self.shared.lead().map_err(|status| self.refuse(status))
+    }
+
+    fn refuse(&self, status: Status) -> Status {
+        self.shared.config.status.refused.add(1);
+        status
+    }
+}
+
+impl Shared {
+    /// The epoch, where this process leads; else where to go.
+    pub(super) fn lead(&self) -> Result<u64, Status> {
+        match &*self.leadership.borrow() {
+            Leadership::Leader { epoch } => Ok(*epoch),
+            Leadership::Standby { leader } => {
+                let mut status = Status::unavailable("another controller leads");
+                if let Some(leader) = leader.as_ref().and_then(|leader| leader.parse().ok()) {
+                    status.metadata_mut().insert(LEADER_METADATA, leader);
+                }
+                Err(status)
+            }
+        }
+    }
+}
+
+/// The form in which services have their answers.
+fn boxed<T>(answer: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
+    Box::pin(answer)
+}
+
+/// The data plane that a certificate names; TLS has judged the rest of it.
+fn peer_of(certificate: &CertificateDer<'_>) -> Option<Peer> {
+    let leaf = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let mut names = leaf.valid_uri_names();
+    let name = DataPlaneName::from_uri(names.next()?)?;
+    if names.next().is_some() {
+        return None;
+    }
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(Peer { name, not_after: parsed.validity().not_after.timestamp() })
+}
