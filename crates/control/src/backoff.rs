@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The waits of one retrying caller.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     cap: Duration,
     attempts: u32,
@@ -16,18 +16,18 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, cap: Duration) -> Backoff {
+    pub fn new(first: Duration, cap: Duration) -> Backoff {
         Backoff { first, cap, attempts: 0, jitter: RandomState::new() }
     }
 
     /// Forget earlier failures.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.attempts = 0;
     }
 
     /// The wait before the next attempt: `first * 2^attempts` up to the cap, the upper half of it drawn at random, so
     /// that callers which failed together do not come back together.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next(&mut self) -> Duration {
         let nominal =
             self.first.saturating_mul(1u32.checked_shl(self.attempts).unwrap_or(u32::MAX)).min(self.cap);
         self.attempts = self.attempts.saturating_add(1).min(31);

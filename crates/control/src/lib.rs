@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use weir_core::{TranslateConfig, Translator};
 use weir_model::resource::{Applied, Update};
 
+pub use crate::backoff::Backoff;
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{AddressRange, AddressRangeError, Fixed, Provision, Sandbox};
 /// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).

@@ -187,7 +187,7 @@ pub struct Acknowledged {
     pub lane: i32,
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    /// Resources of it that could not be compiled.
+    /// All resources that could not be compiled, of this message and before.
     #[prost(message, repeated, tag = "3")]
     pub rejected: Vec<Rejected>,
     /// How things are with it.

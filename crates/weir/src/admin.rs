@@ -25,6 +25,10 @@ const MAX_CONNECTIONS: usize = 64;
 pub(crate) trait AdminSource: Send + Sync + 'static {
     /// `Err` says what is still missing.
     fn ready(&self) -> Result<(), String>;
+    /// What is to be known of a process that is ready.
+    fn remark(&self) -> Option<String> {
+        None
+    }
     /// Prometheus text format.
     fn metrics(&self) -> String;
     fn splits(&self) -> serde_json::Value;
@@ -86,7 +90,10 @@ fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Response<Ful
     match request.uri().path() {
         "/livez" | "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match source.ready() {
-            Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+            Ok(()) => {
+                let remark = source.remark().map(|remark| format!(": {remark}")).unwrap_or_default();
+                text(StatusCode::OK, format!("ok{remark}\n"))
+            }
             Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
         },
         "/metrics" => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", source.metrics()),

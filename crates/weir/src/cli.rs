@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use weir_model::resource::DataPlaneName;
 
 use crate::address::AddressRange;
 
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Sandbox(SandboxOptions),
     /// Serve the objects of a directory of YAML files, without an API.
     Serve(ServeOptions),
+    /// Run the data plane of one Gateway in a cluster: what it serves comes from a controller.
+    Proxy(ProxyOptions),
     /// Say what is wrong with a directory of YAML files, without serving it.
     Validate(ValidateOptions),
     /// Show Gateways and routes: addresses, ports, and every condition that is not as it should be.
@@ -95,6 +98,36 @@ pub(crate) struct ServeOptions {
     /// Which Gateway API channel the objects are checked against.
     #[arg(long, value_enum, default_value_t = Channel::Experimental)]
     pub(crate) channel: Channel,
+    #[command(flatten)]
+    pub(crate) process: ProcessOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProxyOptions {
+    /// Where controllers are; each address that the name has is tried.
+    #[arg(long, env = "WEIR_CONTROLLER", value_name = "HOST:PORT")]
+    pub(crate) controller: String,
+    /// Which data plane this is.
+    #[arg(long, env = "WEIR_DATA_PLANE", value_name = "NAMESPACE/NAME")]
+    pub(crate) data_plane: DataPlaneName,
+    /// The pod's token for the controller's audience; shown once, for a certificate.
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/weir/token")]
+    pub(crate) token_file: PathBuf,
+    /// Authorities of controllers' certificates, PEM; read anew for each connection.
+    #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/weir-ca/ca.crt")]
+    pub(crate) ca_file: PathBuf,
+    /// Where the certificate and the last state are kept, for a restart while no controller can be reached.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weir")]
+    pub(crate) state_dir: PathBuf,
+    /// Name of this instance, for people (default: the host's name).
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Address on which listeners are served (default: all, of IPv4 and IPv6).
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    /// Seconds for which connections are still accepted after a signal to end, so that load balancers can notice.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) drain_delay: u16,
     #[command(flatten)]
     pub(crate) process: ProcessOptions,
 }

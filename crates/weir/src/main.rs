@@ -14,6 +14,7 @@ mod cli;
 mod client;
 mod demo;
 mod files;
+mod plane;
 mod process;
 mod sandbox;
 mod serve;
@@ -43,6 +44,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Demo(options) => demo::run(&options),
         cli::Command::Sandbox(options) => sandbox::run(&options),
         cli::Command::Serve(options) => serve::run(&options),
+        cli::Command::Proxy(options) => plane::run(&options),
         cli::Command::Validate(options) => validate::run(&options),
         cli::Command::Status(options) => status::run(&options),
         cli::Command::Split(options) => split::run(&options),

@@ -159,9 +159,14 @@ impl AdminSource for GatewayReport {
     }
 
     fn splits(&self) -> Value {
-        let rules: Vec<Value> = self.proxy.splits().iter().map(split_json).collect();
-        json!({ "rules": rules })
+        splits(&self.proxy)
     }
+}
+
+/// What a data plane served, as `/splits` tells it.
+pub(crate) fn splits(proxy: &Proxy) -> Value {
+    let rules: Vec<Value> = proxy.splits().iter().map(split_json).collect();
+    json!({ "rules": rules })
 }
 
 fn split_json(report: &weir_model::split::SplitReport) -> Value {

@@ -126,8 +126,6 @@ struct UnderWay {
     /// The update that it is up to date with.
     sequence: u64,
     position: Option<Position>,
-    /// Its keys, or `None` for all.
-    keys: Option<BTreeSet<Key>>,
     /// When its last part was made.
     moved: Instant,
 }
@@ -287,11 +285,7 @@ impl Fleet {
         }
         let Some(under_way) = lane.under_way.take_if(|under_way| under_way.rest.is_none()) else { return false };
         lane.runs = under_way.sequence;
-        match under_way.keys {
-            Some(keys) => session.rejected.retain(|key, _| !keys.contains(key.as_str())),
-            None => session.rejected.clear(),
-        }
-        session.rejected.extend(said.rejected.into_iter().map(|one| (one.key, one.reason)));
+        session.rejected = said.rejected.into_iter().map(|one| (one.key, one.reason)).collect();
         if let Some(report) = said.report {
             session.report = report;
         }
@@ -457,7 +451,7 @@ impl Session {
         // Those that are gone by now go on the other lane.
         let upserts = keys.iter().filter_map(|key| entries.get(key).cloned()).collect();
         let rest = Rest { full: false, upserts, removals: VecDeque::new() };
-        lane.begin(rest, sequence, Some(keys), None, now);
+        lane.begin(rest, sequence, None, now);
     }
 
     fn begin_configuration(
@@ -470,11 +464,11 @@ impl Session {
         if self.lanes[0].under_way.is_some() {
             return;
         }
-        let (rest, keys) = if let Some(held) = self.held.take() {
-            (difference(entries, &held), None)
+        let rest = if let Some(held) = self.held.take() {
+            difference(entries, &held)
         } else if std::mem::take(&mut self.full) {
             self.lanes[1].dirty.clear();
-            (Rest { full: true, upserts: entries.values().cloned().collect(), removals: VecDeque::new() }, None)
+            Rest { full: true, upserts: entries.values().cloned().collect(), removals: VecDeque::new() }
         } else if self.lanes[0].dirty.is_empty() {
             return;
         } else {
@@ -482,9 +476,9 @@ impl Session {
             let gone = keys.iter().filter(|key| !entries.contains_key(*key));
             let removals = gone.map(|key| key.to_string()).collect();
             let upserts = keys.iter().filter_map(|key| entries.get(key).cloned()).collect();
-            (Rest { full: false, upserts, removals }, Some(keys))
+            Rest { full: false, upserts, removals }
         };
-        self.lanes[0].begin(rest, sequence, keys, Some(position), now);
+        self.lanes[0].begin(rest, sequence, Some(position), now);
     }
 
     /// Everything up to which update runs there.
@@ -512,16 +506,9 @@ fn difference(entries: &BTreeMap<Key, Arc<Entry>>, held: &HashMap<String, Bytes>
 }
 
 impl LaneState {
-    fn begin(
-        &mut self,
-        rest: Rest,
-        sequence: u64,
-        keys: Option<BTreeSet<Key>>,
-        position: Option<Position>,
-        now: Instant,
-    ) {
+    fn begin(&mut self, rest: Rest, sequence: u64, position: Option<Position>, now: Instant) {
         self.number += 1;
-        self.under_way = Some(UnderWay { rest: Some(rest), sequence, position, keys, moved: now });
+        self.under_way = Some(UnderWay { rest: Some(rest), sequence, position, moved: now });
     }
 
     fn is_idle(&self) -> bool {

@@ -1,0 +1,518 @@
+//! The connection to a controller, and coming back to one.
+//!
+//! Invariants: every address that the controllers' name has is tried, the leader's first where somebody said which it is; every wait is
+//! bounded, and those between attempts grow and are drawn; a token is shown only without a certificate that is believed; the
+//! certificate is renewed on the open connection, long before it ends.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream};
+use http::uri::PathAndQuery;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prost::bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::client::Grpc;
+use tonic::{Code, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+use weir_control::Backoff;
+use weir_model::wire::{
+    self, Acknowledged, BootstrapRequest, CertificateReply, FromPlane, Hello, LEADER_METADATA, Lane,
+    MESSAGE_MAX, OLDEST_PROTOCOL, PROTOCOL, Part, Refused, RenewRequest, Said, Splits, ToPlane, Told, Welcome,
+};
+
+use super::identity::{NewKey, client_config, server_name};
+use super::keep::KeptIdentity;
+use super::state::TakeError;
+use super::{Plane, instance};
+
+/// Waits between two rounds of attempts. Unit: time. Source: ours; the longest is half of what controllers believe in a data plane's return.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest for TCP and TLS to one address. Unit: time. Source: ours.
+const CONNECT: Duration = Duration::from_secs(4);
+
+/// The longest that a call, or the first word of a stream, may take. Unit: time. Source: ours; a token is asked about meanwhile.
+const CALL: Duration = Duration::from_secs(35);
+
+/// How often a silent controller is asked whether it is there, and how long it has to answer. Unit: time. Source: ours.
+const PING: Duration = Duration::from_secs(5);
+const PONG: Duration = Duration::from_secs(10);
+
+/// Bytes under way on a stream, and on the connection. Unit: bytes. Source: ours.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// After so many failures in a row the certificate is doubted, and every second attempt begins with the token. Unit: attempts. Source: ours.
+const DOUBTS: u32 = 3;
+
+/// For so long an older state is refused. Unit: time. Source: ours: what every controller says for so long is how it is, be it that the
+/// cluster was put back to an earlier day.
+const INSIST: Duration = Duration::from_secs(300);
+
+/// Between two attempts to renew a certificate at most. Unit: time. Source: ours.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+/// What is said and not sent yet. Unit: messages. Source: ours.
+const SAID: usize = 16;
+
+pub(super) struct Link {
+    plane: Arc<Plane>,
+    identity: Option<KeptIdentity>,
+    /// Names this process.
+    run: Bytes,
+    /// Where the leader is, as a standby said.
+    leader: Option<String>,
+    doubts: u32,
+    /// Since when every state was refused.
+    refused_since: Option<Instant>,
+}
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{0:#}")]
+    Connect(#[from] anyhow::Error),
+    #[error("{}", words(.0))]
+    Status(#[from] Box<Status>),
+    #[error("{0}")]
+    Refused(#[from] TakeError),
+}
+
+/// How a stream ended.
+enum End {
+    /// It is to be begun anew at once: there is a new certificate.
+    Renewed,
+    Over(LinkError),
+}
+
+/// A connection of HTTP/2; it ends when this is dropped.
+struct Channel {
+    send: SendRequest<Body>,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// What calls are made over.
+#[derive(Clone)]
+struct Caller(SendRequest<Body>);
+
+impl tower::Service<http::Request<Body>> for Caller {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+impl Channel {
+    fn grpc(&self) -> Grpc<Caller> {
+        let grpc = Grpc::with_origin(Caller(self.send.clone()), http::Uri::from_static("https://weir"));
+        grpc.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)
+    }
+
+    async fn certificate<M>(&self, path: &'static str, request: M) -> Result<CertificateReply, LinkError>
+    where
+        M: prost::Message + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc();
+        let calling = async {
+            grpc.ready().await.map_err(|error| Box::new(Status::unavailable(error.to_string())))?;
+            let codec = ProstCodec::<M, CertificateReply>::default();
+            let reply = grpc.unary(Request::new(request), PathAndQuery::from_static(path), codec).await;
+            Ok(reply.map_err(Box::new)?.into_inner())
+        };
+        match tokio::time::timeout(CALL, calling).await {
+            Ok(reply) => reply,
+            Err(_elapsed) => Err(anyhow!("no answer within {CALL:?}").into()),
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(plane: Arc<Plane>) -> Link {
+        let identity = plane.store.identity().unwrap_or_else(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the certificate that was kept cannot be used");
+            None
+        });
+        let draw = RandomState::new();
+        let run: Vec<u8> = [0, 1].iter().flat_map(|half: &u8| draw.hash_one(half).to_be_bytes()).collect();
+        Link { plane, identity, run: run.into(), leader: None, doubts: 0, refused_since: None }
+    }
+
+    /// For as long as it is polled.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        loop {
+            let started = Instant::now();
+            let outcome = self.round().await;
+            self.plane.status.connected(false);
+            self.plane.tried.notify_one();
+            let error = match outcome {
+                End::Renewed => continue,
+                End::Over(error) => error,
+            };
+            self.plane.status.counters.failures.fetch_add(1, Relaxed);
+            let text = error.to_string();
+            if self.plane.status.tell_problem(text.clone()) {
+                tracing::warn!(error = text, "no controller serves this data plane now; it is tried again");
+            }
+            if started.elapsed() > LONGEST_WAIT {
+                backoff.reset();
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Every address once, until one of them has served.
+    async fn round(&mut self) -> End {
+        let mut last = LinkError::Connect(anyhow!("--controller {}: no address", self.plane.options.controller));
+        let controller = self.plane.options.controller.clone();
+        let mut addresses = match resolve(&controller).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                last = error.into();
+                Vec::new()
+            }
+        };
+        // The last is tried first.
+        let draw = RandomState::new();
+        addresses.sort_by_key(|address| draw.hash_one(address));
+        let mut pointers = 0;
+        loop {
+            if let Some(leader) = self.leader.take()
+                && let Ok(found) = resolve(&leader).await
+            {
+                addresses.retain(|address| !found.contains(address));
+                addresses.extend(found);
+            }
+            let Some(address) = addresses.pop() else { return End::Over(last) };
+            match self.attempt(address).await {
+                End::Renewed => return End::Renewed,
+                End::Over(error) => {
+                    if let LinkError::Status(status) = &error
+                        && let Some(leader) = status.metadata().get(LEADER_METADATA)
+                        && pointers < 3
+                    {
+                        pointers += 1;
+                        self.leader = leader.to_str().ok().map(str::to_owned);
+                    }
+                    tracing::debug!(%address, %error, "this controller does not serve");
+                    last = error;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, address: SocketAddr) -> End {
+        match self.serve_from(address).await {
+            Ok(end) => end,
+            Err(error) => {
+                let is_elsewhere = matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
+                if !is_elsewhere {
+                    self.doubts = self.doubts.saturating_add(1);
+                }
+                End::Over(error)
+            }
+        }
+    }
+
+    async fn serve_from(&mut self, address: SocketAddr) -> Result<End, LinkError> {
+        let doubted = self.doubts >= DOUBTS && self.doubts % 2 == 1;
+        let usable = self.identity.as_ref().is_some_and(|identity| identity.left().is_some());
+        if !usable || doubted {
+            self.bootstrap(address).await?;
+        }
+        let channel = self.connect(address, true).await?;
+        self.follow(&channel).await
+    }
+
+    /// The token for a certificate.
+    async fn bootstrap(&mut self, address: SocketAddr) -> Result<(), LinkError> {
+        let options = &self.plane.options;
+        let what = || format!("--token-file: {}", options.token_file.display());
+        let token = std::fs::read_to_string(&options.token_file).with_context(what)?.trim().to_owned();
+        let key = NewKey::draw()?;
+        let data_plane = options.data_plane.to_string();
+        let request =
+            BootstrapRequest { data_plane: data_plane.clone(), token, public_key: key.public().into() };
+        let channel = self.connect(address, false).await?;
+        let reply = channel.certificate(wire::BOOTSTRAP, request).await?;
+        self.identify(key.with(data_plane, reply));
+        Ok(())
+    }
+
+    /// From now on this is the certificate.
+    fn identify(&mut self, identity: KeptIdentity) {
+        let status = &self.plane.status;
+        status.counters.certificates.fetch_add(1, Relaxed);
+        if let Err(error) = self.plane.store.save_identity(&identity) {
+            status.counters.write_failures.fetch_add(1, Relaxed);
+            tracing::warn!(%error, "the certificate could not be kept; a restart will need the token");
+        }
+        self.identity = Some(identity);
+    }
+
+    async fn connect(&self, address: SocketAddr, with_identity: bool) -> Result<Channel, LinkError> {
+        let identity = self.identity.as_ref().filter(|_| with_identity);
+        let config = Arc::new(client_config(&self.plane.options.ca_file, identity)?);
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            TlsConnector::from(config).connect(server_name(), stream).await
+        };
+        let stream = match tokio::time::timeout(CONNECT, connecting).await {
+            Ok(stream) => stream.with_context(|| format!("connecting to {address}"))?,
+            Err(_elapsed) => return Err(anyhow!("connecting to {address}: not within {CONNECT:?}").into()),
+        };
+        let mut http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
+        http.keep_alive_while_idle(true);
+        http.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let (send, connection) = http.handshake(TokioIo::new(stream)).await.context("HTTP/2")?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the controller broke");
+            }
+        });
+        Ok(Channel { send, connection })
+    }
+
+    /// One stream, to its end.
+    async fn follow(&mut self, channel: &Channel) -> Result<End, LinkError> {
+        let plane = self.plane.clone();
+        let (said, saying) = mpsc::channel(SAID);
+        let hello = self.hello()?;
+        // There is room: nothing was said yet.
+        let _ = said.try_send(say(Said::Hello(hello)));
+        let mut told = begin(channel, saying).await?;
+        let welcome = match tokio::time::timeout(CALL, told.message()).await {
+            Ok(message) => message.map_err(Box::new)?.and_then(|message| message.told),
+            Err(_elapsed) => return Err(anyhow!("the controller says nothing").into()),
+        };
+        let Some(Told::Welcome(Welcome { position, release, now_seconds, .. })) = welcome else {
+            return Err(anyhow!("the controller did not begin with Welcome").into());
+        };
+        let older = position.and_then(|position| position.older_than(plane.state().position()));
+        if let Some(why) = older.filter(|_| !self.insists()) {
+            return Err(self.refuse(TakeError::Older(why), &said).await);
+        }
+        plane.status.compare_clocks(now_seconds);
+        plane.status.counters.connections.fetch_add(1, Relaxed);
+        plane.status.connected(true);
+        self.doubts = 0;
+        tracing::info!(release, "a controller serves this data plane");
+        self.take_all(channel, &mut told, &said).await
+    }
+
+    async fn take_all(
+        &mut self,
+        channel: &Channel,
+        told: &mut Streaming<ToPlane>,
+        said: &mpsc::Sender<FromPlane>,
+    ) -> Result<End, LinkError> {
+        let plane = self.plane.clone();
+        let mut binds = plane.status.proxy().binds();
+        let mut stirred = plane.stirred.subscribe();
+        let mut renewing = self.renewal(channel, None);
+        loop {
+            tokio::select! {
+                message = told.message() => {
+                    let message = message.map_err(Box::new)?;
+                    let message = message.ok_or_else(|| anyhow!("the controller ended the stream"))?;
+                    match message.told {
+                        Some(Told::Part(part)) => self.take(part, said).await?,
+                        Some(Told::SplitsWanted(wanted)) => {
+                            let json = plane.status_splits().into();
+                            send(said, Said::Splits(Splits { request: wanted.request, json })).await?;
+                        }
+                        // A second Welcome says nothing, nor does what a newer release says.
+                        Some(Told::Welcome(_)) | None => {}
+                    }
+                },
+                changed = binds.changed() => {
+                    changed.map_err(|error| anyhow!("the data plane has ended: {error}"))?;
+                    binds.mark_unchanged();
+                    send(said, Said::Report(plane.status.report())).await?;
+                }
+                _ = stirred.changed() => send(said, Said::Report(plane.status.report())).await?,
+                renewed = &mut renewing => match renewed {
+                    Ok(identity) => {
+                        self.identify(identity);
+                        return Ok(End::Renewed);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the certificate could not be renewed; it is tried again");
+                        renewing = self.renewal(channel, Some(RENEW_AGAIN));
+                    }
+                },
+            }
+        }
+    }
+
+    /// A new certificate, when it is time for one. `again`: after a failure.
+    fn renewal(
+        &self,
+        channel: &Channel,
+        again: Option<Duration>,
+    ) -> BoxFuture<'static, Result<KeptIdentity, LinkError>> {
+        let Some(identity) = &self.identity else { return Box::pin(std::future::pending()) };
+        self.plane.status.certificate_ends(identity.not_after_seconds);
+        let left = identity.left().unwrap_or_default();
+        // A third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
+        let draw = RandomState::new().hash_one(left) % 100;
+        let due = left.mul_f64(0.6 + draw as f64 / 1_000.0);
+        let wait = again.map_or(due, |again| again.min(left / 10));
+        let data_plane = identity.data_plane.clone();
+        let channel = Channel { send: channel.send.clone(), connection: tokio::spawn(async {}) };
+        Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            let key = NewKey::draw()?;
+            let request = RenewRequest { public_key: key.public().into() };
+            let reply = channel.certificate(wire::RENEW, request).await?;
+            Ok(key.with(data_plane, reply))
+        })
+    }
+
+    fn hello(&self) -> Result<Hello> {
+        let mut state = self.plane.state();
+        state.begin();
+        Ok(Hello {
+            protocol: PROTOCOL,
+            oldest_protocol: OLDEST_PROTOCOL,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: instance(&self.plane.options)?,
+            run: self.run.clone(),
+            held: state.held(),
+            position: Some(state.position().clone()),
+        })
+    }
+
+    /// A part, and what follows from it if it is the last of its message.
+    async fn take(&mut self, part: Part, said: &mpsc::Sender<FromPlane>) -> Result<(), LinkError> {
+        let plane = self.plane.clone();
+        let insists = self.insists();
+        let (message, is_first) = {
+            let mut state = plane.state();
+            let taken = state.take(part, insists);
+            let is_first = !plane.status.is_applied();
+            let taken = taken.map(|message| {
+                message.map(|mut message| {
+                    // The proxy has nothing of what was kept.
+                    if is_first && message.lane == Lane::Configuration {
+                        message.update = state.whole();
+                    }
+                    message
+                })
+            });
+            (taken, is_first)
+        };
+        let mut message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(self.refuse(error, said).await),
+        };
+        if !(is_first && message.lane == Lane::Endpoints) {
+            plane.readdress(&mut message.update);
+            let applied = plane.status.proxy().apply(message.update).await;
+            plane.state().applied(&applied);
+        }
+        if message.lane == Lane::Configuration {
+            self.refused_since = None;
+            plane.status.runs();
+        }
+        plane.status.counters.messages.fetch_add(1, Relaxed);
+        plane.changed.notify_one();
+        let rejected = plane.state().rejected();
+        let report = Some(plane.status.report());
+        let acknowledged =
+            Acknowledged { lane: message.lane.into(), number: message.number, rejected, report };
+        Ok(send(said, Said::Acknowledged(acknowledged)).await?)
+    }
+
+    /// Whether an older state is taken, because nobody had a newer one for long.
+    fn insists(&self) -> bool {
+        self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
+    }
+
+    async fn refuse(&mut self, error: TakeError, said: &mpsc::Sender<FromPlane>) -> LinkError {
+        self.refused_since.get_or_insert_with(Instant::now);
+        self.plane.status.counters.refused.fetch_add(1, Relaxed);
+        let refused = Refused { reason: error.to_string() };
+        if send(said, Said::Refused(refused)).await.is_ok() {
+            // The connection gets a moment to carry it; nothing depends on it.
+            tokio::time::sleep(FIRST_WAIT).await;
+        }
+        error.into()
+    }
+}
+
+impl Plane {
+    fn status_splits(&self) -> Vec<u8> {
+        crate::wire::splits(self.status.proxy()).to_string().into_bytes()
+    }
+}
+
+/// Opens the stream; what it sends is what comes out of `saying`.
+async fn begin(channel: &Channel, saying: mpsc::Receiver<FromPlane>) -> Result<Streaming<ToPlane>, LinkError> {
+    let mut grpc = channel.grpc();
+    let calling = async {
+        grpc.ready().await.map_err(|error| Box::new(Status::unavailable(error.to_string())))?;
+        let codec = ProstCodec::<FromPlane, ToPlane>::default();
+        let request = Request::new(stream_of(saying));
+        let reply = grpc.streaming(request, PathAndQuery::from_static(wire::FOLLOW), codec).await;
+        Ok(reply.map_err(Box::new)?.into_inner())
+    };
+    match tokio::time::timeout(CALL, calling).await {
+        Ok(stream) => stream,
+        Err(_elapsed) => Err(anyhow!("no answer within {CALL:?}").into()),
+    }
+}
+
+fn stream_of(saying: mpsc::Receiver<FromPlane>) -> impl Stream<Item = FromPlane> + Send {
+    futures::stream::unfold(saying, async |mut saying| Some((saying.recv().await?, saying)))
+}
+
+fn say(said: Said) -> FromPlane {
+    FromPlane { said: Some(said) }
+}
+
+async fn send(to: &mpsc::Sender<FromPlane>, said: Said) -> Result<()> {
+    to.send(say(said)).await.map_err(|_| anyhow!("the stream to the controller has ended"))
+}
+
+async fn resolve(controller: &str) -> Result<Vec<SocketAddr>> {
+    let looking = tokio::net::lookup_host(controller);
+    let found = tokio::time::timeout(CONNECT, looking).await.context("looking up took too long");
+    let found = found.and_then(|found| Ok(found?)).with_context(|| format!("controller {controller}"))?;
+    Ok(found.collect())
+}
+
+/// A status for people.
+fn words(status: &Status) -> String {
+    format!("the controller says: {} ({:?})", status.message(), status.code())
+}

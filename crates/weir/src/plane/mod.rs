@@ -1,0 +1,244 @@
+//! `weir proxy`: the data plane of one Gateway in a cluster.
+//!
+//! Owns the way from a controller's stream to the data plane of this process, and what is kept for a restart. Invariants: there is no
+//! Kubernetes client; what is served never gets older (a controller that has less is not listened to); what ran last is served again after a
+//! restart while no controller can be reached, and is said to be that; without anything to serve it is not ready.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`link`] | the connection: certificates, the stream, coming back |
+//! | [`state`] | messages put together |
+//! | [`identity`] | keys and trust |
+//! | [`keep`] | the state directory |
+//! | [`status`] | readiness, metrics, reports |
+
+mod identity;
+mod keep;
+mod link;
+mod state;
+mod status;
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use prost::Message as _;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::keep::{KeptState, Store};
+use self::link::Link;
+use self::state::State;
+use self::status::PlaneStatus;
+use crate::admin;
+use crate::cli::ProxyOptions;
+use crate::process;
+use crate::wire::{self, Room};
+
+/// The address that stands for a data plane's own on the wire.
+const WILDCARD: &str = "::";
+
+/// How long a controller gets before what ran last is served. Unit: time. Source: ours.
+const CONTROLLER_FIRST: Duration = Duration::from_secs(2);
+
+/// Between two writes of the state at least, and so many times as long as a write takes. Unit: time. Source: ours.
+const WRITE_SPACING: Duration = Duration::from_millis(500);
+const WRITE_SHARE: u32 = 20;
+
+/// What the parts of this process share.
+struct Plane {
+    options: ProxyOptions,
+    store: Store,
+    status: PlaneStatus,
+    state: Mutex<State>,
+    /// When the state that was kept was written.
+    kept_seconds: i64,
+    /// The state changed since it was written.
+    changed: Notify,
+    /// Readiness may be another one.
+    stirred: watch::Sender<()>,
+    /// The first round of attempts to reach a controller is over.
+    tried: Notify,
+}
+
+pub(crate) fn run(options: &ProxyOptions) -> Result<ExitCode> {
+    let store = Store::open(&options.state_dir, &options.data_plane)?;
+    let proxy =
+        wire::start_proxy(&options.process, false, Duration::from_secs(u64::from(options.drain_delay)))?;
+    let address = options.address.map(|address| address.to_string());
+    let (state, kept_seconds) = restored(&store);
+    let plane = Arc::new(Plane {
+        status: PlaneStatus::new(proxy.clone(), address),
+        store,
+        state: Mutex::new(state),
+        kept_seconds,
+        changed: Notify::new(),
+        stirred: watch::Sender::new(()),
+        tried: Notify::new(),
+        options: options.clone(),
+    });
+    let shutdown = CancellationToken::new();
+    let admin = admin::start(options.process.admin, Arc::new(Admin(plane.clone())), shutdown.clone())?;
+    let room = {
+        let (plane, stop) = (plane.clone(), shutdown.clone());
+        Room::start("weir-link", 1, async move || plane.work(stop).await)?
+    };
+    println!("data plane {}: admin port at http://{admin}", options.data_plane);
+    let outcome = wire::block_on(async {
+        let signal = process::stop_signal().await?;
+        // First of all nobody is to be sent here any more.
+        plane.status.drain();
+        plane.stirred.send_replace(());
+        eprintln!(
+            "weir: {signal}: no new connections after {} s; a second signal ends at once",
+            proxy.drain_times()[0].as_secs()
+        );
+        tokio::select! {
+            () = proxy.end() => {}
+            again = process::stop_signal() => { again?; }
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    shutdown.cancel();
+    room.join();
+    outcome
+}
+
+/// What the last run left, and when.
+fn restored(store: &Store) -> (State, i64) {
+    match store.state() {
+        Ok(Some(kept)) => {
+            let KeptState { position, entries, saved_seconds, .. } = kept;
+            (State::restored(entries, position.unwrap_or_default()), saved_seconds)
+        }
+        Ok(None) => (State::default(), 0),
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the last known good state cannot be used");
+            (State::default(), 0)
+        }
+    }
+}
+
+impl Plane {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is behind the lock is whole after each change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn work(self: Arc<Plane>, shutdown: CancellationToken) {
+        let link = Link::new(self.clone());
+        tokio::select! {
+            () = link.run() => {}
+            () = self.fall_back() => {}
+            () = self.write() => {}
+            () = shutdown.cancelled() => {}
+        }
+        // What came last is there for the next run.
+        self.write_once().await;
+    }
+
+    /// Serves what ran last where no controller is there soon.
+    async fn fall_back(&self) {
+        if !self.state().is_empty() {
+            tokio::select! {
+                () = self.tried.notified() => {}
+                () = tokio::time::sleep(CONTROLLER_FIRST) => {}
+            }
+            self.run_last_known_good().await;
+        }
+        std::future::pending().await
+    }
+
+    async fn run_last_known_good(&self) {
+        if self.status.is_applied() {
+            return;
+        }
+        let mut update = self.state().whole();
+        self.readdress(&mut update);
+        let resources = update.upserts.len();
+        let applied = self.status.proxy().apply(update).await;
+        if self.status.is_applied() {
+            // A controller was there first after all; what it said came later and holds.
+            return;
+        }
+        self.state().applied(&applied);
+        self.status.runs_last_known_good(self.kept_seconds);
+        self.stirred.send_replace(());
+        tracing::warn!(resources, "no controller could be reached: the last known good state is served");
+    }
+
+    fn readdress(&self, update: &mut weir_model::resource::Update) {
+        if let Some(address) = self.options.address {
+            state::readdress(update, WILDCARD, &address.to_string());
+        }
+    }
+
+    /// Writes the state whenever it changed, and not all the time.
+    async fn write(&self) {
+        loop {
+            self.changed.notified().await;
+            let took = self.write_once().await;
+            tokio::time::sleep(WRITE_SPACING.max(took * WRITE_SHARE)).await;
+        }
+    }
+
+    async fn write_once(&self) -> Duration {
+        let started = Instant::now();
+        if !self.status.is_applied() {
+            return Duration::ZERO;
+        }
+        let kept = {
+            let state = self.state();
+            KeptState {
+                data_plane: self.options.data_plane.to_string(),
+                position: Some(state.position().clone()),
+                entries: state.entries().cloned().collect(),
+                saved_seconds: identity::unix_seconds(),
+            }
+        };
+        let store = self.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.save_state(&kept.encode_to_vec())).await;
+        let counters = &self.status.counters;
+        match written.map_err(std::io::Error::other).and_then(|written| written) {
+            Ok(()) => _ = counters.writes.fetch_add(1, Relaxed),
+            Err(error) => {
+                counters.write_failures.fetch_add(1, Relaxed);
+                tracing::warn!(%error, "the state could not be written; it is tried again with the next change");
+            }
+        }
+        started.elapsed()
+    }
+}
+
+/// The admin port's view.
+struct Admin(Arc<Plane>);
+
+impl admin::AdminSource for Admin {
+    fn ready(&self) -> Result<(), String> {
+        self.0.status.ready()
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.0.status.remark()
+    }
+
+    fn metrics(&self) -> String {
+        self.0.status.metrics()
+    }
+
+    fn splits(&self) -> serde_json::Value {
+        self.0.status.splits()
+    }
+}
+
+/// The pod's name, for people.
+fn instance(options: &ProxyOptions) -> Result<String> {
+    if let Some(instance) = &options.instance {
+        return Ok(instance.clone());
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name")?;
+    Ok(name.trim().to_owned())
+}
