@@ -21,10 +21,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_core::{Diagnostic, Kind, ObjectKey, Objects, Output, Status, Translator};
-use weir_model::resource::{Applied, KindVersion, Update};
+use weir_model::resource::{Applied, DataPlaneName, KindVersion, Update};
 
 pub(crate) use self::addresses::Provisioning;
-use self::gate::Gate;
+use self::gate::{Gate, Grounds};
 use self::reads::{Answer, Found, Reads};
 use crate::call::Caller;
 use crate::events::{Finding, Recorder, Severity};
@@ -180,6 +180,8 @@ impl Reconciler {
         let mut update = std::mem::take(&mut output.update);
         self.sequence += 1;
         update.sequence = self.sequence;
+        let awaited = self.translator.waits().len() + output.wants.len() + self.reads.len();
+        update.settled = awaited == 0;
         update.versions = self
             .seen
             .iter()
@@ -267,9 +269,10 @@ impl Reconciler {
         }
         self.objects.set_binds(&report.binds);
         self.stirred = true;
-        let rejected = report.rejected.iter().map(|rejected| (rejected.key.clone(), rejected.reason.clone()));
-        let judged_anew = self.gate.applied(report.sequence, rejected);
-        for rejected in &report.rejected {
+        let judged_anew = self.gate.applied(report);
+        // Data planes in their pods tell each time all that there are.
+        let is_news = |key: &String| report.planes.is_empty() || judged_anew.contains(key);
+        for rejected in report.rejected.iter().filter(|rejected| is_news(&rejected.key)) {
             self.report_rejected(&rejected.key, &rejected.reason);
         }
         for key in judged_anew.iter().filter_map(|resource| ObjectKey::of_route_resource(resource)) {
@@ -292,9 +295,27 @@ impl Reconciler {
 
     /// Write the status now or when the data plane runs what it claims.
     fn offer(&mut self, key: ObjectKey, status: Status) {
-        if let Some((key, status)) = self.gate.offer(key, status, Instant::now()) {
+        let mut gate = std::mem::take(&mut self.gate);
+        let offered = gate.offer(key, status, |gateway| self.grounds(gateway), Instant::now());
+        self.gate = gate;
+        if let Some((key, status)) = offered {
             self.write(&key, status);
         }
+    }
+
+    /// What the status of a Gateway or ListenerSet waits for.
+    fn grounds(&self, key: &ObjectKey) -> Grounds {
+        let gateway = match self.objects.get(key) {
+            Some(object) if key.kind == Kind::ListenerSet => object.gateway_of_set(),
+            _ => Some(key.clone()),
+        };
+        let addresses = gateway.as_ref().and_then(|gateway| self.objects.addresses(gateway));
+        let binds = addresses.map_or(&[][..], |addresses| &addresses.bind);
+        let is_plane = |bind: &&String| DataPlaneName::from_place(bind).is_some();
+        let places: Vec<String> = binds.iter().filter(is_plane).cloned().collect();
+        // Asked for only where it counts: it takes a lock.
+        let was_programmed = !places.is_empty() && self.tools.statuses.seen_programmed(key);
+        Grounds { places, was_programmed }
     }
 
     fn write(&self, key: &ObjectKey, status: Status) {

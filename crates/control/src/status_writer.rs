@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weir_api::condition::types;
 use weir_core::{Kind, ObjectKey};
 
 pub(crate) use self::merge::{Desired, OurNames};
@@ -203,6 +204,15 @@ impl StatusWriter {
         let addresses = status.and_then(|status| status["addresses"].as_array());
         let values = addresses.into_iter().flatten().filter_map(|address| address["value"].as_str());
         values.filter_map(|value| value.parse().ok()).collect()
+    }
+
+    /// Whether the status of a Gateway or ListenerSet, as it was last seen, says that it is programmed.
+    pub(crate) fn seen_programmed(&self, key: &ObjectKey) -> bool {
+        let table = self.shared.table.lock();
+        let seen = table.entries.get(key).and_then(|entry| entry.observed.as_ref());
+        let conditions = seen.and_then(|seen| seen.status["conditions"].as_array());
+        let is_programmed = |one: &Value| one["type"] == types::PROGRAMMED && one["status"] == "True";
+        conditions.is_some_and(|conditions| conditions.iter().any(is_programmed))
     }
 
     /// The object is gone.

@@ -7,6 +7,9 @@
 //!
 //! Deliberately absent: instances, connections and time.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -125,12 +128,6 @@ impl Graph {
             self.take_out(&key, &mut touched);
         }
         self.settle(touched)
-    }
-
-    /// Counts changed and entries made so far.
-    #[cfg(test)]
-    pub(crate) fn work(&self) -> usize {
-        self.work
     }
 
     fn put(&mut self, resource: &Resource, touched: &mut Touched) {

@@ -3,14 +3,17 @@
 //! Invariants: a status that follows from an update is written when the data plane runs that update; a route's waits
 //! no longer than [`ROUTE_WAIT`], and not at all while none of its Gateways is programmed and the data plane is
 //! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
-//! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Deliberately absent: writing.
+//! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Where there are several data planes a status
+//! waits for those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use weir_api::condition::{Condition, ConditionStatus, reasons, types};
+use weir_api::gateway_api::RouteParentStatus;
 use weir_core::{Kind, ObjectKey, Status};
+use weir_model::resource::{Applied, Rejected};
 
 /// The longest that a route's status waits for the data plane.
 const ROUTE_WAIT: Duration = Duration::from_secs(1);
@@ -20,6 +23,9 @@ const GATEWAY_WAIT: Duration = Duration::from_secs(1);
 
 /// A data plane that has not answered for this long is silent.
 const SILENT: Duration = Duration::from_secs(1);
+
+/// So long a Gateway that was programmed is given to be so again when this process begins: its data plane has to come back first.
+const RETURN_WAIT: Duration = Duration::from_secs(10);
 
 const NOT_YET: &str = "the data plane does not run this generation yet";
 
@@ -34,6 +40,17 @@ pub(crate) struct Gate {
     programmed: BTreeMap<ObjectKey, bool>,
     /// Resources that the data plane could not compile, by key, with the reason.
     rejected: BTreeMap<String, String>,
+    /// Where there are several data planes: the last update that each runs, by place.
+    planes: BTreeMap<String, u64>,
+}
+
+/// What a Gateway's or a ListenerSet's status waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grounds {
+    /// Places of its data planes; none where one data plane serves everything.
+    pub(crate) places: Vec<String>,
+    /// It is known to have been programmed before.
+    pub(crate) was_programmed: bool,
 }
 
 /// An update without an answer.
@@ -51,6 +68,8 @@ struct Held {
     sequence: u64,
     /// When to write what can be written without an answer; `None` if that has been done.
     deadline: Option<Instant>,
+    /// The data planes that it waits for; none for the one.
+    places: Vec<String>,
 }
 
 impl Gate {
@@ -60,11 +79,13 @@ impl Gate {
         self.outstanding.push_back(Outstanding { sequence, sent: now, touched });
     }
 
-    /// A status that follows from everything sent so far: returned if it may be written now, else kept.
+    /// A status that follows from everything sent so far: returned if it may be written now, else kept. `grounds` are those of a
+    /// Gateway or ListenerSet.
     pub(crate) fn offer(
         &mut self,
         key: ObjectKey,
         status: Status,
+        grounds: impl Fn(&ObjectKey) -> Grounds,
         now: Instant,
     ) -> Option<(ObjectKey, Status)> {
         let conditions = match &status {
@@ -76,15 +97,18 @@ impl Gate {
             let programmed = conditions.iter().any(|c| c.type_ == types::PROGRAMMED && c.is_true());
             self.programmed.insert(key.clone(), programmed);
         }
+        let mut own = Grounds::default();
         let waits = match &status {
             Status::GatewayClass(_) | Status::GatewayConfiguration(_) => false,
-            Status::Gateway(_)
-            | Status::ListenerSet(_)
-            | Status::Policy(_)
-            | Status::GatewayParameters(_) => self.applied < self.sent,
+            Status::Gateway(_) | Status::ListenerSet(_) => {
+                own = grounds(&key);
+                self.runs(&own.places) < self.sent
+            }
+            Status::Policy(_) | Status::GatewayParameters(_) => self.applied < self.sent,
             Status::Route(parents) => {
-                self.applied < self.sent
-                    && (!self.is_silent(now) || parents.iter().any(|entry| self.is_programmed(&key, entry)))
+                let (waits, places) = self.route_waits(&key, parents, &grounds, now);
+                own.places = places;
+                waits
             }
         };
         let before = self.held.remove(&key);
@@ -93,33 +117,79 @@ impl Gate {
             return Some((key, status));
         }
         let is_gateway = matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
-        let longest = if is_gateway { GATEWAY_WAIT } else { ROUTE_WAIT };
+        let returns = own.was_programmed && own.places.iter().any(|place| !self.is_known(place));
+        let longest = match (is_gateway, returns) {
+            (true, true) => RETURN_WAIT,
+            (true, false) => GATEWAY_WAIT,
+            (false, _) => ROUTE_WAIT,
+        };
         let deadline = before.and_then(|before| before.deadline).unwrap_or(now + longest);
-        self.held.insert(key, Held { status, sequence: self.sent, deadline: Some(deadline) });
+        let held = Held { status, sequence: self.sent, deadline: Some(deadline), places: own.places };
+        self.held.insert(key, held);
         None
     }
 
-    /// Every worker runs this update, without the resources that are rejected. Returns the keys of resources that were
-    /// rejected and are not any more, or the other way round.
-    pub(crate) fn applied(
-        &mut self,
-        sequence: u64,
-        rejected: impl IntoIterator<Item = (String, String)>,
-    ) -> Vec<String> {
-        self.applied = self.applied.max(sequence);
+    /// Whether a route's status waits, and for which data planes.
+    fn route_waits(
+        &self,
+        key: &ObjectKey,
+        parents: &[RouteParentStatus],
+        grounds: impl Fn(&ObjectKey) -> Grounds,
+        now: Instant,
+    ) -> (bool, Vec<String>) {
+        let mut places = Vec::new();
+        let mut is_elsewhere = parents.is_empty();
+        let mut is_programmed = false;
+        for parent in parents.iter().filter_map(|entry| parent_of(key, entry)) {
+            let programmed = self.programmed.get(&parent).copied().unwrap_or_default();
+            let of_parent = grounds(&parent).places;
+            if of_parent.is_empty() {
+                is_elsewhere = true;
+                is_programmed |= programmed;
+            } else if programmed {
+                places.extend(of_parent);
+            }
+        }
+        if self.runs(&places) < self.sent && !places.is_empty() {
+            return (true, places);
+        }
+        let waits = is_elsewhere && self.applied < self.sent && (!self.is_silent(now) || is_programmed);
+        (waits, Vec::new())
+    }
+
+    /// The last update that all of these data planes run.
+    fn runs(&self, places: &[String]) -> u64 {
+        let runs = |place: &String| self.planes.get(place).copied().unwrap_or_default();
+        places.iter().map(runs).min().unwrap_or(self.applied)
+    }
+
+    /// Whether a data plane has ever run anything that this process sent.
+    fn is_known(&self, place: &str) -> bool {
+        self.planes.get(place).is_some_and(|runs| *runs > 0)
+    }
+
+    /// What data planes run, and without which resources. Returns the keys of resources that were rejected and are not any more, or
+    /// the other way round.
+    pub(crate) fn applied(&mut self, report: &Applied) -> Vec<String> {
+        self.applied = self.applied.max(report.sequence);
         let mut before = BTreeMap::new();
-        while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= sequence)
+        while self.outstanding.front().is_some_and(|waiting| waiting.sequence <= report.sequence)
             && let Some(answered) = self.outstanding.pop_front()
         {
             before.extend(answered.touched.into_iter().filter_map(|key| self.rejected.remove_entry(&key)));
         }
+        if !report.planes.is_empty() {
+            self.planes = report.planes.iter().map(|plane| (plane.place.clone(), plane.sequence)).collect();
+            // All that are rejected anywhere are told each time.
+            before.append(&mut self.rejected);
+        }
         let mut changed = Vec::new();
-        for (key, reason) in rejected {
-            let known = before.remove(&key).or_else(|| self.rejected.get(&key).cloned());
-            if known.as_ref() != Some(&reason) {
+        for Rejected { key, reason } in &report.rejected {
+            let known = before.remove(key).or_else(|| self.rejected.get(key).cloned());
+            if known.as_ref() != Some(reason) {
                 changed.push(key.clone());
             }
-            self.rejected.insert(key, reason);
+            self.rejected.insert(key.clone(), reason.clone());
         }
         changed.extend(before.into_keys());
         changed
@@ -131,7 +201,8 @@ impl Gate {
             .held
             .iter()
             .filter(|(_, held)| {
-                held.sequence <= self.applied || held.deadline.is_some_and(|deadline| deadline <= now)
+                held.sequence <= self.runs(&held.places)
+                    || held.deadline.is_some_and(|deadline| deadline <= now)
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -139,20 +210,20 @@ impl Gate {
     }
 
     fn release_one(&mut self, key: ObjectKey) -> Option<(ObjectKey, Status)> {
-        let held = self.held.remove(&key)?;
-        let status = self.judged(&key, held.status);
+        let Held { status, sequence, places, .. } = self.held.remove(&key)?;
+        let status = self.judged(&key, status);
         let mut part = status.clone();
         let (conditions, listeners) = match &mut part {
             Status::Gateway(part) => (&mut part.conditions, &mut part.listeners),
             Status::ListenerSet(part) => (&mut part.conditions, &mut part.listeners),
             _ => return Some((key, status)),
         };
-        if held.sequence <= self.applied {
+        if sequence <= self.runs(&places) {
             return Some((key, status));
         }
         conditions.iter_mut().for_each(not_yet);
         listeners.iter_mut().flat_map(|listener| &mut listener.conditions).for_each(not_yet);
-        self.held.insert(key.clone(), Held { status, sequence: held.sequence, deadline: None });
+        self.held.insert(key.clone(), Held { status, sequence, deadline: None, places });
         Some((key, part))
     }
 
@@ -188,16 +259,15 @@ impl Gate {
     fn is_silent(&self, now: Instant) -> bool {
         self.outstanding.front().is_some_and(|waiting| now.duration_since(waiting.sent) >= SILENT)
     }
+}
 
-    fn is_programmed(&self, route: &ObjectKey, entry: &weir_api::gateway_api::RouteParentStatus) -> bool {
-        let parent = &entry.parent_ref;
-        let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
-        [Kind::Gateway, Kind::ListenerSet]
-            .into_iter()
-            .filter(|kind| kind.as_str() == parent.kind)
-            .map(|kind| ObjectKey::new(kind, namespace, parent.name.as_str()))
-            .any(|parent| self.programmed.get(&parent).copied().unwrap_or_default())
-    }
+/// The Gateway or ListenerSet of an entry in a route's status.
+fn parent_of(route: &ObjectKey, entry: &RouteParentStatus) -> Option<ObjectKey> {
+    let parent = &entry.parent_ref;
+    let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
+    let kinds = [Kind::Gateway, Kind::ListenerSet];
+    let kind = kinds.into_iter().find(|kind| kind.as_str() == parent.kind)?;
+    Some(ObjectKey::new(kind, namespace, parent.name.as_str()))
 }
 
 /// Take back a claim to be programmed.
@@ -211,12 +281,13 @@ fn not_yet(condition: &mut Condition) {
 
 #[cfg(test)]
 mod tests {
-    use super::Gate;
+    use super::{Gate, Grounds};
     use std::time::Duration;
     use tokio::time::Instant;
     use weir_api::condition::{Condition, ConditionStatus, types};
     use weir_api::gateway_api::{GatewayStatus, ParentReference, RouteParentStatus};
     use weir_core::{Kind, ObjectKey, Status};
+    use weir_model::resource::{Applied, PlaneApplied, Rejected};
 
     fn gateway() -> ObjectKey {
         ObjectKey::new(Kind::Gateway, "default", "g")
@@ -245,6 +316,39 @@ mod tests {
         }])
     }
 
+    /// As where one data plane serves everything.
+    fn offer(gate: &mut Gate, key: ObjectKey, status: Status, now: Instant) -> Option<(ObjectKey, Status)> {
+        gate.offer(key, status, |_| Grounds::default(), now)
+    }
+
+    /// As where each Gateway has a data plane of its name.
+    fn offer_of(gate: &mut Gate, key: ObjectKey, status: Status, now: Instant) -> Option<(ObjectKey, Status)> {
+        gate.offer(key, status, grounds, now)
+    }
+
+    fn grounds(gateway: &ObjectKey) -> Grounds {
+        Grounds { places: vec![format!("plane:default/{}", gateway.name)], was_programmed: false }
+    }
+
+    fn one(sequence: u64) -> Applied {
+        Applied { sequence, ..Applied::default() }
+    }
+
+    fn rejecting(sequence: u64) -> Applied {
+        let rejected = Rejected { key: "httproute/default/r".to_owned(), reason: "too big".to_owned() };
+        Applied { rejected: vec![rejected], ..one(sequence) }
+    }
+
+    fn planes(sequences: &[(&str, u64)]) -> Applied {
+        let plane = |(name, sequence): &(&str, u64)| PlaneApplied {
+            place: format!("plane:default/{name}"),
+            sequence: *sequence,
+            ..PlaneApplied::default()
+        };
+        let least = sequences.iter().map(|(_, sequence)| *sequence).min().unwrap_or_default();
+        Applied { planes: sequences.iter().map(plane).collect(), ..one(least) }
+    }
+
     fn status_of(status: &Status, type_: &str) -> ConditionStatus {
         let conditions = match status {
             Status::Gateway(status) => &status.conditions,
@@ -259,17 +363,17 @@ mod tests {
         let now = Instant::now();
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
-        assert!(gate.offer(route(), route_status(), now).is_none());
-        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
+        assert!(offer(&mut gate, route(), route_status(), now).is_none());
+        assert!(offer(&mut gate, gateway(), gateway_status(true), now).is_none());
         gate.sent(2, Vec::new(), now);
         let other = ObjectKey::new(Kind::HttpRoute, "default", "other");
-        assert!(gate.offer(other.clone(), route_status(), now).is_none());
-        gate.applied(1, []);
+        assert!(offer(&mut gate, other.clone(), route_status(), now).is_none());
+        gate.applied(&one(1));
         let keys: Vec<ObjectKey> = gate.release(now).into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, [gateway(), route()]);
-        gate.applied(2, []);
+        gate.applied(&one(2));
         assert_eq!(gate.release(now).len(), 1);
-        assert!(gate.offer(other, route_status(), now).is_some(), "nothing is on its way");
+        assert!(offer(&mut gate, other, route_status(), now).is_some(), "nothing is on its way");
     }
 
     #[test]
@@ -277,9 +381,9 @@ mod tests {
         let now = Instant::now();
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
-        assert!(gate.offer(route(), route_status(), now).is_none());
+        assert!(offer(&mut gate, route(), route_status(), now).is_none());
         let later = now + Duration::from_millis(900);
-        assert!(gate.offer(route(), route_status(), later).is_none(), "a new status does not start it anew");
+        assert!(offer(&mut gate, route(), route_status(), later).is_none(), "a new status does not start it anew");
         assert!(gate.release(later).is_empty());
         assert_eq!(gate.next_deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 1);
@@ -292,9 +396,9 @@ mod tests {
         let silent = now + Duration::from_secs(2);
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
-        assert!(gate.offer(route(), route_status(), silent).is_some());
-        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
-        assert!(gate.offer(route(), route_status(), silent).is_none());
+        assert!(offer(&mut gate, route(), route_status(), silent).is_some());
+        assert!(offer(&mut gate, gateway(), gateway_status(true), now).is_none());
+        assert!(offer(&mut gate, route(), route_status(), silent).is_none());
     }
 
     #[test]
@@ -302,12 +406,12 @@ mod tests {
         let now = Instant::now();
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
-        assert!(gate.offer(gateway(), gateway_status(true), now).is_none());
+        assert!(offer(&mut gate, gateway(), gateway_status(true), now).is_none());
         let late = gate.release(now + Duration::from_secs(5));
         assert_eq!(status_of(&late[0].1, types::PROGRAMMED), ConditionStatus::Unset);
         assert_eq!(status_of(&late[0].1, types::ACCEPTED), ConditionStatus::True);
         assert!(gate.release(now + Duration::from_secs(60)).is_empty(), "told once");
-        gate.applied(1, []);
+        gate.applied(&one(1));
         let told = gate.release(now + Duration::from_secs(61));
         assert_eq!(status_of(&told[0].1, types::PROGRAMMED), ConditionStatus::True);
     }
@@ -317,17 +421,83 @@ mod tests {
         let now = Instant::now();
         let mut gate = Gate::default();
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
-        assert!(gate.offer(route(), route_status(), now).is_none());
-        let changed = gate.applied(1, [("httproute/default/r".to_owned(), "too big".to_owned())]);
+        assert!(offer(&mut gate, route(), route_status(), now).is_none());
+        let changed = gate.applied(&rejecting(1));
         assert_eq!(changed, ["httproute/default/r"]);
         assert_eq!(status_of(&gate.release(now)[0].1, types::ACCEPTED), ConditionStatus::False);
         gate.sent(2, Vec::new(), now);
-        gate.applied(2, []);
-        let still = gate.offer(route(), route_status(), now).unwrap();
+        gate.applied(&one(2));
+        let still = offer(&mut gate, route(), route_status(), now).unwrap();
         assert_eq!(status_of(&still.1, types::ACCEPTED), ConditionStatus::False, "it was not in the update");
         gate.sent(3, vec!["httproute/default/r".to_owned()], now);
-        assert_eq!(gate.applied(3, []), ["httproute/default/r"]);
-        let again = gate.offer(route(), route_status(), now).unwrap();
+        assert_eq!(gate.applied(&one(3)), ["httproute/default/r"]);
+        let again = offer(&mut gate, route(), route_status(), now).unwrap();
         assert_eq!(status_of(&again.1, types::ACCEPTED), ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_status_waits_for_the_data_plane_of_its_own_gateway_and_for_no_other() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        let other = ObjectKey::new(Kind::Gateway, "default", "nobody");
+        gate.sent(1, Vec::new(), now);
+        assert!(offer_of(&mut gate, gateway(), gateway_status(true), now).is_none());
+        assert!(offer_of(&mut gate, other.clone(), gateway_status(true), now).is_none());
+        assert!(offer_of(&mut gate, route(), route_status(), now).is_none(), "its Gateway claims to be programmed");
+        gate.applied(&planes(&[("g", 1), ("nobody", 0)]));
+        let told: Vec<ObjectKey> = gate.release(now).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(told, [gateway(), route()]);
+        let late = gate.release(now + Duration::from_secs(1));
+        assert_eq!(late[0].0, other);
+        assert_eq!(status_of(&late[0].1, types::PROGRAMMED), ConditionStatus::Unset);
+        assert!(gate.release(now + Duration::from_secs(600)).is_empty());
+        gate.applied(&planes(&[("g", 1), ("nobody", 1)]));
+        let told = gate.release(now + Duration::from_secs(601));
+        assert_eq!(status_of(&told[0].1, types::PROGRAMMED), ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_route_does_not_wait_at_all_while_its_gateway_is_not_programmed() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, Vec::new(), now);
+        gate.applied(&planes(&[("g", 0)]));
+        assert!(offer_of(&mut gate, route(), route_status(), now).is_some());
+        assert!(offer_of(&mut gate, gateway(), gateway_status(false), now).is_none());
+        assert!(offer_of(&mut gate, route(), route_status(), now).is_some());
+        assert!(offer_of(&mut gate, gateway(), gateway_status(true), now).is_none());
+        assert!(offer_of(&mut gate, route(), route_status(), now).is_none());
+        assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 2, "a second at most");
+    }
+
+    #[test]
+    fn a_gateway_that_was_programmed_waits_for_its_data_plane_to_come_back() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        let before = |gateway: &ObjectKey| Grounds { was_programmed: true, ..grounds(gateway) };
+        gate.sent(1, Vec::new(), now);
+        // As it looks to a leader that has just begun: nobody has told of a socket.
+        assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());
+        assert!(gate.release(now + Duration::from_secs(9)).is_empty());
+        gate.applied(&planes(&[("g", 1)]));
+        assert!(gate.offer(gateway(), gateway_status(true), before, now).is_some());
+        gate.sent(2, Vec::new(), now);
+        assert!(gate.offer(gateway(), gateway_status(true), before, now).is_none());
+        assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 1, "it is there");
+        let mut gate = Gate::default();
+        gate.sent(1, Vec::new(), now);
+        assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());
+        assert_eq!(gate.release(now + Duration::from_secs(10)).len(), 1, "it does not come");
+    }
+
+    #[test]
+    fn a_route_is_accepted_again_when_no_data_plane_rejects_it() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, vec!["httproute/default/r".to_owned()], now);
+        let rejected = Applied { rejected: rejecting(1).rejected, ..planes(&[("g", 1)]) };
+        assert_eq!(gate.applied(&rejected), ["httproute/default/r"]);
+        assert_eq!(gate.applied(&rejected), [] as [&str; 0], "it is known");
+        assert_eq!(gate.applied(&planes(&[("g", 1)])), ["httproute/default/r"], "who rejected it is gone");
     }
 }

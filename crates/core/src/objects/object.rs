@@ -167,7 +167,7 @@ impl Object {
     }
 
     /// The Gateway that a ListenerSet wants to be part of.
-    pub(crate) fn gateway_of_set(&self) -> Option<ObjectKey> {
+    pub fn gateway_of_set(&self) -> Option<ObjectKey> {
         let Object::ListenerSet(set) = self else {
             return None;
         };
