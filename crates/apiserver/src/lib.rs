@@ -31,6 +31,7 @@ mod replace;
 mod rest;
 mod reviews;
 mod schema;
+mod service_tokens;
 mod server;
 mod store;
 mod table;

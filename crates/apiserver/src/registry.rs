@@ -36,8 +36,8 @@ const NOT_SERVED: &[(&str, &str)] = &[
 const ENDPOINTS_DEPRECATION: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
-/// Subresources that are served; the others need a kubelet or a token issuer.
-const SERVED_SUBRESOURCES: &[&str] = &["status", "scale", "log", "finalize", "eviction", "binding"];
+/// Subresources that are served; the others need a kubelet.
+const SERVED_SUBRESOURCES: &[&str] = &["status", "scale", "log", "finalize", "eviction", "binding", "token"];
 
 /// A part of a resource with a path of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Questions that are asked by creating an object which is never stored: who am I, may I, is this token good.
 //!
-//! Owns: the review kinds. There is one administrator and nobody else, so the answers are short; RBAC objects are
-//! kept and not consulted.
+//! Owns: the review kinds. There is one administrator, and service accounts that may do nothing, so the answers are short;
+//! RBAC objects are kept and not consulted.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -23,7 +23,11 @@ pub(crate) fn answer(api: &Api, call: &Call, body: &Bytes) -> ApiResult<Option<R
     schema::check_kind(call, &question)?;
     let status = match call.resource.plural.as_str() {
         "selfsubjectreviews" => json!({"userInfo": user_info(&call.user)}),
-        "tokenreviews" => token_review(api, object::text(&question, "/spec/token")),
+        "tokenreviews" => {
+            let audiences = object::array(&question, "/spec/audiences").iter().filter_map(Value::as_str);
+            let audiences: Vec<String> = audiences.map(str::to_owned).collect();
+            token_review(api, object::text(&question, "/spec/token"), &audiences)
+        }
         "selfsubjectaccessreviews" => access(call.user.may_do_everything()),
         "selfsubjectrulesreviews" => rules(call.user.may_do_everything()),
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
@@ -52,11 +56,16 @@ pub(crate) fn user_info(user: &User) -> Value {
     json!({"username": user.name, "groups": user.groups})
 }
 
-fn token_review(api: &Api, token: &str) -> Value {
-    if api.token().matches(token) {
-        json!({"authenticated": true, "user": user_info(&User::admin())})
-    } else {
-        json!({"user": {}, "error": "invalid bearer token"})
+fn token_review(api: &Api, token: &str, audiences: &[String]) -> Value {
+    // The administrator's token says nothing of an audience, so it is for the server alone.
+    if audiences.is_empty() && api.token().matches(token) {
+        return json!({"authenticated": true, "user": user_info(&User::admin())});
+    }
+    match api.service_account_of(token, audiences) {
+        Ok((user, audiences)) => {
+            json!({"authenticated": true, "user": user_info(&user), "audiences": audiences})
+        }
+        Err(why) => json!({"user": {}, "error": why}),
     }
 }
 

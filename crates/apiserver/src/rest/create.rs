@@ -31,6 +31,7 @@ impl Api {
         match call.subresource.as_str() {
             "eviction" => return self.evict(call, body),
             "binding" => return self.bind(call, body),
+            "token" => return self.issue_token(call, body),
             _ => {}
         }
         let object = write::decode(call, body)?;

@@ -39,6 +39,7 @@ use crate::error::{ApiError, ApiResult, Subject};
 use crate::events::LastSweep;
 use crate::logs::LogSource;
 use crate::registry::{Registry, Resource, Version};
+use crate::service_tokens::ServiceTokens;
 use crate::replace::Owned;
 use crate::rest::encode::{Reply, Shape};
 use crate::rest::negotiate::Accept;
@@ -68,6 +69,7 @@ pub(crate) struct Api {
     registry: RwLock<Arc<Registry>>,
     identity: Identity,
     token: Token,
+    pub(crate) service_tokens: ServiceTokens,
 }
 
 /// One request for a resource.
@@ -123,6 +125,7 @@ impl Api {
             registry: RwLock::new(Arc::new(registry)),
             identity,
             token: Token::random(),
+            service_tokens: ServiceTokens::default(),
         }
     }
 

@@ -241,7 +241,7 @@ impl Call {
     }
 
     /// The same request about the object itself instead of a part of it.
-    pub(super) fn about_resource(&self, namespace: &str, name: &str) -> Call {
+    pub(crate) fn about_resource(&self, namespace: &str, name: &str) -> Call {
         Call { subresource: String::new(), ..self.about(namespace, name) }
     }
 }

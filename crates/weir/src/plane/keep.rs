@@ -24,7 +24,6 @@ const IDENTITY: &str = "identity";
 
 /// The last state that ran.
 #[derive(Clone, PartialEq, Eq, Message)]
-#[prost(skip_debug)]
 pub(crate) struct KeptState {
     #[prost(string, tag = "1")]
     pub(crate) data_plane: String,
@@ -52,6 +51,12 @@ pub(crate) struct KeptIdentity {
     /// Seconds since the Unix epoch.
     #[prost(int64, tag = "4")]
     pub(crate) not_after_seconds: i64,
+}
+
+impl std::fmt::Debug for KeptIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptIdentity").field("data_plane", &self.data_plane).finish_non_exhaustive()
+    }
 }
 
 /// The directory.

@@ -21,3 +21,4 @@ mod acceptance_wrong;
 mod control;
 mod echo_basic;
 mod harness;
+mod plane;
