@@ -99,9 +99,9 @@ impl Api {
             return Err("token audiences are not valid for the target audiences");
         }
         let registry = self.registry();
-        let account = registry.get("", "serviceaccounts").and_then(|resource| {
-            self.store.get(&resource.id, &object::key(&found.namespace, &found.name))
-        });
+        let account = registry
+            .get("", "serviceaccounts")
+            .and_then(|resource| self.store.get(&resource.id, &object::key(&found.namespace, &found.name)));
         if account.is_none_or(|account| object::meta_str(&account.value, "uid") != found.uid) {
             return Err("service account has been deleted");
         }

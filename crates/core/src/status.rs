@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use imbl::OrdMap;
 use weir_api::condition::{Condition, ConditionStatus, reasons, types};
 use weir_api::gateway_api::{GatewayStatus, ListenerSetStatus, ListenerStatus};
-use weir_model::resource::BindReport;
+use weir_model::resource::{BindReport, DataPlaneName};
 
 use crate::objects::{AddressProblem, ObjectKey, Place};
 use crate::translate::finding::{Finding, list};
@@ -252,10 +252,12 @@ fn neighbourhood(others: &[String]) -> String {
     }
 }
 
-/// `address:port`, with brackets where they are needed.
+/// `address:port`, with brackets where they are needed; the data plane where the address is its place.
 fn socket(address: &str, port: u32, udp: bool) -> String {
     let protocol = if udp { " (UDP)" } else { "" };
-    if address.contains(':') {
+    if let Some(name) = DataPlaneName::from_place(address) {
+        format!("port {port}{protocol} of data plane {name}")
+    } else if address.contains(':') {
         format!("[{address}]:{port}{protocol}")
     } else {
         format!("{address}:{port}{protocol}")

@@ -63,7 +63,8 @@ fn of_listener(listener: &Listener, keys: &mut BTreeSet<String>) {
 }
 
 fn of_http_route(route: &HttpRoute, keys: &mut BTreeSet<String>) {
-    let HttpRoute { key: _, namespace: _, name: _, uid: _, created_seconds: _, attachments: _, rules } = route;
+    let HttpRoute { key: _, namespace: _, name: _, uid: _, created_seconds: _, attachments: _, rules } =
+        route;
     for rule in rules {
         let HttpRule {
             name: _,
@@ -127,8 +128,13 @@ fn of_backend(backend: &Backend, keys: &mut BTreeSet<String>) {
     } = backend;
     keys.extend(key.strip_prefix("backend/").map(|rest| format!("endpoints/{rest}")));
     if let Some(tls) = tls {
-        let BackendTls { hostname: _, ca_bundles, system_authorities: _, subject_alt_names: _, invalid_reason: _ } =
-            tls;
+        let BackendTls {
+            hostname: _,
+            ca_bundles,
+            system_authorities: _,
+            subject_alt_names: _,
+            invalid_reason: _,
+        } = tls;
         keys.extend(ca_bundles.iter().cloned());
     }
 }
@@ -137,8 +143,8 @@ fn of_backend(backend: &Backend, keys: &mut BTreeSet<String>) {
 mod tests {
     use super::{attachments, references};
     use crate::resource::{
-        Attachment, Backend, BackendTls, Body, ExternalAuth, Filter, FilterKind, HttpRoute, HttpRule, Listener,
-        ListenerTls, RequestMirror, Resource, WeightedBackend,
+        Attachment, Backend, BackendTls, Body, ExternalAuth, Filter, FilterKind, HttpRoute, HttpRule,
+        Listener, ListenerTls, RequestMirror, Resource, WeightedBackend,
     };
 
     fn of(body: Body) -> Vec<String> {

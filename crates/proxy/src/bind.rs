@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -106,7 +106,15 @@ pub(crate) fn open(address: BindAddress, wanted: Wanted) -> io::Result<(Opened, 
         Transport::Tcp => listen(address, dual_stack).map(Opened::Listener),
         Transport::Udp => receive(address, dual_stack, receivers).map(Opened::Datagrams),
     };
-    let denied = match open(SocketAddr::from(address), address.transport) {
+    let mut opened = open(SocketAddr::from(address), address.transport);
+    if address.ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        && dual_stack
+        && opened.as_ref().is_err_and(is_without_ipv6)
+    {
+        // All addresses are those of IPv4 then.
+        opened = open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port)), address.transport);
+    }
+    let denied = match opened {
         Ok(socket) => return Ok((socket, address.port)),
         Err(error) => error,
     };
@@ -119,6 +127,13 @@ pub(crate) fn open(address: BindAddress, wanted: Wanted) -> io::Result<(Opened, 
         }
     }
     Err(denied)
+}
+
+/// The kernel has no IPv6, or it is switched off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
 fn stand_ins(port: u16) -> impl Iterator<Item = u16> {
@@ -364,6 +379,14 @@ mod tests {
         let of = |port| stand_ins(port).collect::<Vec<_>>();
         assert_eq!(of(80), [8080, 18080, 28080, 38080, 48080, 58080]);
         assert_eq!(of(1023), [9023, 19023, 29023, 39023, 49023, 59023]);
+    }
+
+    #[test]
+    fn only_a_lack_of_ipv6_leads_to_ipv4_alone() {
+        use rustix::io::Errno;
+        let is = |errno: Errno| is_without_ipv6(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(is(Errno::AFNOSUPPORT) && is(Errno::ADDRNOTAVAIL));
+        assert!(!is(Errno::ADDRINUSE) && !is(Errno::ACCESS));
     }
 
     #[test]

@@ -39,12 +39,12 @@ use crate::error::{ApiError, ApiResult, Subject};
 use crate::events::LastSweep;
 use crate::logs::LogSource;
 use crate::registry::{Registry, Resource, Version};
-use crate::service_tokens::ServiceTokens;
 use crate::replace::Owned;
 use crate::rest::encode::{Reply, Shape};
 use crate::rest::negotiate::Accept;
 use crate::rest::path::{Params, ResourcePath};
 use crate::server::ServerShutdown;
+use crate::service_tokens::ServiceTokens;
 use crate::store::Store;
 use crate::watch;
 

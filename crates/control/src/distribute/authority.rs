@@ -131,7 +131,8 @@ impl Authority {
     /// Everybody whose certificates are to be believed, PEM.
     pub fn trusted(&self) -> String {
         let signers = [Some(&self.current), self.next.as_ref()].into_iter().flatten();
-        let all = signers.map(|signer| &signer.certificate).chain(self.retired.iter().map(|old| &old.certificate));
+        let all =
+            signers.map(|signer| &signer.certificate).chain(self.retired.iter().map(|old| &old.certificate));
         all.map(String::as_str).collect()
     }
 

@@ -6,6 +6,9 @@
 //!
 //! Deliberately absent: connections, certificates and who may be whom.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -223,6 +226,10 @@ impl Fleet {
     }
 
     pub(crate) fn disconnect(&mut self, id: SessionId, now: Instant) {
+        // With what it said last.
+        if let Some(plane) = self.sessions.get(&id).map(|session| session.plane) {
+            self.advance(plane);
+        }
         let Some(session) = self.sessions.remove(&id) else { return };
         let is_last = !self.of_plane(session.plane).any(|other| other.report.ready);
         if session.report.ready && !session.report.draining && is_last {
@@ -230,6 +237,13 @@ impl Fleet {
             let state = self.states.entry(session.plane).or_default();
             state.lingering = Some((binds, now + LINGER));
         }
+    }
+
+    /// How far a data plane is by what its instances said so far.
+    fn advance(&mut self, plane: PlaneId) {
+        let sessions: Vec<&Session> =
+            self.sessions.values().filter(|session| session.plane == plane).collect();
+        self.states.entry(plane).or_default().advance(&sessions, self.sequence, self.aged);
     }
 
     fn of_plane(&self, plane: PlaneId) -> impl Iterator<Item = &Session> {
@@ -283,7 +297,9 @@ impl Fleet {
         if lane.number != said.number {
             return false;
         }
-        let Some(under_way) = lane.under_way.take_if(|under_way| under_way.rest.is_none()) else { return false };
+        let Some(under_way) = lane.under_way.take_if(|under_way| under_way.rest.is_none()) else {
+            return false;
+        };
         lane.runs = under_way.sequence;
         session.rejected = said.rejected.into_iter().map(|one| (one.key, one.reason)).collect();
         if let Some(report) = said.report {
@@ -407,7 +423,8 @@ impl PlaneState {
 fn binds(place: &str, sessions: &[&Session], state: &PlaneState) -> Vec<BindReport> {
     let mut all: BTreeMap<(u32, bool), BindReport> = BTreeMap::new();
     let lingering = state.lingering.iter().flat_map(|(binds, _)| binds);
-    let ready = sessions.iter().filter(|session| session.report.ready).flat_map(|session| &session.report.binds);
+    let ready =
+        sessions.iter().filter(|session| session.report.ready).flat_map(|session| &session.report.binds);
     // Of those that are not ready only what is wrong counts.
     let others = sessions.iter().filter(|session| !session.report.ready);
     let errors = others.flat_map(|session| &session.report.binds).filter(|bind| !bind.error.is_empty());

@@ -96,7 +96,12 @@ pub(super) async fn begin(
 }
 
 /// Takes in what an instance says.
-async fn listen(shared: Arc<Shared>, id: SessionId, mut said: Streaming<FromPlane>, ended: CancellationToken) {
+async fn listen(
+    shared: Arc<Shared>,
+    id: SessionId,
+    mut said: Streaming<FromPlane>,
+    ended: CancellationToken,
+) {
     let taking = async {
         while let Ok(Some(message)) = said.message().await {
             match message.said {
@@ -111,7 +116,11 @@ async fn listen(shared: Arc<Shared>, id: SessionId, mut said: Streaming<FromPlan
                     shared.config.status.stale.add(1);
                     let whose = shared.fleet.lock().whose(id);
                     let name = whose.map(|(name, _)| name.to_string()).unwrap_or_default();
-                    tracing::warn!(data_plane = name, reason = refused.reason, "a data plane has a newer state");
+                    tracing::warn!(
+                        data_plane = name,
+                        reason = refused.reason,
+                        "a data plane has a newer state"
+                    );
                     return;
                 }
                 // A second Hello says nothing, nor does what a newer release says.
@@ -147,7 +156,9 @@ impl Following {
         loop {
             match self.shared.lead() {
                 Ok(epoch) if epoch == self.epoch => {}
-                Ok(_) => return Some(Err(Status::unavailable("the leader changed and is this process again"))),
+                Ok(_) => {
+                    return Some(Err(Status::unavailable("the leader changed and is this process again")));
+                }
                 Err(status) => return Some(Err(status)),
             }
             let now = Instant::now();

@@ -80,7 +80,6 @@ enum Role {
     Other,
 }
 
-
 impl Graph {
     /// The data plane of this name, whether it has anything or not.
     pub(crate) fn plane(&mut self, name: &DataPlaneName) -> PlaneId {
@@ -220,7 +219,13 @@ impl Graph {
     }
 
     /// A listener is another data plane's now, and with it what is attached.
-    fn move_listener(&mut self, key: &Key, old: Option<PlaneId>, new: Option<PlaneId>, touched: &mut Touched) {
+    fn move_listener(
+        &mut self,
+        key: &Key,
+        old: Option<PlaneId>,
+        new: Option<PlaneId>,
+        touched: &mut Touched,
+    ) {
         let routes: Vec<Key> =
             self.attached.get(key).map(|routes| routes.iter().cloned().collect()).unwrap_or_default();
         for key in routes.iter().chain([key]) {
@@ -326,7 +331,11 @@ impl Graph {
                 None => _ = entries.remove(&key),
             }
             let changed = changed.entry(plane).or_default();
-            if is_swap { changed.endpoints.insert(key) } else { changed.configuration.insert(key) };
+            if is_swap {
+                changed.endpoints.insert(key)
+            } else {
+                changed.configuration.insert(key)
+            };
         }
         changed
     }

@@ -145,7 +145,11 @@ impl Door {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: http::Request<Incoming>, peer: Option<Peer>) -> http::Response<Body> {
+    async fn answer(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+        peer: Option<Peer>,
+    ) -> http::Response<Body> {
         match request.uri().path() {
             wire::BOOTSTRAP => {
                 let codec = ProstCodec::<CertificateReply, BootstrapRequest>::default();
@@ -182,7 +186,10 @@ impl Door {
     }
 
     /// A token for a certificate.
-    async fn bootstrap(self: Arc<Self>, request: BootstrapRequest) -> Result<Response<CertificateReply>, Status> {
+    async fn bootstrap(
+        self: Arc<Self>,
+        request: BootstrapRequest,
+    ) -> Result<Response<CertificateReply>, Status> {
         self.lead()?;
         let name: DataPlaneName = request
             .data_plane
@@ -207,7 +214,11 @@ impl Door {
     }
 
     /// A certificate for the next one of the same name.
-    fn renew(&self, peer: Option<Peer>, request: &RenewRequest) -> Result<Response<CertificateReply>, Status> {
+    fn renew(
+        &self,
+        peer: Option<Peer>,
+        request: &RenewRequest,
+    ) -> Result<Response<CertificateReply>, Status> {
         let peer = self.known(peer)?;
         self.lead()?;
         self.issue(&peer.name, &request.public_key)
@@ -232,7 +243,9 @@ impl Door {
 
     fn known(&self, peer: Option<Peer>) -> Result<Peer, Status> {
         peer.filter(|peer| peer.not_after > unix_seconds()).ok_or_else(|| {
-            self.refuse(Status::unauthenticated("a data plane's certificate is needed; a token gives the first"))
+            self.refuse(Status::unauthenticated(
+                "a data plane's certificate is needed; a token gives the first",
+            ))
         })
     }
 

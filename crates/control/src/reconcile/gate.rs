@@ -322,7 +322,12 @@ mod tests {
     }
 
     /// As where each Gateway has a data plane of its name.
-    fn offer_of(gate: &mut Gate, key: ObjectKey, status: Status, now: Instant) -> Option<(ObjectKey, Status)> {
+    fn offer_of(
+        gate: &mut Gate,
+        key: ObjectKey,
+        status: Status,
+        now: Instant,
+    ) -> Option<(ObjectKey, Status)> {
         gate.offer(key, status, grounds, now)
     }
 
@@ -383,7 +388,10 @@ mod tests {
         gate.sent(1, vec!["httproute/default/r".to_owned()], now);
         assert!(offer(&mut gate, route(), route_status(), now).is_none());
         let later = now + Duration::from_millis(900);
-        assert!(offer(&mut gate, route(), route_status(), later).is_none(), "a new status does not start it anew");
+        assert!(
+            offer(&mut gate, route(), route_status(), later).is_none(),
+            "a new status does not start it anew"
+        );
         assert!(gate.release(later).is_empty());
         assert_eq!(gate.next_deadline(), Some(now + Duration::from_secs(1)));
         assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 1);
@@ -443,7 +451,10 @@ mod tests {
         gate.sent(1, Vec::new(), now);
         assert!(offer_of(&mut gate, gateway(), gateway_status(true), now).is_none());
         assert!(offer_of(&mut gate, other.clone(), gateway_status(true), now).is_none());
-        assert!(offer_of(&mut gate, route(), route_status(), now).is_none(), "its Gateway claims to be programmed");
+        assert!(
+            offer_of(&mut gate, route(), route_status(), now).is_none(),
+            "its Gateway claims to be programmed"
+        );
         gate.applied(&planes(&[("g", 1), ("nobody", 0)]));
         let told: Vec<ObjectKey> = gate.release(now).into_iter().map(|(key, _)| key).collect();
         assert_eq!(told, [gateway(), route()]);

@@ -57,6 +57,8 @@ struct State {
     delayed: BTreeMap<String, Vec<String>>,
     /// Reads of single objects.
     reads: Vec<String>,
+    /// Tokens with their user and audience.
+    tokens: BTreeMap<String, (String, String)>,
     /// Adds a field to every entry of a route's status that lacks it, as a schema's default would.
     defaults: bool,
 }
@@ -119,6 +121,11 @@ impl Api {
     /// Writes since the beginning whose path contains `part`.
     pub(crate) fn writes(&self, part: &str) -> Vec<(String, String, Value)> {
         self.lock().writes.iter().filter(|(_, path, _)| path.contains(part)).cloned().collect()
+    }
+
+    /// From now on a token is known as this user's, for this audience.
+    pub(crate) fn know_token(&self, token: &str, user: &str, audience: &str) {
+        self.lock().tokens.insert(token.to_owned(), (user.to_owned(), audience.to_owned()));
     }
 
     /// From now on the server adds defaults to statuses of routes.
@@ -203,6 +210,9 @@ impl Api {
         if let Some(answer) = state.discovery(&path) {
             return answer;
         }
+        if path.ends_with("/tokenreviews") {
+            return json_answer(StatusCode::CREATED, &state.review(&body));
+        }
         let Some(place) = state.place(&path) else { return status(StatusCode::NOT_FOUND, "NotFound") };
         match parts.method {
             Method::GET if query.contains("watch=true") => state.watch(&path, &place, &query),
@@ -258,6 +268,19 @@ impl State {
             && !self.unserved.contains(&(group.to_owned(), version.to_owned(), plural.to_owned()))
     }
 
+    /// As a server that knows audiences.
+    fn review(&self, question: &Value) -> Value {
+        let asked = &question["spec"]["audiences"];
+        let known = self.tokens.get(question["spec"]["token"].as_str().unwrap_or_default());
+        let known = known.filter(|(_, audience)| asked.as_array().unwrap().contains(&json!(audience)));
+        match known {
+            Some((user, audience)) => json!({"status": {
+                "authenticated": true, "user": {"username": user}, "audiences": [audience],
+            }}),
+            None => json!({"status": {"error": "token or audience is not known"}}),
+        }
+    }
+
     fn discovery(&self, path: &str) -> Option<Response<AnswerBody>> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (group, version) = match parts[..] {
@@ -294,7 +317,9 @@ impl State {
             _ => return None,
         };
         let name = (plural.to_owned(), namespace.to_owned(), name.to_owned());
-        self.is_served(group, version, plural).then_some(Place { name, status })
+        // Secrets are read and written by name, and not watched.
+        let is_there = plural == "secrets" || self.is_served(group, version, plural);
+        is_there.then_some(Place { name, status })
     }
 
     fn list(&self, place: &Place) -> Response<AnswerBody> {

@@ -53,7 +53,12 @@ impl Ran {
             .rejects
             .iter()
             .map(|(key, reason)| weir_model::resource::Rejected { key: key.clone(), reason: reason.clone() });
-        Applied { sequence, binds: binds.into_values().collect(), rejected: rejected.collect(), ..Applied::default() }
+        Applied {
+            sequence,
+            binds: binds.into_values().collect(),
+            rejected: rejected.collect(),
+            ..Applied::default()
+        }
     }
 }
 

@@ -39,7 +39,8 @@ pub enum Presence {
 /// Where a Gateway is to be found, as provisioning says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// IP literals (IPv6 without brackets) on which the data plane is to bind the Gateway's listeners.
+    /// IP literals (IPv6 without brackets) on which the data plane is to bind the Gateway's listeners, or the one place of a data
+    /// plane (`DataPlaneName::place`). Nothing here looks inside.
     pub bind: Vec<String>,
     /// What goes into the Gateway's status: where clients reach it.
     pub published: Vec<GatewayStatusAddress>,

@@ -29,7 +29,8 @@ use tonic_prost::ProstCodec;
 use weir_control::Backoff;
 use weir_model::wire::{
     self, Acknowledged, BootstrapRequest, CertificateReply, FromPlane, Hello, LEADER_METADATA, Lane,
-    MESSAGE_MAX, OLDEST_PROTOCOL, PROTOCOL, Part, Refused, RenewRequest, Said, Splits, ToPlane, Told, Welcome,
+    MESSAGE_MAX, OLDEST_PROTOCOL, PROTOCOL, Part, Refused, RenewRequest, Said, Splits, ToPlane, Told,
+    Welcome,
 };
 
 use super::identity::{NewKey, client_config, server_name};
@@ -190,7 +191,8 @@ impl Link {
 
     /// Every address once, until one of them has served.
     async fn round(&mut self) -> End {
-        let mut last = LinkError::Connect(anyhow!("--controller {}: no address", self.plane.options.controller));
+        let mut last =
+            LinkError::Connect(anyhow!("--controller {}: no address", self.plane.options.controller));
         let controller = self.plane.options.controller.clone();
         let mut addresses = match resolve(&controller).await {
             Ok(addresses) => addresses,
@@ -232,7 +234,8 @@ impl Link {
         match self.serve_from(address).await {
             Ok(end) => end,
             Err(error) => {
-                let is_elsewhere = matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
+                let is_elsewhere =
+                    matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
                 if !is_elsewhere {
                     self.doubts = self.doubts.saturating_add(1);
                 }
@@ -478,7 +481,10 @@ impl Plane {
 }
 
 /// Opens the stream; what it sends is what comes out of `saying`.
-async fn begin(channel: &Channel, saying: mpsc::Receiver<FromPlane>) -> Result<Streaming<ToPlane>, LinkError> {
+async fn begin(
+    channel: &Channel,
+    saying: mpsc::Receiver<FromPlane>,
+) -> Result<Streaming<ToPlane>, LinkError> {
     let mut grpc = channel.grpc();
     let calling = async {
         grpc.ready().await.map_err(|error| Box::new(Status::unavailable(error.to_string())))?;

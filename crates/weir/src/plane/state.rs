@@ -80,8 +80,11 @@ impl State {
         let lane = part.lane();
         let at = usize::from(lane == Lane::Endpoints);
         let number = part.number;
-        let gathering = self.gathering[at]
-            .get_or_insert_with(|| Gathering { number, full: part.full, ..Gathering::default() });
+        let gathering = self.gathering[at].get_or_insert_with(|| Gathering {
+            number,
+            full: part.full,
+            ..Gathering::default()
+        });
         if gathering.number != number {
             return Err(TakeError::Order(number, gathering.number));
         }

@@ -188,7 +188,12 @@ impl AdminSource for PlaneStatus {
         let help = "Whether the state of the last run is served, which no controller has confirmed.";
         one("last_known_good", "gauge", help, flag(&self.last_known_good));
         let ends = self.certificate_ends.load(Relaxed);
-        one("certificate_end_seconds", "gauge", "When the certificate ends, in Unix time; 0 without one.", ends);
+        one(
+            "certificate_end_seconds",
+            "gauge",
+            "When the certificate ends, in Unix time; 0 without one.",
+            ends,
+        );
         let skew = self.skew_seconds.load(Relaxed);
         one("clock_skew_seconds", "gauge", "This clock less the controller's, at the last connection.", skew);
         let count = |counter: &AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);

@@ -188,8 +188,9 @@ impl Controller {
         let sequence = self.sequence;
         eventually(&format!("{name} runs update {sequence}"), || {
             let applied = self.applied();
-            let is_there =
-                |plane: &weir_model::resource::PlaneApplied| plane.place == place && plane.sequence >= sequence;
+            let is_there = |plane: &weir_model::resource::PlaneApplied| {
+                plane.place == place && plane.sequence >= sequence
+            };
             applied.planes.iter().any(is_there).then_some(applied)
         })
     }
@@ -228,8 +229,7 @@ impl DataPlane {
     fn wait_unready(&self, words: &str) {
         eventually(&format!("the data plane says {words:?}\n{}", self.process.stderr()), || {
             let (status, text) = self.ready();
-            assert_ne!(status, 200, "{text}");
-            text.contains(words).then_some(())
+            (status != 200 && text.contains(words)).then_some(())
         });
     }
 
@@ -256,7 +256,8 @@ fn origin(name: &'static str) -> SocketAddr {
             let mut head = [0; 4096];
             let _ = stream.read(&mut head);
             let length = name.len();
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}");
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -427,13 +428,15 @@ fn certificates_are_renewed_and_the_authority_rotated_while_requests_go_on() {
     std::fs::remove_file(&token).expect("it was there");
     let annotated = json!({"metadata": {"annotations": {"weir.dev/rotate-authority": "true"}}});
     cluster.runtime.block_on(async {
-        let secrets = kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+        let secrets =
+            kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
         let patch = Patch::Merge(&annotated);
         secrets.patch(SECRET, &PatchParams::default(), &patch).await.expect("the Secret is there");
     });
     let mut open = Connection::open(SocketAddr::new(plane.address, port)).expect("it listens");
     let mut asked = 0;
-    let authority = |pem: &str, at: usize| pem.split_inclusive("-----END CERTIFICATE-----\n").nth(at).map(str::to_owned);
+    let authority =
+        |pem: &str, at: usize| pem.split_inclusive("-----END CERTIFICATE-----\n").nth(at).map(str::to_owned);
     let old = authority(&before, 0).expect("one");
     within(Duration::from_secs(90), "a new authority signs, and the certificate is of it", || {
         assert_eq!(open.get("example.com", "/").expect("no request fails").text(), "one");
@@ -456,7 +459,8 @@ fn certificates_are_renewed_and_the_authority_rotated_while_requests_go_on() {
 fn a_standby_points_to_the_leader_and_an_older_leader_is_refused() {
     let cluster = Cluster::new();
     let port = free_address().port();
-    let mut leader = cluster.start_as(free_address(), AuthorityPolicy::default(), Leadership::Leader { epoch: 7 });
+    let mut leader =
+        cluster.start_as(free_address(), AuthorityPolicy::default(), Leadership::Leader { epoch: 7 });
     leader.send(&cluster, full(site("weir-g", port, origin("one"))));
     let pointed = Leadership::Standby { leader: Some(leader.address.to_string()) };
     let mut standby = cluster.start_as(free_address(), AuthorityPolicy::default(), pointed);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weir_model::resource::{
-    Attachment, Backend, Body, CaBundle, Certificate, DataPlaneName, Endpoint, Endpoints, HttpRoute, HttpRule, L4Route,
-    Listener, ListenerTls, Resource, Update, WeightedBackend,
+    Attachment, Backend, Body, CaBundle, Certificate, DataPlaneName, Endpoint, Endpoints, HttpRoute,
+    HttpRule, L4Route, Listener, ListenerTls, Resource, Update, WeightedBackend,
 };
 
 use super::{Changed, Graph, PlaneId};
@@ -33,7 +33,8 @@ pub(crate) fn route(name: &str, listeners: &[&str], services: &[&str]) -> Resour
         listener_key: format!("listener/default/{name}"),
         hostnames: vec![String::new()],
     };
-    let rule = HttpRule { backends: services.iter().map(|name| weighted(name)).collect(), ..HttpRule::default() };
+    let rule =
+        HttpRule { backends: services.iter().map(|name| weighted(name)).collect(), ..HttpRule::default() };
     body(Body::HttpRoute(HttpRoute {
         key: format!("httproute/default/{name}"),
         attachments: listeners.iter().map(attached).collect(),
@@ -43,7 +44,11 @@ pub(crate) fn route(name: &str, listeners: &[&str], services: &[&str]) -> Resour
 }
 
 fn weighted(service: &str) -> WeightedBackend {
-    WeightedBackend { weight: 1, backend_key: format!("backend/default/{service}/80"), ..WeightedBackend::default() }
+    WeightedBackend {
+        weight: 1,
+        backend_key: format!("backend/default/{service}/80"),
+        ..WeightedBackend::default()
+    }
 }
 
 pub(crate) fn backend(service: &str, authority: Option<&str>) -> Resource {
@@ -233,10 +238,8 @@ enum Edit {
 fn edits() -> impl Strategy<Value = Vec<Vec<Edit>>> {
     let name = || (0..4_usize).prop_map(|index| ["a", "b", "c", "d"][index]);
     let names = || proptest::collection::vec(name(), 0..3);
-    let place = prop_oneof![
-        name().prop_map(|name| format!("plane:default/{name}")),
-        Just("127.0.0.1".to_owned()),
-    ];
+    let place =
+        prop_oneof![name().prop_map(|name| format!("plane:default/{name}")), Just("127.0.0.1".to_owned()),];
     let put = prop_oneof![
         (name(), place, proptest::option::of(name())).prop_map(|(n, p, c)| listener(n, &p, c)),
         (name(), names(), names()).prop_map(|(n, listeners, services)| route(n, &listeners, &services)),

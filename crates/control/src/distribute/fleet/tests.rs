@@ -1,0 +1,335 @@
+//! What instances are sent, and how far they are said to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use weir_model::resource::{Applied, BindReport, Rejected, Update};
+use weir_model::wire::{Acknowledged, Entry, Held, Hello, Lane, Part, Report};
+
+use super::super::graph::tests::{backend, certificate, endpoints, listener, plane, route, upserts};
+use super::{Fleet, Next, Parting, SessionId};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The set as an instance has it.
+#[derive(Default)]
+struct Instance {
+    entries: BTreeMap<String, Entry>,
+    messages: usize,
+}
+
+impl Instance {
+    fn take(&mut self, part: &Part) {
+        if part.full {
+            self.entries.clear();
+        }
+        for key in &part.removals {
+            self.entries.remove(key);
+        }
+        self.entries.extend(part.upserts.iter().map(|entry| (entry.key.clone(), entry.clone())));
+        self.messages += usize::from(part.last);
+    }
+}
+
+fn update(sequence: u64, update: Update) -> Update {
+    Update { sequence, settled: true, ..update }
+}
+
+fn first() -> Update {
+    let place = "plane:default/a";
+    update(
+        1,
+        upserts(vec![
+            listener("a", place, Some("a")),
+            certificate("a", 1),
+            route("r", &["a"], &["one"]),
+            backend("one", None),
+            endpoints("one", 1),
+        ]),
+    )
+}
+
+fn hello(run: &'static str, held: Vec<Held>) -> Hello {
+    Hello { run: run.into(), instance: run.to_owned(), held, ..Hello::default() }
+}
+
+fn connect(fleet: &mut Fleet, run: &'static str) -> SessionId {
+    fleet.connect(&plane("a"), hello(run, Vec::new()), Arc::<Notify>::default())
+}
+
+fn part(fleet: &mut Fleet, id: SessionId, now: Instant) -> Option<Part> {
+    match fleet.next(id, 1, now) {
+        Next::Part(part) => Some(part),
+        Next::Nothing => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn report(ready: bool) -> Report {
+    let bind = BindReport { address: "::".to_owned(), port: 80, bound_port: 80, ..BindReport::default() };
+    Report { ready, binds: vec![bind], draining: false }
+}
+
+fn acknowledge(fleet: &mut Fleet, id: SessionId, part: &Part, ready: bool) -> bool {
+    let report = Some(report(ready));
+    fleet
+        .acknowledged(id, Acknowledged { lane: part.lane, number: part.number, rejected: Vec::new(), report })
+}
+
+/// Takes and acknowledges all that there is.
+fn drink(fleet: &mut Fleet, id: SessionId, instance: &mut Instance, now: Instant) {
+    while let Some(part) = part(fleet, id, now) {
+        instance.take(&part);
+        if part.last {
+            assert!(acknowledge(fleet, id, &part, true));
+        }
+    }
+}
+
+fn of<'a>(applied: &'a Applied, name: &str) -> &'a weir_model::resource::PlaneApplied {
+    applied.planes.iter().find(|one| one.place == plane(name).place()).unwrap()
+}
+
+#[test]
+fn nothing_is_sent_before_the_set_is_complete() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    let id = connect(&mut fleet, "x");
+    assert_eq!(part(&mut fleet, id, now), None, "it would take everything away");
+    fleet.apply(&Update { settled: false, ..first() }, now);
+    assert_eq!(part(&mut fleet, id, now), None, "something is still waited for");
+    assert!(part(&mut fleet, id, now + 3 * SECOND).is_some(), "not for ever");
+    let mut fleet = Fleet::default();
+    let id = connect(&mut fleet, "x");
+    fleet.apply(&first(), now);
+    assert!(part(&mut fleet, id, now).is_some());
+}
+
+#[test]
+fn who_has_most_of_it_is_sent_the_rest() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let mut known = Instance::default();
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut known, now);
+    assert_eq!(known.entries.len(), 5);
+    let mut held: Vec<Held> = known
+        .entries
+        .values()
+        .map(|entry| Held { key: entry.key.clone(), hash: entry.hash.clone() })
+        .collect();
+    held.push(Held { key: "httproute/default/gone".to_owned(), hash: Default::default() });
+    held.retain(|held| !held.key.starts_with("certificate"));
+    let again = fleet.connect(&plane("a"), hello("y", held), Arc::default());
+    let part = part(&mut fleet, again, now).unwrap();
+    assert!(!part.full && part.last);
+    assert_eq!(part.upserts.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["certificate/a"]);
+    assert_eq!(part.removals, ["httproute/default/gone"]);
+}
+
+#[test]
+fn what_changes_while_an_instance_is_slow_is_one_message() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    let begun = part(&mut fleet, id, now).unwrap();
+    for sequence in 2..1_000 {
+        let name = format!("r{sequence}");
+        let before = format!("httproute/default/r{}", sequence - 1);
+        let mut change = upserts(vec![route(&name, &["a"], &["one"])]);
+        change.removals.push(before);
+        fleet.apply(&update(sequence, change), now);
+    }
+    assert_eq!(part(&mut fleet, id, now), None, "one message at a time");
+    let mut instance = Instance::default();
+    instance.take(&begun);
+    acknowledge(&mut fleet, id, &begun, true);
+    drink(&mut fleet, id, &mut instance, now);
+    assert_eq!(instance.messages, 2);
+    assert!(instance.entries.contains_key("httproute/default/r999"));
+    assert_eq!(instance.entries.len(), 6);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 999);
+}
+
+#[test]
+fn keys_that_come_and_go_do_not_pile_up() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    let begun = part(&mut fleet, id, now).unwrap();
+    for sequence in 2..12_000 {
+        let mut change = upserts(vec![route(&format!("r{sequence}"), &["a"], &["one"])]);
+        change.removals.push(format!("httproute/default/r{}", sequence - 1));
+        fleet.apply(&update(sequence, change), now);
+        let waiting: usize = fleet.sessions[&id].lanes.iter().map(|lane| lane.dirty.len()).sum();
+        assert!(waiting < 4_200, "{waiting}");
+    }
+    let mut instance = Instance::default();
+    instance.take(&begun);
+    acknowledge(&mut fleet, id, &begun, true);
+    let all = part(&mut fleet, id, now).unwrap();
+    assert!(all.full, "everything, since nobody knows any more what went");
+    instance.take(&all);
+    assert_eq!(instance.entries.len(), 6);
+}
+
+#[test]
+fn endpoints_do_not_wait_for_a_route_that_is_under_way() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    fleet.apply(&update(2, upserts(vec![route("new", &["a"], &["one"])])), now);
+    let slow = part(&mut fleet, id, now).unwrap();
+    assert_eq!(slow.lane(), Lane::Configuration);
+    fleet.apply(&update(3, upserts(vec![endpoints("one", 2)])), now);
+    let fast = part(&mut fleet, id, now).unwrap();
+    assert_eq!((fast.lane(), fast.last, fast.upserts.len()), (Lane::Endpoints, true, 1));
+    acknowledge(&mut fleet, id, &fast, true);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 1, "the route does not run yet");
+    acknowledge(&mut fleet, id, &slow, true);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 3);
+}
+
+#[test]
+fn one_that_does_not_acknowledge_is_let_go() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    let begun = part(&mut fleet, id, now).unwrap();
+    assert!(!acknowledge(&mut fleet, id, &Part { number: 9, ..begun }, true), "that was not sent");
+    assert_eq!(fleet.next(id, 1, now + 59 * SECOND), Next::Nothing);
+    assert_eq!(fleet.next(id, 1, now + 60 * SECOND), Next::End(Parting::Slow));
+}
+
+#[test]
+fn a_later_stream_of_the_same_process_takes_the_place_of_the_first() {
+    let mut fleet = Fleet::default();
+    let first = connect(&mut fleet, "x");
+    let other = connect(&mut fleet, "y");
+    let second = connect(&mut fleet, "x");
+    let now = Instant::now();
+    assert_eq!(fleet.next(first, 1, now), Next::End(Parting::Replaced));
+    assert_eq!(fleet.next(other, 1, now), Next::Nothing);
+    assert_eq!(fleet.next(second, 1, now), Next::Nothing);
+}
+
+#[test]
+fn an_update_runs_when_a_ready_instance_and_all_others_run_it_or_had_the_time() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let (x, y) = (connect(&mut fleet, "x"), connect(&mut fleet, "y"));
+    let begun = part(&mut fleet, x, now).unwrap();
+    acknowledge(&mut fleet, x, &begun, false);
+    let applied = fleet.applied(now);
+    assert_eq!((of(&applied, "a").sequence, of(&applied, "a").connected), (0, 2), "nobody is ready");
+    assert!(applied.binds.is_empty());
+    fleet.reported(x, report(true));
+    let applied = fleet.applied(now);
+    assert_eq!(
+        (of(&applied, "a").sequence, of(&applied, "a").ready),
+        (0, 1),
+        "the other does not run it yet"
+    );
+    assert_eq!(applied.binds[0].address, "plane:default/a");
+    let late = fleet.applied_deadline().unwrap();
+    assert_eq!(late, now + 5 * SECOND);
+    assert_eq!(of(&fleet.applied(late), "a").sequence, 1, "it had its time");
+    fleet.apply(&update(2, upserts(vec![route("new", &["a"], &["one"])])), late);
+    let begun = part(&mut fleet, y, late).unwrap();
+    acknowledge(&mut fleet, y, &begun, true);
+    assert_eq!(of(&fleet.applied(late), "a").sequence, 1);
+    let begun = part(&mut fleet, x, late).unwrap();
+    acknowledge(&mut fleet, x, &begun, true);
+    assert_eq!(of(&fleet.applied(late), "a").sequence, 2);
+}
+
+#[test]
+fn a_data_plane_that_is_not_there_holds_up_nobody_else() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    fleet.apply(&update(2, upserts(vec![listener("b", "plane:default/b", None)])), now);
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    let applied = fleet.applied(now);
+    assert_eq!((of(&applied, "a").sequence, of(&applied, "b").sequence, applied.sequence), (2, 0, 2));
+}
+
+#[test]
+fn an_instance_that_went_away_is_believed_to_come_back_for_a_while() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    fleet.disconnect(id, now);
+    let applied = fleet.applied(now);
+    assert_eq!((applied.binds.len(), of(&applied, "a").connected), (1, 0));
+    // What is not for it runs there as ever, and what is for it does not.
+    fleet.apply(&update(2, upserts(vec![listener("b", "plane:default/b", None)])), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 2);
+    fleet.apply(&update(3, upserts(vec![route("new", &["a"], &["one"])])), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 2);
+    let over = now + 10 * SECOND;
+    assert!(fleet.applied_deadline().is_some_and(|deadline| deadline <= over));
+    assert!(fleet.applied(over).binds.is_empty());
+    // One that said that it ends is not waited for.
+    let id = connect(&mut fleet, "y");
+    drink(&mut fleet, id, &mut Instance::default(), over);
+    assert_eq!(fleet.applied(over).binds.len(), 1);
+    fleet.reported(id, Report { ready: false, draining: true, ..report(false) });
+    fleet.disconnect(id, over);
+    assert!(fleet.applied(over).binds.is_empty());
+}
+
+#[test]
+fn what_any_instance_rejects_is_told_until_none_does() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    let begun = part(&mut fleet, id, now).unwrap();
+    let rejected = vec![Rejected { key: "httproute/default/r".to_owned(), reason: "too big".to_owned() }];
+    let said =
+        Acknowledged { lane: begun.lane, number: begun.number, rejected: rejected.clone(), report: None };
+    assert!(fleet.acknowledged(id, said));
+    assert_eq!(fleet.applied(now).rejected, rejected);
+    fleet.disconnect(id, now);
+    assert!(fleet.applied(now).rejected.is_empty());
+}
+
+#[test]
+fn ten_thousand_routes_are_sent_in_bounded_parts_and_one_edit_alone() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    let mut all = first();
+    all.upserts.extend((0..10_000).map(|index| route(&format!("r{index}"), &["a"], &["one"])));
+    fleet.apply(&all, now);
+    let id = connect(&mut fleet, "x");
+    let mut instance = Instance::default();
+    let (mut bytes, mut parts) = (0, 0);
+    while let Some(part) = part(&mut fleet, id, now) {
+        let size = prost::Message::encoded_len(&part);
+        assert!(size < 600 * 1024, "{size}");
+        (bytes, parts) = (bytes + size, parts + 1);
+        instance.take(&part);
+        if part.last {
+            acknowledge(&mut fleet, id, &part, true);
+        }
+    }
+    assert_eq!((instance.messages, instance.entries.len()), (1, 10_005));
+    assert!(parts > 1 && bytes > 1_000_000, "{parts} parts of {bytes} bytes");
+    fleet.apply(&update(2, upserts(vec![route("r7", &["a"], &["other"])])), now);
+    let delta = part(&mut fleet, id, now).unwrap();
+    assert!(delta.last && prost::Message::encoded_len(&delta) < 400);
+}
