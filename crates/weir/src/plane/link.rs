@@ -65,6 +65,8 @@ const INSIST: Duration = Duration::from_secs(300);
 
 /// Between two attempts to renew a certificate at most. Unit: time. Source: ours.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
+/// And at least.
+const RENEW_SOONEST: Duration = Duration::from_secs(1);
 
 /// What is said and not sent yet. Unit: messages. Source: ours.
 const SAID: usize = 16;
@@ -141,7 +143,7 @@ impl Channel {
     {
         let mut grpc = self.grpc();
         let calling = async {
-            grpc.ready().await.map_err(|error| Box::new(Status::unavailable(error.to_string())))?;
+            grpc.ready().await.map_err(|error| Box::new(Status::unknown(error.to_string())))?;
             let codec = ProstCodec::<M, CertificateReply>::default();
             let reply = grpc.unary(Request::new(request), PathAndQuery::from_static(path), codec).await;
             Ok(reply.map_err(Box::new)?.into_inner())
@@ -248,7 +250,11 @@ impl Link {
         let doubted = self.doubts >= DOUBTS && self.doubts % 2 == 1;
         let usable = self.identity.as_ref().is_some_and(|identity| identity.left().is_some());
         if !usable || doubted {
-            self.bootstrap(address).await?;
+            match self.bootstrap(address).await {
+                // What there is may do after all: the API server may be away.
+                Err(error) if usable => tracing::debug!(%error, "the token gave no new certificate"),
+                outcome => outcome?,
+            }
         }
         let channel = self.connect(address, true).await?;
         self.follow(&channel).await
@@ -389,7 +395,7 @@ impl Link {
         // A third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
         let draw = RandomState::new().hash_one(left) % 100;
         let due = left.mul_f64(0.6 + draw as f64 / 1_000.0);
-        let wait = again.map_or(due, |again| again.min(left / 10));
+        let wait = again.map_or(due, |again| again.min(left / 10).max(RENEW_SOONEST));
         let data_plane = identity.data_plane.clone();
         let channel = Channel { send: channel.send.clone(), connection: tokio::spawn(async {}) };
         Box::pin(async move {
@@ -487,7 +493,7 @@ async fn begin(
 ) -> Result<Streaming<ToPlane>, LinkError> {
     let mut grpc = channel.grpc();
     let calling = async {
-        grpc.ready().await.map_err(|error| Box::new(Status::unavailable(error.to_string())))?;
+        grpc.ready().await.map_err(|error| Box::new(Status::unknown(error.to_string())))?;
         let codec = ProstCodec::<FromPlane, ToPlane>::default();
         let request = Request::new(stream_of(saying));
         let reply = grpc.streaming(request, PathAndQuery::from_static(wire::FOLLOW), codec).await;

@@ -456,6 +456,30 @@ fn certificates_are_renewed_and_the_authority_rotated_while_requests_go_on() {
 }
 
 #[test]
+fn an_authority_that_is_lost_costs_the_token_once_more() {
+    let cluster = Cluster::new();
+    let port = free_address().port();
+    let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
+    let at = controller.address;
+    controller.send(&cluster, full(site("weir-g", port, origin("one"))));
+    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+    let plane = cluster.data_plane("weir-g", at, &token, "one");
+    plane.wait_ready();
+    controller.runs("weir-g");
+    controller.end(&cluster);
+    cluster.runtime.block_on(async {
+        let secrets =
+            kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+        secrets.delete(SECRET, &kube::api::DeleteParams::default()).await.expect("the Secret is there");
+    });
+    let mut controller = cluster.start_as(at, AuthorityPolicy::default(), Leadership::Leader { epoch: 2 });
+    controller.send(&cluster, full(site("weir-g", port, origin("two"))));
+    eventually("the new state is served", || (plane.get(port).ok()? == "two").then_some(()));
+    assert_eq!(plane.metric("weir_plane_certificates_total"), 2);
+    controller.end(&cluster);
+}
+
+#[test]
 fn a_standby_points_to_the_leader_and_an_older_leader_is_refused() {
     let cluster = Cluster::new();
     let port = free_address().port();
