@@ -51,6 +51,40 @@ async fn who_does_not_trust_the_authority_does_not_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_a_service_account_is_known_for_its_audience_while_the_account_is_there() {
+    let cli = Cli::start().await;
+    cli.try_run(&["create", "serviceaccount", "robot"]).await;
+    let made = cli.try_run(&["create", "token", "robot", "--audience=weir.dev/controller"]).await;
+    let token = made.out.trim().to_owned();
+    assert!(!token.is_empty(), "{}", made.err);
+    let review = async |audiences: &[&str]| {
+        let question = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": token, "audiences": audiences},
+        });
+        let request = Request::post("/apis/authentication.k8s.io/v1/tokenreviews")
+            .header("content-type", "application/json")
+            .body(question.to_string().into_bytes())
+            .expect("a request");
+        let answer: serde_json::Value = cli.server.client().request(request).await.expect("an answer");
+        answer["status"].clone()
+    };
+    let good = review(&["other", "weir.dev/controller"]).await;
+    assert_eq!(good["authenticated"], true, "{good}");
+    assert_eq!(good["user"]["username"], "system:serviceaccount:default:robot");
+    assert_eq!(good["audiences"], serde_json::json!(["weir.dev/controller"]));
+    for audiences in [&["other"][..], &[]] {
+        let wrong = review(audiences).await;
+        assert_ne!(wrong["authenticated"], true, "{wrong}");
+    }
+    cli.try_run(&["delete", "serviceaccount", "robot"]).await;
+    cli.try_run(&["create", "serviceaccount", "robot"]).await;
+    let gone = review(&["weir.dev/controller"]).await;
+    assert_ne!(gone["authenticated"], true, "another account of the same name: {gone}");
+    cli.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn both_versions_of_http_are_spoken() {
     let cli = Cli::start().await;
     let old = cli.with(("DISABLE_HTTP2", "1"), &["get", "namespace", "default", "-o", "name", "-v=6"]).await;
