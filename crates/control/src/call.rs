@@ -11,7 +11,9 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use kube::api::WatchEvent;
 use serde_json::Value;
 
+use crate::lease::Leadership;
 use crate::metrics::ControlStatus;
+use crate::rights::Right;
 
 /// The longest that one call may take, seconds; a list of a large kind is the slowest of them.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,6 +72,9 @@ pub(crate) enum CallError {
     Transport(String),
     #[error("the answer is not what the API promises: {0}")]
     Answer(String),
+    /// Nothing was sent: another process leads.
+    #[error("this process does not lead")]
+    NotLeading,
 }
 
 impl CallError {
@@ -105,6 +110,16 @@ impl CallError {
     pub(crate) fn is_unprocessable(&self) -> bool {
         self.code() == 422
     }
+
+    pub(crate) fn is_not_leading(&self) -> bool {
+        matches!(self, CallError::NotLeading)
+    }
+
+    /// The server knows us and we may not do this: a matter of rights, not of quotas or policies, which answer with the
+    /// same code.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, CallError::Refused { code: 403, message, .. } if message.contains(" cannot "))
+    }
 }
 
 impl From<kube::Error> for CallError {
@@ -124,25 +139,33 @@ impl From<kube::Error> for CallError {
 pub(crate) enum PatchKind {
     Json,
     Merge,
+    /// Server-side apply under our name; what others own is taken over.
+    Apply,
 }
 
-/// A client with time-outs and counters. Cheap to clone.
+/// A client with time-outs and counters, whose writes only the leader may make. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Caller {
     client: kube::Client,
     status: Arc<ControlStatus>,
+    leadership: Leadership,
 }
 
 impl Caller {
-    pub(crate) fn new(client: kube::Client, status: Arc<ControlStatus>) -> Caller {
-        Caller { client, status }
+    /// Every write asks `leadership` first.
+    pub(crate) fn new(client: kube::Client, status: Arc<ControlStatus>, leadership: Leadership) -> Caller {
+        Caller { client, status, leadership }
+    }
+
+    pub(crate) fn leadership(&self) -> &Leadership {
+        &self.leadership
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value, CallError> {
         self.call(http::Request::get(path), Vec::new()).await
     }
 
-    /// A whole list in the pages that the server gives, or its metadata alone.
+    /// A whole list in the pages that the server gives, or its metadata alone. `path` may end in a query that selects.
     pub(crate) async fn list(
         &self,
         path: &str,
@@ -151,10 +174,10 @@ impl Caller {
         let mut items = Vec::new();
         let mut proceed = String::new();
         loop {
-            let uri = match proceed.as_str() {
-                "" => format!("{path}?limit={LIST_PAGE_OBJECTS}"),
-                token => format!("{path}?limit={LIST_PAGE_OBJECTS}&continue={}", percent_encode(token)),
-            };
+            let mut uri = format!("{}limit={LIST_PAGE_OBJECTS}", with_query(path));
+            if !proceed.is_empty() {
+                uri = format!("{uri}&continue={}", percent_encode(&proceed));
+            }
             let mut request = http::Request::get(uri);
             if metadata_only {
                 request = request.header(ACCEPT, METADATA_LIST);
@@ -180,7 +203,8 @@ impl Caller {
         metadata_only: bool,
     ) -> Result<impl Stream<Item = Result<WatchEvent<Value>, CallError>> + Send + use<>, CallError> {
         let uri = format!(
-            "{path}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
+            "{}watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
+            with_query(path),
             percent_encode(resource_version)
         );
         let mut request = http::Request::get(uri);
@@ -188,7 +212,8 @@ impl Caller {
             request = request.header(ACCEPT, METADATA_LIST.replace("List;", ";").as_str());
         }
         let request = request.body(Vec::new()).map_err(|error| CallError::Answer(error.to_string()))?;
-        let started = self.bounded(self.client.request_events::<Value>(request)).await?;
+        let right = Right::of(request.method(), request.uri());
+        let started = self.bounded(right, self.client.request_events::<Value>(request)).await?;
         Ok(StreamExt::map(started, |event| event.map_err(CallError::from)))
     }
 
@@ -198,11 +223,14 @@ impl Caller {
     }
 
     pub(crate) async fn patch(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<Value, CallError> {
-        let media = match kind {
-            PatchKind::Json => "application/json-patch+json",
-            PatchKind::Merge => "application/merge-patch+json",
+        let (media, force) = match kind {
+            PatchKind::Json => ("application/json-patch+json", ""),
+            PatchKind::Merge => ("application/merge-patch+json", ""),
+            // JSON is YAML.
+            PatchKind::Apply => ("application/apply-patch+yaml", "&force=true"),
         };
-        let request = http::Request::patch(with_field_manager(path)).header(CONTENT_TYPE, media);
+        let uri = format!("{}{force}", with_field_manager(path));
+        let request = http::Request::patch(uri).header(CONTENT_TYPE, media);
         self.call(request, patch.to_string().into_bytes()).await
     }
 
@@ -213,10 +241,18 @@ impl Caller {
 
     async fn call(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, CallError> {
         let request = request.body(body).map_err(|error| CallError::Answer(error.to_string()))?;
-        self.bounded(self.client.request::<Value>(request)).await
+        if request.method() != http::Method::GET && !self.leadership.holds() {
+            return Err(CallError::NotLeading);
+        }
+        let right = Right::of(request.method(), request.uri());
+        self.bounded(right, self.client.request::<Value>(request)).await
     }
 
-    async fn bounded<T>(&self, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CallError> {
+    async fn bounded<T>(
+        &self,
+        right: Right,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, CallError> {
         let answer = match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(answer) => answer.map_err(CallError::from),
             Err(_elapsed) => Err(CallError::TimedOut(CALL_TIMEOUT)),
@@ -226,6 +262,11 @@ impl Caller {
             && !error.is_conflict()
         {
             self.status.call_errors.add(1);
+        }
+        match &answer {
+            Err(error) if error.is_denied() => self.status.rights.deny(right),
+            Err(CallError::Transport(_) | CallError::TimedOut(_)) => {}
+            _ => self.status.rights.grant(&right),
         }
         answer
     }
@@ -239,6 +280,11 @@ pub(crate) const WATCH_SECONDS: u64 = 290;
 
 /// The name under which our writes appear in `managedFields`.
 pub(crate) const FIELD_MANAGER: &str = "weir";
+
+/// A path to which a query can be added.
+fn with_query(path: &str) -> String {
+    format!("{path}{}", if path.contains('?') { '&' } else { '?' })
+}
 
 fn with_field_manager(path: &str) -> String {
     format!("{path}?fieldManager={FIELD_MANAGER}")

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::rights::{Right, Rights};
+
 /// A number that only its owner's events change.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -33,6 +35,7 @@ macro_rules! control_status {
         pub struct ControlStatus {
             $($(#[doc = $help])+ pub $field: Number,)+
             ready: AtomicBool,
+            pub(crate) rights: Rights,
         }
 
         impl ControlStatus {
@@ -56,6 +59,7 @@ macro_rules! control_status {
                      # TYPE weir_control_ready gauge\nweir_control_ready {}\n",
                     u8::from(self.ready()),
                 );
+                self.render_denied(&mut out);
                 out
             }
         }
@@ -109,6 +113,10 @@ control_status! {
     counter "weir_control_events_dropped_total" events_dropped;
     /// Writes of provisioned objects.
     counter "weir_control_provision_writes_total" provision_writes;
+    /// Provisioned objects that are not as they should be now.
+    gauge "weir_control_provision_pending" provision_pending;
+    /// Whether this process leads: writes, provisions and serves data planes.
+    gauge "weir_control_leader" leader;
     /// Calls to the API that failed, except NotFound and Conflict.
     counter "weir_control_call_errors_total" call_errors;
 }
@@ -117,6 +125,25 @@ impl ControlStatus {
     /// Whether every kind's first list is complete and the first update was sent.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// What the API refuses us for want of rights, now.
+    pub fn denied(&self) -> Vec<Right> {
+        self.rights.denied()
+    }
+
+    /// The one series with labels: there is none of it where all rights are there.
+    fn render_denied(&self, out: &mut String) {
+        out.push_str(
+            "# HELP weir_control_denied Rights that the API refuses now.\n# TYPE weir_control_denied gauge\n",
+        );
+        for right in self.denied() {
+            let Right { verb, resource, namespace } = right;
+            let _ = writeln!(
+                out,
+                "weir_control_denied{{verb=\"{verb}\",resource=\"{resource}\",namespace=\"{namespace}\"}} 1"
+            );
+        }
     }
 
     pub(crate) fn set_ready(&self) {

@@ -7,7 +7,7 @@
 //! delay between an event and its delivery.
 
 mod discovery;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,30 +26,31 @@ use crate::metrics::ControlStatus;
 
 /// What a watch tells.
 #[derive(Debug)]
-pub(crate) enum SourceEvent {
+pub(crate) enum SourceEvent<K = Kind> {
     /// The kind is read in this version from now on, or is not served. Its objects stay until the next list.
     Served {
-        kind: Kind,
+        kind: K,
         version: Option<&'static str>,
     },
-    /// Every object of the kind: whatever is not here is gone.
+    /// Every object of the kind, in the namespace where one is named: whatever is not here is gone.
     Listed {
-        kind: Kind,
+        kind: K,
+        namespace: String,
         resource_version: String,
         objects: Vec<Value>,
     },
     /// One object, new or changed.
     Applied {
-        kind: Kind,
+        kind: K,
         object: Value,
     },
     Deleted {
-        kind: Kind,
+        kind: K,
         object: Value,
     },
     /// Nothing of the kind changed up to this version.
     Bookmark {
-        kind: Kind,
+        kind: K,
         resource_version: String,
     },
 }
@@ -76,17 +77,32 @@ const RECHECK: Duration = Duration::from_secs(300);
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_CAP: Duration = Duration::from_secs(30);
 
-/// Run every watch until shutdown.
+/// Where the objects of a kind are read: in these namespaces, or everywhere in one watch, which is named by nothing.
+pub(crate) fn places(kind: Kind, namespaces: &[String]) -> Vec<String> {
+    if kind.cluster_scoped() || namespaces.is_empty() { vec![String::new()] } else { namespaces.to_vec() }
+}
+
+/// Leaves out what cannot matter and is large: the releases that Helm keeps in Secrets.
+fn selection(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Secret => "?fieldSelector=type%21%3Dhelm.sh%2Frelease.v1",
+        _ => "",
+    }
+}
+
+/// Run every watch until shutdown. `namespaces` that are read; none: all.
 pub(crate) async fn run(
     caller: Caller,
     status: Arc<ControlStatus>,
+    namespaces: Vec<String>,
     events: mpsc::Sender<SourceEvent>,
     shutdown: CancellationToken,
 ) {
     let changed = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(watch::crds(caller.clone(), Arc::clone(&changed), shutdown.clone()));
-    let mut source = Source { caller, status, events, changed, watches: BTreeMap::new(), tasks, shutdown };
+    let watches = BTreeMap::new();
+    let mut source = Source { caller, status, namespaces, events, changed, watches, tasks, shutdown };
     source.supervise().await;
     while source.tasks.join_next().await.is_some() {}
 }
@@ -94,6 +110,7 @@ pub(crate) async fn run(
 struct Source {
     caller: Caller,
     status: Arc<ControlStatus>,
+    namespaces: Vec<String>,
     events: mpsc::Sender<SourceEvent>,
     /// Rung when the set of served kinds may have changed.
     changed: Arc<Notify>,
@@ -165,19 +182,23 @@ impl Source {
             sent = self.events.send(SourceEvent::Served { kind, version }) => if sent.is_err() { return },
         }
         let Some(version) = version else { return };
-        let watch = watch::Watch {
-            kind,
-            path: collection(kind, version).path("", ""),
-            caller: self.caller.clone(),
-            status: Arc::clone(&self.status),
-            events: self.events.clone(),
-            changed: Arc::clone(&self.changed),
-        };
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = watch.run() => {}
-            }
-        });
+        for namespace in places(kind, &self.namespaces) {
+            let watch = watch::Watch {
+                kind,
+                path: format!("{}{}", collection(kind, version).path(&namespace, ""), selection(kind)),
+                namespace,
+                caller: self.caller.clone(),
+                status: Arc::clone(&self.status),
+                events: self.events.clone(),
+                changed: Arc::clone(&self.changed),
+            };
+            let stop = stop.clone();
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = watch.run() => {}
+                }
+            });
+        }
     }
 }

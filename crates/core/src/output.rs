@@ -1,6 +1,7 @@
 //! What one step of translation yields.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use weir_api::gateway_api::{
     AddressType, GatewayClass, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ParametersReference,
@@ -101,6 +102,8 @@ pub struct GatewayNeed {
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     pub parameters: Option<ParametersReference>,
+    /// How long the data plane may take to end after it was told to, by the parameters that hold.
+    pub drain: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

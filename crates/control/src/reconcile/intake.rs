@@ -17,10 +17,10 @@ impl Reconciler {
     pub(super) fn take_in(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Served { kind, version } => self.serve(kind, version),
-            SourceEvent::Listed { kind, resource_version, objects } => {
-                self.swap(kind, &resource_version, objects);
-                self.seen.insert(kind, resource_version);
-                self.first_list(kind);
+            SourceEvent::Listed { kind, namespace, resource_version, objects } => {
+                self.swap(kind, &namespace, &resource_version, objects);
+                self.note_seen(kind, resource_version);
+                self.first_list(kind, namespace);
             }
             SourceEvent::Applied { kind, object } => {
                 self.note_version(kind, &object);
@@ -30,9 +30,7 @@ impl Reconciler {
                 self.note_version(kind, &object);
                 self.delete(kind, &object);
             }
-            SourceEvent::Bookmark { kind, resource_version } => {
-                self.seen.insert(kind, resource_version);
-            }
+            SourceEvent::Bookmark { kind, resource_version } => self.note_seen(kind, resource_version),
         }
     }
 
@@ -58,25 +56,27 @@ impl Reconciler {
                     );
                     self.rewrite_classes();
                 }
-                if self.unlisted.remove(&kind) {
-                    self.stirred = true;
-                }
+                let before = self.unlisted.len();
+                self.unlisted.retain(|(unlisted, _)| *unlisted != kind);
+                self.stirred |= self.unlisted.len() != before;
             }
         }
+        self.tell_missing();
     }
 
-    fn first_list(&mut self, kind: Kind) {
+    fn first_list(&mut self, kind: Kind, namespace: String) {
         self.listed.insert(kind);
-        if self.unlisted.remove(&kind) {
+        if self.unlisted.remove(&(kind, namespace)) {
             self.stirred = true;
+            self.tell_missing();
         }
         if self.lost.remove(&kind) {
             self.rewrite_classes();
         }
     }
 
-    /// Make the objects of a kind these.
-    fn swap(&mut self, kind: Kind, version: &str, objects: Vec<Value>) {
+    /// Make the objects of a kind, in one namespace or in all, these.
+    fn swap(&mut self, kind: Kind, namespace: &str, version: &str, objects: Vec<Value>) {
         let listed: BTreeSet<ObjectKey> = objects.iter().map(|object| key_of(kind, object)).collect();
         let list_version = version.parse::<u64>().ok();
         let gone: Vec<ObjectKey> = self
@@ -87,7 +87,8 @@ impl Reconciler {
                 let younger = list_version
                     .zip(object.metadata().resource_version.parse::<u64>().ok())
                     .is_some_and(|(list, object)| object > list);
-                !listed.contains(*key) && !younger
+                let in_scope = namespace.is_empty() || key.namespace == namespace;
+                in_scope && !listed.contains(*key) && !younger
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -167,8 +168,23 @@ impl Reconciler {
 
     fn note_version(&mut self, kind: Kind, object: &Value) {
         if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
-            self.seen.insert(kind, version.to_owned());
+            self.note_seen(kind, version.to_owned());
         }
+    }
+
+    /// Several watches may read one kind: the newest version of all counts, where versions are numbers.
+    fn note_seen(&mut self, kind: Kind, version: String) {
+        let number = |text: &String| text.parse::<u64>().ok();
+        let known = self.seen.get(&kind).and_then(number);
+        if known.zip(number(&version)).is_none_or(|(known, now)| known <= now) {
+            self.seen.insert(kind, version);
+        }
+    }
+
+    /// Which kinds are still to be listed, for whoever asks why nothing happens.
+    fn tell_missing(&self) {
+        let kinds: BTreeSet<Kind> = self.unlisted.iter().map(|(kind, _)| *kind).collect();
+        self.tools.status.set_missing(kinds.iter().map(|kind| kind.as_str()).collect());
     }
 
     fn has_newer(&self, key: &ObjectKey, raw: &Value) -> bool {

@@ -43,6 +43,8 @@ pub(crate) enum Found {
 
 pub(crate) struct Reads {
     caller: Caller,
+    /// The only namespaces that are read; none: all.
+    namespaces: Vec<String>,
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
     queue: VecDeque<ObjectKey>,
     /// What is queued (false) or being read (true, then whether it is wanted again).
@@ -57,8 +59,9 @@ enum Open {
 }
 
 impl Reads {
-    pub(crate) fn new(caller: Caller) -> Reads {
-        Reads { caller, running: FuturesUnordered::new(), queue: VecDeque::new(), open: BTreeMap::new() }
+    pub(crate) fn new(caller: Caller, namespaces: Vec<String>) -> Reads {
+        let (running, queue) = (FuturesUnordered::new(), VecDeque::new());
+        Reads { caller, namespaces, running, queue, open: BTreeMap::new() }
     }
 
     /// Read this as soon as there is room; false if there are too many.
@@ -77,13 +80,17 @@ impl Reads {
         true
     }
 
-    /// Start what there is room for. Returns what needs no read, because its kind is not served.
+    /// Start what there is room for. Returns what needs no read, because its kind is not served or its namespace not
+    /// ours to see.
     pub(crate) fn start(&mut self, versions: &Versions, mark: Mark) -> Vec<ObjectKey> {
         let mut unserved = Vec::new();
         while self.running.len() < IN_FLIGHT
             && let Some(key) = self.queue.pop_front()
         {
-            let Some(path) = read_path(versions, &key) else {
+            let seen = key.namespace.is_empty()
+                || self.namespaces.is_empty()
+                || self.namespaces.contains(&key.namespace);
+            let Some(path) = read_path(versions, &key).filter(|_| seen) else {
                 self.open.remove(&key);
                 unserved.push(key);
                 continue;

@@ -33,12 +33,26 @@ const CLEAN_WAIT: Duration = Duration::from_millis(500);
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-pub(crate) struct Watch {
-    pub(crate) kind: Kind,
+/// What a watch calls the kind that it reads.
+pub(crate) trait Watched: Copy + Send + Sync + 'static {
+    fn name(self) -> &'static str;
+}
+
+impl Watched for Kind {
+    fn name(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+pub(crate) struct Watch<K = Kind> {
+    pub(crate) kind: K,
+    /// The namespace whose objects are read; empty for all.
+    pub(crate) namespace: String,
+    /// Of the collection; it may end in a query that selects.
     pub(crate) path: String,
     pub(crate) caller: Caller,
     pub(crate) status: Arc<ControlStatus>,
-    pub(crate) events: mpsc::Sender<SourceEvent>,
+    pub(crate) events: mpsc::Sender<SourceEvent<K>>,
     pub(crate) changed: Arc<Notify>,
 }
 
@@ -53,7 +67,7 @@ enum End {
     Closed,
 }
 
-impl Watch {
+impl<K: Watched> Watch<K> {
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
         loop {
@@ -61,8 +75,12 @@ impl Watch {
                 Ok((version, objects)) => {
                     self.status.lists.add(1);
                     self.status.watch_events.add(objects.len() as u64);
-                    let listed =
-                        SourceEvent::Listed { kind: self.kind, resource_version: version.clone(), objects };
+                    let listed = SourceEvent::Listed {
+                        kind: self.kind,
+                        namespace: self.namespace.clone(),
+                        resource_version: version.clone(),
+                        objects,
+                    };
                     if self.events.send(listed).await.is_err() {
                         return;
                     }
@@ -93,7 +111,7 @@ impl Watch {
                 End::Closed => return false,
                 End::Served => version.is_empty(),
                 End::Relist(reason) => {
-                    tracing::info!(kind = self.kind.as_str(), reason, "listing again");
+                    tracing::info!(kind = self.kind.name(), reason, "listing again");
                     true
                 }
                 End::Failed(error) => {
@@ -165,7 +183,7 @@ impl Watch {
         if error.is_not_found() {
             self.changed.notify_one();
         }
-        tracing::warn!(kind = self.kind.as_str(), %error, message);
+        tracing::warn!(kind = self.kind.name(), namespace = self.namespace, %error, message);
     }
 }
 

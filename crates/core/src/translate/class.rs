@@ -125,12 +125,13 @@ const CONFIGURATION_DEPTH: usize = 3;
 const CONFIGURATION_FIELDS_MAX: usize = 12;
 
 /// The status of a GatewayConfiguration that a class or Gateway of ours refers to. Its fields describe deployments of
-/// Kong's; none has a meaning here, which is said and not refused.
+/// Kong's; those under none of `meant` have no meaning here, which is said and not refused.
 pub(super) fn configuration_status(
     configuration: &GatewayConfiguration,
+    meant: &[&str],
 ) -> (GatewayConfigurationStatus, Vec<Finding>) {
     let mut fields = Vec::new();
-    leaves("spec", &configuration.spec, CONFIGURATION_DEPTH, &mut fields);
+    leaves("spec", &configuration.spec, CONFIGURATION_DEPTH, meant, &mut fields);
     let (reason, message) = if fields.is_empty() {
         (reasons::ACCEPTED, "The configuration is in use.".to_owned())
     } else {
@@ -151,15 +152,17 @@ pub(super) fn configuration_status(
     (GatewayConfigurationStatus { conditions: vec![condition] }, findings)
 }
 
-/// Paths of the fields that are set, at most `depth` below `path`.
-fn leaves(path: &str, value: &serde_json::Value, depth: usize, out: &mut Vec<String>) {
+/// Paths of the fields that are set, at most `depth` below `path` or as deep as those of `meant` go, which are left out.
+fn leaves(path: &str, value: &serde_json::Value, depth: usize, meant: &[&str], out: &mut Vec<String>) {
+    let is_above = |field: &&str| field.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
     match value {
         serde_json::Value::Null => {}
-        serde_json::Value::Object(fields) if depth > 0 => {
+        _ if meant.contains(&path) => {}
+        serde_json::Value::Object(fields) if depth > 0 || meant.iter().any(is_above) => {
             let mut names: Vec<_> = fields.iter().collect();
             names.sort_by_key(|(name, _)| name.as_str());
             for (name, value) in names {
-                leaves(&format!("{path}.{name}"), value, depth - 1, out);
+                leaves(&format!("{path}.{name}"), value, depth.saturating_sub(1), meant, out);
             }
         }
         serde_json::Value::Object(fields) if fields.is_empty() => {}

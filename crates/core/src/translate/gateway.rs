@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_api::condition::reasons;
 use weir_api::gateway_api::{
@@ -132,7 +133,7 @@ pub(super) fn plan(
         set.face = shown.face(&set.key, &set.listeners, set.refused.clone());
     }
     let all = listeners.iter().chain(sets.iter().flat_map(|set| &set.listeners));
-    let need = (!is_refused).then(|| need(key, gateway, class, all));
+    let need = (!is_refused).then(|| need(key, gateway, class, all, settings.drain()));
     let materials = if rejection.is_some() {
         BTreeMap::new()
     } else {
@@ -404,6 +405,7 @@ fn need<'a>(
     gateway: &Gateway,
     class: &ClassView,
     listeners: impl Iterator<Item = &'a ListenerPlan>,
+    drain: Duration,
 ) -> GatewayNeed {
     let mut ports: Vec<(u16, ProtocolType)> = listeners
         .filter(|plan| plan.is_served())
@@ -431,6 +433,7 @@ fn need<'a>(
         labels: infrastructure.labels,
         annotations: infrastructure.annotations,
         parameters: infrastructure.parameters_ref.as_deref().map(local_parameters),
+        drain,
     }
 }
 

@@ -30,7 +30,9 @@ enum Parent {
 impl Translator {
     pub(super) fn look_at_class(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
         let mut reading = Reading::new(objects, key);
-        let object = objects.gateway_class(&key.name);
+        let object = objects
+            .gateway_class(&key.name)
+            .filter(|class| !self.standing_back.contains(&class.spec.controller_name));
         let view = object.and_then(|class| class::view(class, &mut reading));
         // The configurations that were read, and those that now are, may say something else about their use.
         let configurations: Vec<ObjectKey> =
@@ -286,7 +288,7 @@ impl Translator {
             .any(|reader| self.classes.contains_key(reader) || self.gateways.contains_key(reader));
         match objects.gateway_configuration(key).filter(|_| in_use) {
             Some(configuration) => {
-                let (status, findings) = class::configuration_status(configuration);
+                let (status, findings) = class::configuration_status(configuration, self.config.configuration_fields);
                 self.state(key, Status::GatewayConfiguration(status), step);
                 self.diagnose(key, findings, step);
             }

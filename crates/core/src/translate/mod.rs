@@ -58,6 +58,9 @@ pub struct TranslateConfig {
     pub supported_features: Vec<String>,
     /// What the data plane says of certificates and authorities; without it only what can be seen in them is judged.
     pub material_check: Option<MaterialCheck>,
+    /// Fields of a GatewayConfiguration that whoever provisions obeys (`spec.dataPlaneOptions.deployment.replicas`): all
+    /// others are said to be without effect.
+    pub configuration_fields: &'static [&'static str],
 }
 
 pub use tls::MaterialCheck;
@@ -77,8 +80,10 @@ impl TranslateConfig {
 #[derive(Debug, Default)]
 pub struct Translator {
     config: TranslateConfig,
-    /// The statuses of classes claim other features than were last told.
-    features_changed: bool,
+    /// Classes are to be looked at again: their statuses claim other features, or others answer for them.
+    classes_changed: bool,
+    /// Names of ours that another controller answers for.
+    standing_back: BTreeSet<String>,
     started: bool,
     /// The objects of the last call, to see what really changed.
     before: Objects,
@@ -132,7 +137,15 @@ impl Translator {
     pub fn set_supported_features(&mut self, features: Vec<String>) {
         if self.config.supported_features != features {
             self.config.supported_features = features;
-            self.features_changed = true;
+            self.classes_changed = true;
+        }
+    }
+
+    /// Controllers for which somebody else answers from the next call on: their classes and entries are none of ours.
+    pub fn set_standing_back(&mut self, controllers: BTreeSet<String>) {
+        if self.standing_back != controllers {
+            self.standing_back = controllers;
+            self.classes_changed = true;
         }
     }
 
@@ -153,7 +166,7 @@ impl Translator {
             self.touch_settled(objects, &mut step);
         }
         self.touch_binds(objects, &mut step);
-        if std::mem::take(&mut self.features_changed) {
+        if std::mem::take(&mut self.classes_changed) {
             let kinds = [Kind::GatewayClass, Kind::Gateway];
             let all = kinds.into_iter().flat_map(|kind| objects.of_kind(kind));
             step.dirty.extend(all.map(|(key, _)| key.clone()));
@@ -377,7 +390,8 @@ impl Translator {
         step: &mut Step,
     ) {
         let is_known = self.statuses.contains_key(key);
-        let has_entries = object.status_controllers().iter().any(|name| CONTROLLERS.contains(name));
+        let is_ours = |name: &&str| CONTROLLERS.contains(name) && !self.standing_back.contains(*name);
+        let has_entries = object.status_controllers().iter().any(is_ours);
         if has_entries && !is_known && self.dependencies.waits().len() > 0 {
             self.deferred.insert(key.clone(), status);
         } else if !is_empty || has_entries || is_known {

@@ -6,6 +6,7 @@
 //! Deliberately absent: who may use an object (whoever can name it), and what a limit does (the data plane's).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -87,6 +88,14 @@ impl Settings {
             access_log: self.access_log.or(class.access_log),
             session_keys: self.session_keys.clone().or_else(|| class.session_keys.clone()),
         }
+    }
+
+    /// How long a data plane may take to end: it goes on accepting, then lets requests finish.
+    pub(super) fn drain(&self) -> Duration {
+        let setting = |(name, value): (&&str, &u64)| LimitSetting { name: (*name).to_owned(), value: *value };
+        let settings: Vec<LimitSetting> = self.limits.iter().map(setting).collect();
+        let limits = Limits::default().with(Side::Gateway, &settings);
+        limits.drain_delay.saturating_add(limits.drain_timeout)
     }
 
     /// As listeners carry it; `None` when nothing is said.

@@ -1,0 +1,375 @@
+//! Leadership of one among several controllers, held by a Lease.
+//!
+//! Owns the election: who may write, serve and provision now ([`Leadership`]), and the Lease that says so. Invariants:
+//! a Lease is changed only in the state in which it was read (a JSON patch whose first step tests the version), so of two
+//! that want it one gets it; leadership ends by this machine's clock that goes on while the process is stopped or the
+//! machine sleeps (`CLOCK_BOOTTIME`), [`LeaseTimes::renewal`] after the last renewal *began*, and so before anybody else
+//! may take it; another's Lease runs out by the time for which it was seen unchanged here, never by the times written in
+//! it, so clocks that differ do no harm. Deliberately absent: what leaders do; every write asks [`Leadership::holds`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::call::{CallError, Caller, Collection, PatchKind};
+
+/// The collection of Leases.
+pub(crate) const LEASES: Collection =
+    Collection { group: "coordination.k8s.io", version: "v1", plural: "leases", namespaced: true };
+
+/// Where the leader tells at which `HOST:PORT` data planes find it.
+const ADDRESS_ANNOTATION: &str = "weir.dev/address";
+
+/// The longest that one call for the Lease may take.
+const CALL: Duration = Duration::from_secs(4);
+
+/// Leadership that no clock ends.
+const FOREVER: u64 = u64::MAX;
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leader {
+    /// Nobody that is known: the Lease is free, or could not be read.
+    Unknown,
+    /// This process, as long as [`Leadership::holds`].
+    Own,
+    /// `address` is where it serves data planes (`HOST:PORT`), or empty.
+    Other { identity: String, address: String },
+}
+
+/// Whether this process leads. A handle; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// On `CLOCK_BOOTTIME`, nanoseconds; 0 while not leading.
+    until: AtomicU64,
+    leader: watch::Sender<Leader>,
+}
+
+impl Leadership {
+    /// Of a process that is alone.
+    pub fn always() -> Leadership {
+        Leadership::of(FOREVER, Leader::Own)
+    }
+
+    fn none() -> Leadership {
+        Leadership::of(0, Leader::Unknown)
+    }
+
+    fn of(until: u64, leader: Leader) -> Leadership {
+        let shared = Shared { until: AtomicU64::new(until), leader: watch::Sender::new(leader) };
+        Leadership { shared: Arc::new(shared) }
+    }
+
+    /// Whether this process leads at this moment, by the clock that no pause stops.
+    pub fn holds(&self) -> bool {
+        match self.shared.until.load(Ordering::Acquire) {
+            0 => false,
+            FOREVER => true,
+            until => now() < until,
+        }
+    }
+
+    /// Who leads, as it changes. After a pause it can say [`Leader::Own`] for a moment when [`Leadership::holds`] does
+    /// not any more.
+    pub fn watch(&self) -> watch::Receiver<Leader> {
+        self.shared.leader.subscribe()
+    }
+
+    fn lead(&self, until: u64) {
+        self.shared.until.store(until, Ordering::Release);
+        self.tell(Leader::Own);
+    }
+
+    fn follow(&self, leader: Leader) {
+        self.shared.until.store(0, Ordering::Release);
+        self.tell(leader);
+    }
+
+    fn tell(&self, leader: Leader) {
+        self.shared.leader.send_if_modified(|known| {
+            let changed = *known != leader;
+            *known = leader;
+            changed
+        });
+    }
+}
+
+/// `CLOCK_BOOTTIME`, nanoseconds; never 0.
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    // Neither part of this clock is negative.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+    (seconds * 1_000_000_000 + nanos).max(1)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(FOREVER - 1)
+}
+
+/// How long things last in an election.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTimes {
+    /// How long a Lease that is not renewed stands: whole seconds, the API knows no parts.
+    pub duration: Duration,
+    /// How long the leader goes on without having renewed; shorter than `duration` by what a write under way may take.
+    pub renewal: Duration,
+    /// How often the leader renews and others look.
+    pub retry: Duration,
+}
+
+impl Default for LeaseTimes {
+    /// The values of client-go: 15 s, 10 s and 2 s. Somebody else leads at most 17.5 s after the leader stopped.
+    fn default() -> LeaseTimes {
+        LeaseTimes {
+            duration: Duration::from_secs(15),
+            renewal: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One candidate's settings.
+#[derive(Clone, Debug)]
+pub struct LeaseConfig {
+    pub namespace: String,
+    pub name: String,
+    /// Tells this process from every other one, also from its own predecessors.
+    pub identity: String,
+    /// Where data planes find this process if it leads, `HOST:PORT`; may be empty.
+    pub address: String,
+    pub times: LeaseTimes,
+}
+
+/// A candidate. [`Elector::run`] it for [`Elector::leadership`] to mean something.
+pub struct Elector {
+    caller: Caller,
+    config: LeaseConfig,
+    leadership: Leadership,
+    seen: Option<Seen>,
+    /// The Lease could not be read or written at the last try.
+    failing: bool,
+}
+
+/// A Lease as it was last read.
+#[derive(Clone, Debug)]
+struct Seen {
+    version: String,
+    spec: Value,
+    address: String,
+    annotated: bool,
+    /// When it was first seen to say what it says: on our clock.
+    since: u64,
+}
+
+impl Seen {
+    fn holder(&self) -> &str {
+        self.spec["holderIdentity"].as_str().unwrap_or_default()
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        let seconds = self.spec["leaseDurationSeconds"].as_u64().unwrap_or_default();
+        self.holder().is_empty() || now.saturating_sub(self.since) >= nanos(Duration::from_secs(seconds))
+    }
+}
+
+impl Elector {
+    pub(crate) fn new(caller: Caller, config: LeaseConfig) -> Elector {
+        Elector { caller, config, leadership: Leadership::none(), seen: None, failing: false }
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        self.leadership.clone()
+    }
+
+    /// Stand for election until shutdown, and give the Lease back then.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let wait = tokio::select! {
+                () = shutdown.cancelled() => break,
+                wait = self.round() => wait,
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.resign().await;
+    }
+
+    /// One try to get or to keep the Lease; how long until the next.
+    async fn round(&mut self) -> Duration {
+        if !self.leadership.holds() && *self.leadership.watch().borrow() == Leader::Own {
+            tracing::warn!("leadership ended: the lease was not renewed in time");
+            self.leadership.follow(Leader::Unknown);
+            self.seen = None;
+        }
+        let outcome = match tokio::time::timeout(CALL, self.attempt()).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(CallError::TimedOut(CALL)),
+        };
+        match outcome {
+            Ok(()) => self.failing = false,
+            Err(error) if error.is_conflict() || error.is_unprocessable() => {
+                // Somebody else was first: see who.
+                self.forget_version();
+                return Duration::from_millis(50);
+            }
+            Err(error) => {
+                self.forget_version();
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "the lease cannot be read or written");
+                }
+            }
+        }
+        self.wait()
+    }
+
+    /// Until the next look: a little more than `retry`, but not past the end of another's Lease.
+    fn wait(&self) -> Duration {
+        let retry = Backoff::new(self.config.times.retry, self.config.times.retry).next();
+        let Some(seen) = self.seen.as_ref().filter(|_| !self.leadership.holds()) else { return retry };
+        let seconds = seen.spec["leaseDurationSeconds"].as_u64().unwrap_or_default();
+        let end = seen.since.saturating_add(nanos(Duration::from_secs(seconds)));
+        retry.min(Duration::from_nanos(end.saturating_sub(now())).max(Duration::from_millis(50)))
+    }
+
+    /// Renew from what is known without reading, if this process leads; else read, and take the Lease if it is free.
+    async fn attempt(&mut self) -> Result<(), CallError> {
+        if self.leadership.holds()
+            && let Some(seen) = self.seen.clone().filter(|seen| !seen.version.is_empty())
+        {
+            return self.write(&seen).await;
+        }
+        let path = LEASES.path(&self.config.namespace, &self.config.name);
+        let lease = match self.caller.get(&path).await {
+            Ok(lease) => lease,
+            Err(error) if error.is_not_found() => return self.create().await,
+            Err(error) => return Err(error),
+        };
+        let seen = self.observe(&lease);
+        if seen.holder() == self.config.identity || seen.is_over(now()) {
+            return self.write(&seen).await;
+        }
+        let other = Leader::Other { identity: seen.holder().to_owned(), address: seen.address };
+        if self.leadership.holds() {
+            tracing::error!("the lease was taken while this process held it");
+        }
+        self.leadership.follow(other);
+        Ok(())
+    }
+
+    async fn create(&mut self) -> Result<(), CallError> {
+        let began = now();
+        let lease = json!({
+            "apiVersion": LEASES.api_version(),
+            "kind": "Lease",
+            "metadata": {
+                "name": self.config.name,
+                "namespace": self.config.namespace,
+                "annotations": {ADDRESS_ANNOTATION: self.config.address},
+            },
+            "spec": self.spec(&Value::Null, true),
+        });
+        let answer = self.caller.create(&LEASES.path(&self.config.namespace, ""), &lease).await?;
+        self.won(&answer, began);
+        Ok(())
+    }
+
+    /// Take or renew the Lease in the state in which it was seen.
+    async fn write(&mut self, seen: &Seen) -> Result<(), CallError> {
+        let began = now();
+        let renews = seen.holder() == self.config.identity;
+        let mut steps = vec![
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.version}),
+            json!({"op": "add", "path": "/spec", "value": self.spec(&seen.spec, !renews)}),
+        ];
+        if !renews || seen.address != self.config.address {
+            let address = &self.config.address;
+            steps.push(if seen.annotated {
+                json!({"op": "add", "path": "/metadata/annotations/weir.dev~1address", "value": address})
+            } else {
+                json!({"op": "add", "path": "/metadata/annotations", "value": {ADDRESS_ANNOTATION: address}})
+            });
+        }
+        let path = LEASES.path(&self.config.namespace, &self.config.name);
+        let answer = self.caller.patch(&path, PatchKind::Json, &Value::Array(steps)).await?;
+        self.won(&answer, began);
+        Ok(())
+    }
+
+    fn won(&mut self, lease: &Value, began: u64) {
+        self.observe(lease);
+        if !self.leadership.holds() {
+            tracing::info!(identity = self.config.identity, "this process leads");
+        }
+        self.leadership.lead(began.saturating_add(nanos(self.config.times.renewal)));
+    }
+
+    /// The spec with which this process holds the Lease. `takes`: it did not before.
+    fn spec(&self, before: &Value, takes: bool) -> Value {
+        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let transitions = before["leaseTransitions"].as_u64().unwrap_or_default();
+        json!({
+            "holderIdentity": self.config.identity,
+            "leaseDurationSeconds": self.config.times.duration.as_secs().max(1),
+            "acquireTime": if takes { json!(time) } else { before["acquireTime"].clone() },
+            "renewTime": time,
+            "leaseTransitions": transitions + u64::from(takes && !before.is_null()),
+        })
+    }
+
+    fn observe(&mut self, lease: &Value) -> Seen {
+        let annotations = &lease["metadata"]["annotations"];
+        let spec = lease["spec"].clone();
+        let since = self.seen.as_ref().filter(|seen| seen.spec == spec).map_or_else(now, |seen| seen.since);
+        let seen = Seen {
+            version: lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
+            address: annotations[ADDRESS_ANNOTATION].as_str().unwrap_or_default().to_owned(),
+            annotated: annotations.is_object(),
+            spec,
+            since,
+        };
+        self.seen = Some(seen.clone());
+        seen
+    }
+
+    /// The next try reads the Lease; for how long it has said what it says is still known.
+    fn forget_version(&mut self) {
+        if let Some(seen) = &mut self.seen {
+            seen.version.clear();
+        }
+    }
+
+    /// Give the Lease back, so that nobody has to wait for its end.
+    async fn resign(mut self) {
+        if !self.leadership.holds() {
+            return;
+        }
+        let Some(seen) = self.seen.take().filter(|seen| !seen.version.is_empty()) else { return };
+        self.leadership.follow(Leader::Unknown);
+        let mut spec = self.spec(&seen.spec, false);
+        spec["holderIdentity"] = Value::from("");
+        spec["leaseDurationSeconds"] = Value::from(1);
+        let patch = json!([
+            {"op": "test", "path": "/metadata/resourceVersion", "value": seen.version},
+            {"op": "add", "path": "/spec", "value": spec},
+        ]);
+        let path = LEASES.path(&self.config.namespace, &self.config.name);
+        let given = tokio::time::timeout(CALL, self.caller.patch(&path, PatchKind::Json, &patch)).await;
+        if !matches!(given, Ok(Ok(_))) {
+            tracing::info!("the lease could not be given back; it runs out by itself");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Rights that the API refused: which verb on which resource, and where.
+//!
+//! Invariants: a right is named as a rule of a Role names it; it is forgotten when the same call is let through; the
+//! table is bounded. Deliberately absent: which rights there should be (the API alone knows what it asks for).
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+/// Refused rights that are remembered.
+const MAX_DENIED: usize = 1_024;
+
+/// A verb on a resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    pub verb: &'static str,
+    /// Plural, then the group where there is one, then the subresource: `gateways.gateway.networking.k8s.io/status`.
+    pub resource: String,
+    /// Empty: in all of them, or the resource has none.
+    pub namespace: String,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if self.namespace.is_empty() { Ok(()) } else { write!(f, " in namespace {}", self.namespace) }
+    }
+}
+
+impl Right {
+    /// What a call needs.
+    pub(crate) fn of(method: &http::Method, uri: &http::Uri) -> Right {
+        let mut segments = uri.path().split('/').filter(|segment| !segment.is_empty());
+        let group = match segments.next() {
+            Some("apis") => segments.next().unwrap_or_default(),
+            _ => "",
+        };
+        let rest: Vec<&str> = segments.skip(1).collect();
+        let (namespace, rest) = match rest.as_slice() {
+            ["namespaces", namespace, plural, rest @ ..] if !matches!(*plural, "status" | "finalize") => {
+                (*namespace, [&[*plural], rest].concat())
+            }
+            rest => ("", rest.to_vec()),
+        };
+        let query = uri.query().unwrap_or_default();
+        let verb = match (method.as_str(), rest.len()) {
+            ("GET", 0 | 1) if query.contains("watch=true") => "watch",
+            ("GET", 0 | 1) => "list",
+            ("GET", _) => "get",
+            ("POST", _) => "create",
+            ("PUT", _) => "update",
+            ("PATCH", _) => "patch",
+            ("DELETE", 0 | 1) => "deletecollection",
+            _ => "delete",
+        };
+        let mut resource = rest.first().copied().unwrap_or_default().to_owned();
+        if !group.is_empty() {
+            resource = format!("{resource}.{group}");
+        }
+        if let Some(subresource) = rest.get(2) {
+            resource = format!("{resource}/{subresource}");
+        }
+        Right { verb, resource, namespace: namespace.to_owned() }
+    }
+}
+
+/// The rights that are refused now.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    denied: Mutex<BTreeSet<Right>>,
+    /// Spares the lock while nothing is refused.
+    any: AtomicBool,
+}
+
+impl Rights {
+    pub(crate) fn deny(&self, right: Right) {
+        let mut denied = self.denied.lock();
+        if denied.len() < MAX_DENIED && !denied.contains(&right) {
+            tracing::error!(
+                verb = right.verb,
+                resource = right.resource,
+                namespace = right.namespace,
+                "the API refuses a right that is needed"
+            );
+            denied.insert(right);
+            self.any.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn grant(&self, right: &Right) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        let mut denied = self.denied.lock();
+        if denied.remove(right) {
+            tracing::info!(
+                verb = right.verb,
+                resource = right.resource,
+                namespace = right.namespace,
+                "a right that was refused is granted now"
+            );
+        }
+        self.any.store(!denied.is_empty(), Ordering::Release);
+    }
+
+    pub(crate) fn denied(&self) -> Vec<Right> {
+        self.denied.lock().iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Right, Rights};
+
+    fn right(method: &str, uri: &str) -> String {
+        Right::of(&method.parse().unwrap(), &uri.parse().unwrap()).to_string()
+    }
+
+    #[test]
+    fn a_right_is_named_as_a_role_names_it() {
+        for (method, uri, named) in [
+            ("GET", "/api/v1/services?limit=500", "list services"),
+            ("GET", "/api/v1/namespaces?watch=true&limit=1", "watch namespaces"),
+            ("GET", "/api/v1/namespaces/kong", "get namespaces"),
+            ("PATCH", "/api/v1/namespaces/kong/services/proxy/status", "patch services/status in namespace kong"),
+            ("POST", "/apis/apps/v1/namespaces/a/deployments?fieldManager=weir", "create deployments.apps in namespace a"),
+            ("DELETE", "/apis/policy/v1/namespaces/a/poddisruptionbudgets/x", "delete poddisruptionbudgets.policy in namespace a"),
+            (
+                "PATCH",
+                "/apis/gateway.networking.k8s.io/v1/gatewayclasses/kong/status",
+                "patch gatewayclasses.gateway.networking.k8s.io/status",
+            ),
+        ] {
+            assert_eq!(right(method, uri), named);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_forgotten_when_the_call_is_let_through() {
+        let rights = Rights::default();
+        let list = Right::of(&http::Method::GET, &"/api/v1/secrets".parse().unwrap());
+        let watch = Right::of(&http::Method::GET, &"/api/v1/secrets?watch=true".parse().unwrap());
+        rights.deny(list.clone());
+        rights.deny(list.clone());
+        rights.grant(&watch);
+        assert_eq!(rights.denied(), [list.clone()]);
+        rights.grant(&list);
+        assert_eq!(rights.denied(), []);
+    }
+}
