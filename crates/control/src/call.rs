@@ -234,6 +234,18 @@ impl Caller {
         self.call(request, patch.to_string().into_bytes()).await
     }
 
+    /// Server-side apply under another name than ours.
+    pub(crate) async fn apply_as(
+        &self,
+        path: &str,
+        manager: &str,
+        object: &Value,
+    ) -> Result<Value, CallError> {
+        let uri = format!("{path}?fieldManager={manager}&force=true");
+        let request = http::Request::patch(uri).header(CONTENT_TYPE, "application/apply-patch+yaml");
+        self.call(request, object.to_string().into_bytes()).await
+    }
+
     pub(crate) async fn delete(&self, path: &str, preconditions: &Value) -> Result<Value, CallError> {
         let request = http::Request::delete(path).header(CONTENT_TYPE, "application/json");
         self.call(request, preconditions.to_string().into_bytes()).await
@@ -291,7 +303,7 @@ fn with_field_manager(path: &str) -> String {
 }
 
 /// Escape everything that is not unreserved in a query (RFC 3986 section 2.3).
-fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -111,6 +111,9 @@ impl Events {
     }
 
     async fn record(&mut self, finding: Finding) {
+        if !self.caller.leadership().holds() {
+            return;
+        }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         for attempt in 1..=ATTEMPTS {
             match self.write(&finding).await {

@@ -37,8 +37,8 @@ const FOREVER: u64 = u64::MAX;
 pub enum Leader {
     /// Nobody that is known: the Lease is free, or could not be read.
     Unknown,
-    /// This process, as long as [`Leadership::holds`].
-    Own,
+    /// This process, as long as [`Leadership::holds`]. `epoch` grows with every change of leaders.
+    Own { epoch: u64 },
     /// `address` is where it serves data planes (`HOST:PORT`), or empty.
     Other { identity: String, address: String },
 }
@@ -59,7 +59,7 @@ struct Shared {
 impl Leadership {
     /// Of a process that is alone.
     pub fn always() -> Leadership {
-        Leadership::of(FOREVER, Leader::Own)
+        Leadership::of(FOREVER, Leader::Own { epoch: 1 })
     }
 
     fn none() -> Leadership {
@@ -86,9 +86,9 @@ impl Leadership {
         self.shared.leader.subscribe()
     }
 
-    fn lead(&self, until: u64) {
+    fn lead(&self, until: u64, epoch: u64) {
         self.shared.until.store(until, Ordering::Release);
-        self.tell(Leader::Own);
+        self.tell(Leader::Own { epoch });
     }
 
     fn follow(&self, leader: Leader) {
@@ -210,7 +210,7 @@ impl Elector {
 
     /// One try to get or to keep the Lease; how long until the next.
     async fn round(&mut self) -> Duration {
-        if !self.leadership.holds() && *self.leadership.watch().borrow() == Leader::Own {
+        if !self.leadership.holds() && matches!(*self.leadership.watch().borrow(), Leader::Own { .. }) {
             tracing::warn!("leadership ended: the lease was not renewed in time");
             self.leadership.follow(Leader::Unknown);
             self.seen = None;
@@ -310,11 +310,12 @@ impl Elector {
     }
 
     fn won(&mut self, lease: &Value, began: u64) {
-        self.observe(lease);
+        let seen = self.observe(lease);
         if !self.leadership.holds() {
             tracing::info!(identity = self.config.identity, "this process leads");
         }
-        self.leadership.lead(began.saturating_add(nanos(self.config.times.renewal)));
+        let epoch = seen.spec["leaseTransitions"].as_u64().unwrap_or_default().saturating_add(1);
+        self.leadership.lead(began.saturating_add(nanos(self.config.times.renewal)), epoch);
     }
 
     /// The spec with which this process holds the Lease. `takes`: it did not before.

@@ -11,31 +11,40 @@ mod call;
 pub mod distribute;
 mod events;
 mod kinds;
+mod lease;
 mod metrics;
 mod provision;
 mod reconcile;
+mod rights;
+mod rivals;
 mod source;
 mod status_writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weir_core::{TranslateConfig, Translator};
 use weir_model::resource::{Applied, Update};
 
 pub use crate::backoff::Backoff;
+pub use crate::lease::{Elector, Leader, Leadership, LeaseConfig, LeaseTimes};
 pub use crate::metrics::{ControlStatus, Number};
-pub use crate::provision::{AddressRange, AddressRangeError, Fixed, Provision, Sandbox};
+pub use crate::provision::{
+    AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, DEFAULT_AUDIENCE, Fixed, Provision, Sandbox,
+};
+pub use crate::rights::Right;
 /// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).
 pub use weir_core::{Kind, MaterialCheck};
 
 use crate::call::Caller;
+use crate::provision::cluster::Planes;
 use crate::provision::objects::Publisher;
 use crate::reconcile::{Provisioning, Reconciler, Tools};
-use crate::status_writer::{OurNames, StatusWriter};
+use crate::rivals::StandBack;
+use crate::status_writer::StatusWriter;
 
 /// How long tasks get to end after the loop has.
 const END: Duration = Duration::from_secs(2);
@@ -50,6 +59,10 @@ pub struct ControlConfig {
     pub instance: String,
     /// Counters; keep a clone to read them.
     pub status: Arc<ControlStatus>,
+    /// The only namespaces whose objects are read; none: all.
+    pub namespaces: Vec<String>,
+    /// Whether this process may write.
+    pub leadership: Leadership,
 }
 
 impl ControlConfig {
@@ -59,12 +72,20 @@ impl ControlConfig {
             translate: TranslateConfig::default(),
             instance: "weir".to_owned(),
             status: Arc::default(),
+            namespaces: Vec::new(),
+            leadership: Leadership::always(),
         }
     }
 }
 
+/// A candidate for leadership among the control planes of one installation. Its calls are counted in `status`.
+pub fn elector(client: kube::Client, status: Arc<ControlStatus>, config: LeaseConfig) -> Elector {
+    // Who is to lead is what it finds out, so nothing holds its own writes back but the version of the Lease.
+    Elector::new(Caller::new(client, status, Leadership::always()), config)
+}
+
 /// Run a control plane until `shutdown`, or until the other end of a channel is gone. Updates are numbered from 1, the
-/// first one is full, and each is to be answered on `applied`.
+/// first one is full, and each is to be answered on `applied`. While another leads it does all of this but write.
 ///
 /// To be called on the runtime that is to do the work; `client` should have been made on it too.
 pub async fn run(
@@ -75,26 +96,48 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let stop = shutdown.child_token();
-    let status = config.status;
-    let caller = Caller::new(client, Arc::clone(&status));
-    let ours = OurNames(weir_api::kong::CONTROLLERS.iter().map(|name| (*name).to_owned()).collect());
-    let statuses = StatusWriter::new(caller.clone(), Arc::clone(&status), ours);
-    let (recorder, events) = events::recorder(caller.clone(), Arc::clone(&status), config.instance);
-    let publisher = config
-        .provision
-        .makes_objects()
-        .then(|| Publisher::new(caller.clone(), Arc::clone(&status), statuses.clone()));
-    let (source_events, watched) = mpsc::channel(source::EVENT_QUEUE);
+    let ControlConfig { provision, translate, instance, status, namespaces, leadership } = config;
+    let caller = Caller::new(client, Arc::clone(&status), leadership);
+    let statuses = StatusWriter::new(caller.clone(), Arc::clone(&status), StandBack::default().ours());
+    let (recorder, events) = events::recorder(caller.clone(), Arc::clone(&status), instance);
+    let (found, standing_back) = watch::channel(None);
     let mut tasks = JoinSet::new();
-    tasks.spawn(source::run(caller.clone(), Arc::clone(&status), source_events, stop.clone()));
+    let mut publisher = None;
+    let mut planes = None;
+    match &provision {
+        Provision::Sandbox(_) => {
+            let made = Publisher::new(caller.clone(), Arc::clone(&status), statuses.clone());
+            tasks.spawn(made.clone().run(stop.clone()));
+            publisher = Some(made);
+        }
+        Provision::Fixed(_) => {}
+        Provision::Cluster(cluster) => {
+            let (cluster, status) = (cluster.clone(), Arc::clone(&status));
+            let kept = Planes::new(cluster, caller.clone(), status, namespaces.clone());
+            tasks.spawn(kept.clone().run(stop.clone()));
+            planes = Some(kept);
+        }
+    }
+    match &provision {
+        Provision::Cluster(cluster) if !cluster.take_over => {
+            tasks.spawn(rivals::look(caller.clone(), namespaces.clone(), found, stop.clone()));
+        }
+        _ => _ = found.send(Some(StandBack::default())),
+    }
+    let (source_events, watched) = mpsc::channel(source::EVENT_QUEUE);
+    let source = source::run(
+        caller.clone(),
+        Arc::clone(&status),
+        namespaces.clone(),
+        source_events,
+        stop.clone(),
+    );
+    tasks.spawn(source);
     tasks.spawn(statuses.clone().run(stop.clone()));
     tasks.spawn(events.run(stop.clone()));
-    if let Some(publisher) = publisher.clone() {
-        tasks.spawn(publisher.run(stop.clone()));
-    }
-    let provisioning = Provisioning::new(config.provision, statuses.clone(), publisher);
-    let tools = Tools { caller, status, statuses, recorder };
-    let reconciler = Reconciler::new(tools, Translator::new(config.translate), provisioning);
+    let provisioning = Provisioning::new(provision, statuses.clone(), publisher, planes);
+    let tools = Tools { caller, status, statuses, recorder, namespaces };
+    let reconciler = Reconciler::new(tools, Translator::new(translate), provisioning, standing_back);
     reconciler.run(watched, updates, applied, stop.clone()).await;
     stop.cancel();
     let ended = tokio::time::timeout(END, async {

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::rights::{Right, Rights};
 
 /// A number that only its owner's events change.
@@ -36,6 +38,7 @@ macro_rules! control_status {
             $($(#[doc = $help])+ pub $field: Number,)+
             ready: AtomicBool,
             pub(crate) rights: Rights,
+            missing: Mutex<Vec<&'static str>>,
         }
 
         impl ControlStatus {
@@ -144,6 +147,15 @@ impl ControlStatus {
                 "weir_control_denied{{verb=\"{verb}\",resource=\"{resource}\",namespace=\"{namespace}\"}} 1"
             );
         }
+    }
+
+    /// Kinds whose first list has not come.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.missing.lock().clone()
+    }
+
+    pub(crate) fn set_missing(&self, kinds: Vec<&'static str>) {
+        *self.missing.lock() = kinds;
     }
 
     pub(crate) fn set_ready(&self) {

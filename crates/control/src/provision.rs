@@ -4,18 +4,23 @@
 //! them as they should be ([`objects`]). Invariants: a Gateway keeps its address as long as it exists and does not ask
 //! for another; no two owners have one address, where addresses are ours to give; a choice waits for nothing, so it
 //! can be made between an event and its update. Deliberately absent: sockets (whether an address can be bound is told
-//! by the data plane) and data planes in a cluster.
+//! by the data plane). In a cluster the choice is not ours: [`cluster`] asks for data planes and says what came of it.
 
+pub(crate) mod cluster;
 pub(crate) mod fixed;
 pub(crate) mod objects;
 pub(crate) mod sandbox;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use weir_api::gateway_api::{AddressType, GatewayStatusAddress, ProtocolType};
+use weir_api::kong::GatewayConfiguration;
 use weir_core::{AddressProblem, Addresses, ClassKind, ObjectKey, RequestedAddress};
 
+pub use self::cluster::{CONFIGURATION_FIELDS, Cluster, DEFAULT_AUDIENCE};
 pub use self::fixed::Fixed;
 pub use self::sandbox::{AddressRange, AddressRangeError, Sandbox};
 
@@ -26,6 +31,8 @@ pub enum Provision {
     Sandbox(Sandbox),
     /// One address for every Gateway that does not ask for one; no object is made.
     Fixed(Fixed),
+    /// A data plane of its own for each managed Gateway, in pods behind a Service.
+    Cluster(Cluster),
 }
 
 /// What provisioning has to know of a Gateway of ours.
@@ -47,6 +54,14 @@ pub(crate) struct GatewayView {
     pub(crate) annotations: BTreeMap<String, String>,
     /// The annotation by which Kong's controller names the Service that publishes the address.
     pub(crate) publish_service: Option<String>,
+    /// Names and ports of its own listeners.
+    pub(crate) listeners: Vec<(String, u16)>,
+    /// How long its data plane may take to end.
+    pub(crate) drain: Duration,
+    /// The operator's parameters of the Gateway, or of its class.
+    pub(crate) configuration: Option<Arc<GatewayConfiguration>>,
+    /// It has parameters that are not there: what runs goes on as it was.
+    pub(crate) frozen: bool,
 }
 
 impl GatewayView {
@@ -59,12 +74,25 @@ impl GatewayView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Assigned {
     pub(crate) addresses: Vec<IpAddr>,
+    /// The data plane that serves it, where that is not this process.
+    pub(crate) plane: Option<PlanePlace>,
     pub(crate) problem: Option<AddressProblem>,
+}
+
+/// A data plane of its own, and where clients find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PlanePlace {
+    /// As listeners name it.
+    pub(crate) name: String,
+    pub(crate) published: Vec<GatewayStatusAddress>,
 }
 
 impl Assigned {
     /// In the words of translation. `shared`: other Gateways are served at the same address.
     pub(crate) fn to_addresses(&self, shared: bool) -> Addresses {
+        if let Some(PlanePlace { name, published }) = self.plane.clone() {
+            return Addresses { bind: vec![name], published, shared, problem: self.problem.clone() };
+        }
         let bind: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
         let published = bind
             .iter()
@@ -87,6 +115,8 @@ impl Provision {
         match self {
             Provision::Sandbox(sandbox) => sandbox.assign(gateways, shared_wanted),
             Provision::Fixed(fixed) => fixed.assign(gateways),
+            // Whoever keeps the data planes says it.
+            Provision::Cluster(_) => Assignment::default(),
         }
     }
 

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_core::{Diagnostic, Kind, ObjectKey, Objects, Output, Status, Translator};
@@ -29,8 +29,10 @@ use self::reads::{Answer, Found, Reads};
 use crate::call::Caller;
 use crate::events::{Finding, Recorder, Severity};
 use crate::kinds::{Versions, api_version};
+use crate::lease::Leader;
 use crate::metrics::{ControlStatus, micros};
-use crate::source::SourceEvent;
+use crate::rivals::StandBack;
+use crate::source::{SourceEvent, places};
 use crate::status_writer::StatusWriter;
 
 /// How long a reference that has not been seen, or a new Service without EndpointSlices, is waited for.
@@ -42,6 +44,14 @@ pub(crate) struct Tools {
     pub(crate) status: Arc<ControlStatus>,
     pub(crate) statuses: StatusWriter,
     pub(crate) recorder: Recorder,
+    /// The only namespaces that are read; none: all.
+    pub(crate) namespaces: Vec<String>,
+}
+
+/// The lists that have to be complete before anything is translated.
+fn unlisted(namespaces: &[String]) -> BTreeSet<(Kind, String)> {
+    let of_kind = |kind| places(kind, namespaces).into_iter().map(move |namespace| (kind, namespace));
+    Kind::ALL.into_iter().flat_map(of_kind).collect()
 }
 
 pub(crate) struct Reconciler {
@@ -58,8 +68,8 @@ pub(crate) struct Reconciler {
     versions: Versions,
     /// The newest version seen of each kind.
     seen: BTreeMap<Kind, String>,
-    /// Kinds whose first list has not come.
-    unlisted: BTreeSet<Kind>,
+    /// Kinds whose first list has not come, by the namespace that is listed.
+    unlisted: BTreeSet<(Kind, String)>,
     listed: BTreeSet<Kind>,
     /// Kinds that were read once and are not served now.
     lost: BTreeSet<Kind>,
@@ -70,12 +80,26 @@ pub(crate) struct Reconciler {
     oldest_event: Option<Instant>,
     /// Updates without an answer, with the time of their oldest event.
     unanswered: VecDeque<(u64, Instant)>,
+    /// Whether this process leads, and so says anything.
+    leading: bool,
+    leader: watch::Receiver<Leader>,
+    /// Controllers for which another controller answers; `None` until that is known.
+    standing_back: watch::Receiver<Option<StandBack>>,
 }
 
 impl Reconciler {
-    pub(crate) fn new(tools: Tools, translator: Translator, provisioning: Provisioning) -> Reconciler {
+    pub(crate) fn new(
+        tools: Tools,
+        translator: Translator,
+        provisioning: Provisioning,
+        standing_back: watch::Receiver<Option<StandBack>>,
+    ) -> Reconciler {
         Reconciler {
-            reads: Reads::new(tools.caller.clone()),
+            reads: Reads::new(tools.caller.clone(), tools.namespaces.clone()),
+            leading: false,
+            leader: tools.caller.leadership().watch(),
+            standing_back,
+            unlisted: unlisted(&tools.namespaces),
             tools,
             objects: Objects::new(),
             translator,
@@ -85,7 +109,6 @@ impl Reconciler {
             stirred: false,
             versions: Versions::new(),
             seen: BTreeMap::new(),
-            unlisted: Kind::ALL.into_iter().collect(),
             listed: BTreeSet::new(),
             lost: BTreeSet::new(),
             waits: BTreeMap::new(),
@@ -103,6 +126,9 @@ impl Reconciler {
         mut applied: mpsc::Receiver<Applied>,
         shutdown: CancellationToken,
     ) {
+        self.stand_back();
+        self.follow_leader();
+        let moved = self.provisioning.moved();
         loop {
             let room_wanted = self.has_work();
             let deadline = self.next_deadline();
@@ -121,6 +147,12 @@ impl Reconciler {
                     return ended("data plane", &shutdown);
                 },
                 () = until(deadline) => self.waive(Instant::now()),
+                () = moved.notified() => {
+                    self.provisioning.look_again();
+                    self.stirred = true;
+                }
+                Ok(()) = self.leader.changed() => self.follow_leader(),
+                Ok(()) = self.standing_back.changed() => self.stand_back(),
             }
             // Whatever else is there already belongs to the same step.
             while let Ok(report) = applied.try_recv() {
@@ -146,12 +178,45 @@ impl Reconciler {
     }
 
     fn has_work(&self) -> bool {
-        self.unlisted.is_empty() && (self.stirred || !self.changed.is_empty())
+        let may = self.unlisted.is_empty() && self.standing_back.borrow().is_some();
+        may && (self.stirred || !self.changed.is_empty())
+    }
+
+    /// Begin or end to speak. Whoever begins says everything again, for what the leader before said last is not known.
+    fn follow_leader(&mut self) {
+        let leads = matches!(*self.leader.borrow_and_update(), Leader::Own { .. });
+        self.tools.status.leader.set(u64::from(leads));
+        if leads == std::mem::replace(&mut self.leading, leads) {
+            return;
+        }
+        if !leads {
+            self.tools.statuses.fall_silent();
+            return;
+        }
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.has_status());
+        let keys: Vec<ObjectKey> =
+            kinds.flat_map(|kind| self.objects.of_kind(kind)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if let Some(status) = self.translator.status(&key).cloned() {
+                self.offer(key, status);
+            }
+        }
+    }
+
+    /// Leave the classes of other controllers that live alone.
+    fn stand_back(&mut self) {
+        let Some(back) = self.standing_back.borrow_and_update().clone() else { return };
+        self.tools.statuses.answer_for(back.ours());
+        self.translator.set_standing_back(back.0);
+        self.stirred = true;
     }
 
     /// One translation of everything that changed, with the addresses that it asks for; the update to send.
     fn step(&mut self) -> Option<Update> {
         let started = Instant::now();
+        if !self.tools.status.ready() {
+            self.provisioning.remember(&mut self.objects);
+        }
         let changed: Vec<ObjectKey> = std::mem::take(&mut self.changed).into_iter().collect();
         self.stirred = false;
         let mut output = self.translator.translate(&self.objects, &changed);
@@ -166,6 +231,9 @@ impl Reconciler {
         self.tools.status.translation_last_micros.set(micros(started.elapsed()));
         let update = self.number(&mut output);
         self.follow_up(output);
+        for (gateway, said) in self.provisioning.take_notices() {
+            self.say(&gateway, said);
+        }
         self.tools.status.set_ready();
         update
     }
@@ -295,6 +363,9 @@ impl Reconciler {
 
     /// Write the status now or when the data plane runs what it claims.
     fn offer(&mut self, key: ObjectKey, status: Status) {
+        if !self.leading {
+            return;
+        }
         let mut gate = std::mem::take(&mut self.gate);
         let offered = gate.offer(key, status, |gateway| self.grounds(gateway), Instant::now());
         self.gate = gate;
@@ -319,7 +390,7 @@ impl Reconciler {
     }
 
     fn write(&self, key: &ObjectKey, status: Status) {
-        let Some(object) = self.objects.get(key) else { return };
+        let Some(object) = self.objects.get(key).filter(|_| self.leading) else { return };
         let metadata = object.metadata();
         let desired = words::desired(status, &self.lost, metadata.generation);
         self.tools.statuses.want(key, &metadata.uid, metadata.generation, desired);
@@ -362,7 +433,7 @@ impl Reconciler {
     }
 
     fn say(&self, key: &ObjectKey, said: words::Said) {
-        let Some(object) = self.objects.get(key) else { return };
+        let Some(object) = self.objects.get(key).filter(|_| self.leading) else { return };
         self.tools.recorder.report(Finding {
             object: key.clone(),
             api_version: api_version(&self.versions, key.kind),

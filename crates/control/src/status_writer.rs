@@ -63,13 +63,14 @@ pub(crate) struct StatusWriter {
 struct Shared {
     caller: Caller,
     status: Arc<ControlStatus>,
-    ours: OurNames,
     table: Mutex<Table>,
     ready: Notify,
 }
 
 #[derive(Default)]
 struct Table {
+    /// Whose entries are ours.
+    ours: OurNames,
     entries: HashMap<ObjectKey, Entry>,
     due: BTreeSet<(Instant, ObjectKey)>,
     versions: Versions,
@@ -126,8 +127,26 @@ struct Done {
 
 impl StatusWriter {
     pub(crate) fn new(caller: Caller, status: Arc<ControlStatus>, ours: OurNames) -> StatusWriter {
-        let shared = Shared { caller, status, ours, table: Mutex::default(), ready: Notify::new() };
+        let table = Mutex::new(Table { ours, ..Table::default() });
+        let shared = Shared { caller, status, table, ready: Notify::new() };
         StatusWriter { shared: Arc::new(shared) }
+    }
+
+    /// Entries under these names alone are ours from now on.
+    pub(crate) fn answer_for(&self, ours: OurNames) {
+        self.shared.table.lock().ours = ours;
+    }
+
+    /// Another process writes from now on: nothing that is wanted is to be written. What is seen is kept.
+    pub(crate) fn fall_silent(&self) {
+        let mut table = self.shared.table.lock();
+        table.due.clear();
+        for entry in table.entries.values_mut() {
+            entry.wanted = None;
+            entry.due = None;
+            entry.again = false;
+        }
+        self.woken(&table);
     }
 
     /// The version in which a kind's statuses are written from now on.
@@ -233,6 +252,7 @@ impl StatusWriter {
     /// Write until shutdown.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut calls = FuturesUnordered::new();
+        let mut leader = self.shared.caller.leadership().watch();
         loop {
             let next = loop {
                 let room = calls.len() < IN_FLIGHT;
@@ -245,6 +265,7 @@ impl StatusWriter {
                 () = shutdown.cancelled() => return,
                 () = self.shared.ready.notified() => {}
                 () = until(next) => {}
+                Ok(()) = leader.changed() => {}
                 Some(done) = calls.next() => self.finish(done),
             }
         }
@@ -253,13 +274,15 @@ impl StatusWriter {
     /// The next call to make, or when to look again (`None`: when woken).
     fn take_due(&self, room: bool) -> Take {
         let mut table = self.shared.table.lock();
+        let table = &mut *table;
         let now = Instant::now();
+        let may = room && self.shared.caller.leadership().holds();
         loop {
             let Some((at, key)) = table.due.first().cloned() else {
                 self.shared.status.status_queue.set(0);
                 return Take::Until(None);
             };
-            if !room {
+            if !may {
                 return Take::Until(None);
             }
             if at > now {
@@ -270,7 +293,7 @@ impl StatusWriter {
             let Some(path) = path(&table.versions, &key) else { continue };
             let Some(entry) = table.entries.get_mut(&key) else { continue };
             entry.due = None;
-            match entry.plan(key.kind, path, &self.shared.ours, now) {
+            match entry.plan(key.kind, path, &table.ours, now) {
                 Plan::Nothing => {}
                 Plan::Wait(at) => table.schedule(&key, at),
                 plan => {
@@ -330,6 +353,7 @@ impl StatusWriter {
                 next = Some(now + wait);
                 tracing::debug!(object = %done.key, %error, "status write met another write");
             }
+            (_, Err(error)) if error.is_not_leading() => next = Some(now),
             (_, Err(error)) => {
                 status.status_errors.add(1);
                 let wait = if error.is_final() { RETRY_CAP } else { entry.backoff.next() };

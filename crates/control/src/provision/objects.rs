@@ -35,9 +35,9 @@ pub(crate) const PUBLISH_SERVICE: &str = "konghq.com/publish-service";
 const PUBLISHED_BY: &str = "kong/kong-gateway-proxy";
 
 /// Marks Services that we made: `shared`, or `gateway`.
-const PROVISIONED_LABEL: &str = "weir.dev/provisioned";
+pub(crate) const PROVISIONED_LABEL: &str = "weir.dev/provisioned";
 /// The label of the Gateway API for objects made for a Gateway.
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// Where the real ports are told if they are not the listeners': `80=8080,443=8443,53/udp=8053`.
 const BOUND_PORTS_ANNOTATION: &str = "weir.dev/bound-ports";
 
@@ -192,7 +192,7 @@ fn service_name(view: &GatewayView) -> String {
 }
 
 /// A name within the limit: its end is replaced by a hash if it is too long; dots become dashes.
-fn short(name: &str) -> String {
+pub(crate) fn short(name: &str) -> String {
     if name.len() <= LABEL_BYTES {
         return name.replace('.', "-");
     }

@@ -230,7 +230,7 @@ impl Sandbox {
 fn share(view: &GatewayView, shared: Option<IpAddr>) -> Assigned {
     let Some(shared) = shared else {
         let problem = AddressProblem::NotAssigned("no address is free for the unmanaged Gateways".to_owned());
-        return Assigned { addresses: Vec::new(), problem: Some(problem) };
+        return Assigned { problem: Some(problem), ..Assigned::default() };
     };
     let other = view.requested.iter().find(|request| {
         let value = request.value.as_deref().unwrap_or_default();
@@ -242,7 +242,7 @@ fn share(view: &GatewayView, shared: Option<IpAddr>) -> Assigned {
             request.value.as_deref().unwrap_or(request.type_.as_str())
         ))
     });
-    Assigned { addresses: vec![shared], problem }
+    Assigned { addresses: vec![shared], problem, ..Assigned::default() }
 }
 
 /// FNV-1a with a final mix (so that the low bits depend on every byte): the same on every machine and in every release.
@@ -277,6 +277,10 @@ pub(super) mod tests {
             labels: Default::default(),
             annotations: Default::default(),
             publish_service: None,
+            listeners: Vec::new(),
+            drain: std::time::Duration::from_secs(35),
+            configuration: None,
+            frozen: false,
         }
     }
 

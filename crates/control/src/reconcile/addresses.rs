@@ -7,11 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use weir_api::kong::KIC_CONTROLLER;
-use weir_core::{GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
-use weir_model::resource::BindReport;
+use tokio::sync::Notify;
+use weir_api::gateway_api::GatewayClass;
+use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP};
+use weir_core::{Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
+use weir_model::resource::{BindReport, DataPlaneName};
+
+use super::words::{self, Said};
 
 use crate::kinds::{Versions, api_version, collection};
+use crate::provision::cluster::Planes;
+use crate::provision::cluster::configuration::Notice;
 use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, PUBLISH_SERVICE, Publisher, Wishes, is_udp};
 use crate::provision::{Assignment, GatewayView, Provision};
 use crate::status_writer::StatusWriter;
@@ -21,6 +27,15 @@ pub(crate) struct Provisioning {
     statuses: StatusWriter,
     /// Where objects are made for Gateways.
     publisher: Option<Publisher>,
+    /// In a cluster.
+    planes: Option<Planes>,
+    /// Rung when something that no object says moved an address.
+    moved: Arc<Notify>,
+    /// Addresses are to be asked for again, whatever changed.
+    again: bool,
+    /// What was told of each Gateway, and what is to be.
+    told: BTreeMap<ObjectKey, BTreeSet<Notice>>,
+    notices: Vec<(ObjectKey, Said)>,
     needs: BTreeMap<ObjectKey, GatewayNeed>,
     assignment: Assignment,
     bound: BoundPorts,
@@ -42,11 +57,17 @@ impl Provisioning {
         provision: Provision,
         statuses: StatusWriter,
         publisher: Option<Publisher>,
+        planes: Option<Planes>,
     ) -> Provisioning {
         Provisioning {
             provision,
             statuses,
             publisher,
+            moved: planes.as_ref().map_or_else(Arc::default, Planes::moved),
+            planes,
+            again: false,
+            told: BTreeMap::new(),
+            notices: Vec::new(),
             needs: BTreeMap::new(),
             assignment: Assignment::default(),
             bound: BoundPorts::new(),
@@ -61,8 +82,12 @@ impl Provisioning {
         objects: &mut Objects,
         versions: &Versions,
     ) -> Vec<ObjectKey> {
-        let touched = changed.iter().any(|key| matches!(key.kind, Kind::Gateway | Kind::GatewayClass));
-        if !touched && output.gateways.is_empty() && output.released.is_empty() {
+        let touched = changed.iter().any(|key| {
+            matches!(key.kind, Kind::Gateway | Kind::GatewayClass)
+                || key.kind == Kind::GatewayConfiguration && self.planes.is_some()
+        });
+        let again = std::mem::take(&mut self.again);
+        if !touched && !again && output.gateways.is_empty() && output.released.is_empty() {
             return Vec::new();
         }
         for key in &output.released {
@@ -72,7 +97,11 @@ impl Provisioning {
             self.needs.insert(need.gateway.clone(), need.clone());
         }
         let views = self.views(objects);
-        self.assignment = self.provision.assign(&views, has_class_of_kongs(objects));
+        self.wish_planes(&views, objects, versions);
+        self.assignment = match &self.planes {
+            Some(planes) => planes.assign(&views),
+            None => self.provision.assign(&views, has_class_of_kongs(objects)),
+        };
         let mut moved = Vec::new();
         for view in &views {
             let Some(given) = self.assignment.gateways.get(&view.key) else { continue };
@@ -151,7 +180,11 @@ impl Provisioning {
     }
 
     fn view(&self, need: &GatewayNeed, objects: &Objects) -> Option<GatewayView> {
-        let metadata = &objects.gateway(&need.gateway)?.metadata;
+        let gateway = objects.gateway(&need.gateway)?;
+        let metadata = &gateway.metadata;
+        let listeners = gateway.spec.listeners.iter();
+        let listeners = listeners.filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?))).collect();
+        let (configuration, frozen) = configuration(need, objects);
         // The status is looked at for the first choice only: later ones are ours to remember.
         let known = self.assignment.gateways.contains_key(&need.gateway);
         let previous = if known { Vec::new() } else { self.statuses.seen_addresses(&need.gateway) };
@@ -166,7 +199,63 @@ impl Provisioning {
             labels: need.labels.clone(),
             annotations: need.annotations.clone(),
             publish_service: metadata.annotations.get(PUBLISH_SERVICE).cloned(),
+            listeners,
+            drain: need.drain,
+            configuration,
+            frozen,
         })
+    }
+
+    /// In a cluster: what is wanted of data planes, and what is to be told about it.
+    fn wish_planes(&mut self, views: &[GatewayView], objects: &Objects, versions: &Versions) {
+        let Some(planes) = &self.planes else { return };
+        let known = [Kind::Gateway, Kind::GatewayClass].iter().all(|kind| versions.contains_key(kind));
+        let foreign = foreign_gateways(views, objects);
+        let notices = planes.wish(views, foreign, known, &api_version(versions, Kind::Gateway));
+        let before = std::mem::take(&mut self.told);
+        for (gateway, notice) in notices {
+            if !before.get(&gateway).is_some_and(|told| told.contains(&notice)) {
+                self.notices.push((gateway.clone(), words::noticed(&notice)));
+            }
+            self.told.entry(gateway).or_default().insert(notice);
+        }
+    }
+
+    /// What is to be told since the last call.
+    pub(super) fn take_notices(&mut self) -> Vec<(ObjectKey, Said)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Rung when [`Provisioning::look_again`] is due.
+    pub(super) fn moved(&self) -> Arc<Notify> {
+        Arc::clone(&self.moved)
+    }
+
+    /// Ask for addresses again, though no object changed.
+    pub(super) fn look_again(&mut self) {
+        self.again = true;
+    }
+
+    /// In a cluster: Gateways that were programmed before this process began have a place before they are judged, so that
+    /// what runs is known to.
+    pub(super) fn remember(&self, objects: &mut Objects) {
+        if self.planes.is_none() {
+            return;
+        }
+        let running: Vec<ObjectKey> = objects
+            .of_kind(Kind::Gateway)
+            .map(|(key, _)| key.clone())
+            .filter(|key| self.statuses.seen_programmed(key))
+            .collect();
+        for key in running {
+            let managed = class_of(&key, objects)
+                .and_then(|class| ClassKind::of(class))
+                .is_some_and(|kind| kind != ClassKind::Unmanaged);
+            if managed {
+                let place = DataPlaneName::of_gateway(&key.namespace, &key.name).place();
+                objects.set_addresses(&key, Addresses { bind: vec![place], ..Addresses::default() });
+            }
+        }
     }
 
     fn wish(&self, views: &[GatewayView], versions: &Versions) {
@@ -176,6 +265,44 @@ impl Provisioning {
         let gateways = versions.get(&Kind::Gateway).map(|version| collection(Kind::Gateway, version));
         publisher.wish(wishes, gateways);
     }
+}
+
+/// The operator's parameters of a Gateway, else of its class; whether there should be some that are not there.
+fn configuration(need: &GatewayNeed, objects: &Objects) -> (Option<Arc<GatewayConfiguration>>, bool) {
+    let class = objects.gateway_class(&need.class);
+    let of_class = class.and_then(|class| class.spec.parameters_ref.as_deref());
+    let references = [
+        need.parameters.as_ref().map(|reference| (reference, need.gateway.namespace.as_str())),
+        of_class.map(|reference| (reference, reference.namespace.as_deref().unwrap_or_default())),
+    ];
+    let mut missing = false;
+    for (reference, namespace) in references.into_iter().flatten() {
+        if reference.group != OPERATOR_GROUP || reference.kind != Kind::GatewayConfiguration.as_str() {
+            continue;
+        }
+        let key = ObjectKey::new(Kind::GatewayConfiguration, namespace, reference.name.clone());
+        match objects.gateway_configuration(&key) {
+            Some(configuration) => return (Some(Arc::clone(configuration)), false),
+            None => missing = true,
+        }
+    }
+    (None, missing)
+}
+
+fn class_of<'a>(gateway: &ObjectKey, objects: &'a Objects) -> Option<&'a Arc<GatewayClass>> {
+    objects.gateway_class(&objects.gateway(gateway)?.spec.gateway_class_name)
+}
+
+/// Uids of Gateways whose class is there and gives them no data plane of their own.
+fn foreign_gateways(views: &[GatewayView], objects: &Objects) -> Vec<String> {
+    let ours: BTreeSet<&str> =
+        views.iter().filter(|view| !view.is_unmanaged()).map(|view| view.uid.as_str()).collect();
+    let all = objects.of_kind(Kind::Gateway);
+    let foreign = all.filter(|(key, object)| {
+        let kind = class_of(key, objects).map(|class| ClassKind::of(class));
+        matches!(kind, Some(None | Some(ClassKind::Unmanaged))) && !ours.contains(object.metadata().uid.as_str())
+    });
+    foreign.map(|(_, object)| object.metadata().uid.clone()).collect()
 }
 
 /// Whether a class of Kong's ingress controller exists.

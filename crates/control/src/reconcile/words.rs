@@ -10,6 +10,7 @@ use weir_model::resource::{Resource, Update};
 
 use super::addresses::Remapped;
 use crate::events::Severity;
+use crate::provision::cluster::configuration::Notice;
 use crate::status_writer::Desired;
 
 /// The condition of a GatewayClass that kinds which were read once are not served any more.
@@ -115,6 +116,14 @@ pub(super) fn remapped(notice: &Remapped) -> Said {
             std::net::SocketAddr::new(*address, *bound_port),
         ),
     }
+}
+
+/// What provisioning has to say about a Gateway.
+pub(super) fn noticed(notice: &Notice) -> Said {
+    let severity =
+        if notice.reason.starts_with("Invalid") { Severity::Warning } else { Severity::Normal };
+    let Notice { reason, message } = notice.clone();
+    Said { severity, reason: reason.to_owned(), field: String::new(), message }
 }
 
 #[cfg(test)]

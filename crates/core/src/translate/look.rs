@@ -30,9 +30,9 @@ enum Parent {
 impl Translator {
     pub(super) fn look_at_class(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
         let mut reading = Reading::new(objects, key);
-        let object = objects
-            .gateway_class(&key.name)
-            .filter(|class| !self.standing_back.contains(&class.spec.controller_name));
+        let object = objects.gateway_class(&key.name);
+        let rival = object.and_then(|class| self.standing_back.get(&class.spec.controller_name).cloned());
+        let object = object.filter(|_| rival.is_none());
         let view = object.and_then(|class| class::view(class, &mut reading));
         // The configurations that were read, and those that now are, may say something else about their use.
         let configurations: Vec<ObjectKey> =
@@ -57,7 +57,14 @@ impl Translator {
                 self.diagnose(key, findings, step);
             }
             None if is_pending => {}
-            None => self.forget(key),
+            None => {
+                self.forget(key);
+                let said = rival.map(|rival| {
+                    let message = format!("Weir leaves this class alone: {rival}");
+                    Finding::info("spec.controllerName", "StandingBack", message)
+                });
+                self.diagnose(key, said.into_iter().collect(), step);
+            }
         }
     }
 

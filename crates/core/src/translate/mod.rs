@@ -82,8 +82,8 @@ pub struct Translator {
     config: TranslateConfig,
     /// Classes are to be looked at again: their statuses claim other features, or others answer for them.
     classes_changed: bool,
-    /// Names of ours that another controller answers for.
-    standing_back: BTreeSet<String>,
+    /// Names of ours that another controller answers for, each with how that is known.
+    standing_back: BTreeMap<String, String>,
     started: bool,
     /// The objects of the last call, to see what really changed.
     before: Objects,
@@ -141,8 +141,9 @@ impl Translator {
         }
     }
 
-    /// Controllers for which somebody else answers from the next call on: their classes and entries are none of ours.
-    pub fn set_standing_back(&mut self, controllers: BTreeSet<String>) {
+    /// Controllers for which somebody else answers from the next call on: their classes and entries are none of ours. Each
+    /// with how that is known, which the class is told.
+    pub fn set_standing_back(&mut self, controllers: BTreeMap<String, String>) {
         if self.standing_back != controllers {
             self.standing_back = controllers;
             self.classes_changed = true;
@@ -390,7 +391,7 @@ impl Translator {
         step: &mut Step,
     ) {
         let is_known = self.statuses.contains_key(key);
-        let is_ours = |name: &&str| CONTROLLERS.contains(name) && !self.standing_back.contains(*name);
+        let is_ours = |name: &&str| CONTROLLERS.contains(name) && !self.standing_back.contains_key(*name);
         let has_entries = object.status_controllers().iter().any(is_ours);
         if has_entries && !is_known && self.dependencies.waits().len() > 0 {
             self.deferred.insert(key.clone(), status);

@@ -1,0 +1,192 @@
+//! Data planes in a cluster: one for each managed Gateway, and the shared one that the installation made.
+//!
+//! Owns what should be there ([`Planes`]), the addresses that Services turned out to have, and the task that keeps one
+//! like the other ([`keeper`]). Invariants: an object that another made is never changed nor deleted, but for the ports of
+//! the shared data plane's Service; nothing is deleted because something is not known; what is ours is written with
+//! server-side apply under our own name, against the version that was seen. Deliberately absent: pods (Deployments are
+//! Kubernetes' to run), and deleting what goes with its Gateway (owner references do that).
+
+pub(crate) mod configuration;
+mod keeper;
+pub(crate) mod objects;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use weir_core::{AddressProblem, ObjectKey};
+use weir_model::resource::DataPlaneName;
+
+pub use self::configuration::CONFIGURATION_FIELDS;
+use self::configuration::Notice;
+use self::objects::{Id, Piece};
+use self::table::{Table, Wish};
+use super::objects::short;
+use super::{Assigned, Assignment, GatewayView, PlanePlace};
+use crate::call::Caller;
+use crate::metrics::ControlStatus;
+
+/// The audience of the tokens with which data planes present themselves.
+pub const DEFAULT_AUDIENCE: &str = "weir.dev/controller";
+
+/// Settings of provisioning in a cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Where Weir is installed.
+    pub namespace: String,
+    /// The name of the installation; the shared data plane is called `<release>-gateway-proxy`.
+    pub release: String,
+    /// The image of data planes.
+    pub image: String,
+    /// Where data planes find a controller, `HOST:PORT`.
+    pub controller: String,
+    /// Audience of the projected tokens.
+    pub audience: String,
+    /// The certificates of the authority that data planes trust, as PEM; empty until there is one.
+    pub trust: watch::Receiver<Arc<str>>,
+    /// Answer for Kong's names even where a controller of Kong's lives.
+    pub take_over: bool,
+}
+
+impl Cluster {
+    /// The shared data plane: the name of its Service, Deployment and ServiceAccount.
+    pub fn shared_plane(&self) -> DataPlaneName {
+        DataPlaneName::new(self.namespace.as_str(), format!("{}-gateway-proxy", self.release))
+    }
+
+    /// The value of the label `weir.dev/instance` on everything of this installation.
+    pub fn instance(&self) -> String {
+        short(&format!("{}.{}", self.namespace, self.release))
+    }
+
+    /// The name of the ConfigMap with the authority's certificates, in each namespace with a data plane.
+    pub fn trust_name(&self) -> String {
+        short(&format!("{}-weir-authority", self.release))
+    }
+
+    fn shared_service(&self) -> Id {
+        let plane = self.shared_plane();
+        Id::new(Piece::Service, &plane.namespace, &plane.name)
+    }
+}
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Planes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cluster: Cluster,
+    caller: Caller,
+    status: Arc<ControlStatus>,
+    /// The only namespaces in which anything is done; none: all.
+    namespaces: Vec<String>,
+    table: Mutex<Table>,
+    /// Something is to be done.
+    changed: Notify,
+    /// Addresses or problems of Gateways may be others now.
+    moved: Arc<Notify>,
+}
+
+impl Planes {
+    pub(crate) fn new(
+        cluster: Cluster,
+        caller: Caller,
+        status: Arc<ControlStatus>,
+        mut namespaces: Vec<String>,
+    ) -> Planes {
+        if !namespaces.is_empty() && !namespaces.contains(&cluster.namespace) {
+            // The shared data plane lives there.
+            namespaces.push(cluster.namespace.clone());
+        }
+        let table = Mutex::new(Table::new(&namespaces));
+        let (changed, moved) = (Notify::new(), Arc::new(Notify::new()));
+        Planes { shared: Arc::new(Shared { cluster, caller, status, namespaces, table, changed, moved }) }
+    }
+
+    /// Rung when [`Planes::assign`] may say something else.
+    pub(crate) fn moved(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.moved)
+    }
+
+    /// Where these Gateways are served, and at which addresses clients find them.
+    pub(crate) fn assign(&self, gateways: &[GatewayView]) -> Assignment {
+        let table = self.shared.table.lock();
+        let assign = |view: &GatewayView| (view.key.clone(), self.assign_one(view, &table));
+        Assignment { gateways: gateways.iter().map(assign).collect(), shared: None }
+    }
+
+    fn assign_one(&self, view: &GatewayView, table: &Table) -> Assigned {
+        let shared = self.shared.cluster.shared_plane();
+        if view.is_unmanaged() {
+            let service = self.shared.cluster.shared_service();
+            let (published, problem) = table.addresses(&service, view);
+            let place = PlanePlace { name: shared.place(), published };
+            return Assigned { addresses: Vec::new(), plane: Some(place), problem };
+        }
+        let plane = objects::plane(view);
+        if plane == shared {
+            let why = format!("{shared} is the name of the shared data plane; give the Gateway another name");
+            let problem = Some(AddressProblem::NoResources(why));
+            return Assigned { addresses: Vec::new(), plane: None, problem };
+        }
+        let (published, mut problem) = table.addresses(&objects::service_id(view), view);
+        if let Some(why) = table.trouble(&view.key) {
+            problem = Some(AddressProblem::NoResources(why));
+        }
+        Assigned { addresses: Vec::new(), plane: Some(PlanePlace { name: plane.place(), published }), problem }
+    }
+
+    /// What should be there from now on; what is to be told of it. `foreign`: uids of Gateways that are certainly not
+    /// ours; `known`: whether Gateways and classes are served, so that one that is not here is not there.
+    pub(crate) fn wish(
+        &self,
+        gateways: &[GatewayView],
+        foreign: Vec<String>,
+        known: bool,
+        api_version: &str,
+    ) -> Vec<(ObjectKey, Notice)> {
+        let cluster = &self.shared.cluster;
+        let authority = cluster.trust.borrow().clone();
+        let mut notices = Vec::new();
+        let mut table = self.shared.table.lock();
+        let mut wishes = BTreeMap::new();
+        let mut owners: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for view in gateways.iter().filter(|view| !view.is_unmanaged()) {
+            if objects::plane(view) == cluster.shared_plane() {
+                continue;
+            }
+            let owner = objects::owner(view, api_version, false);
+            owners.entry(view.key.namespace.clone()).or_default().push(owner);
+            if view.frozen && table.has_plane(&view.uid) {
+                // What it was made by is not there now: it goes on as it was.
+                wishes.extend(table.wishes_of(&view.key));
+                continue;
+            }
+            let (made, told) = objects::of_gateway(view, cluster, api_version);
+            notices.extend(told.into_iter().map(|notice| (view.key.clone(), notice)));
+            let wish = |(id, object)| (id, Wish::new(object, Some(view.key.clone()), false));
+            wishes.extend(made.into_iter().map(wish));
+        }
+        let unmanaged: Vec<&GatewayView> = gateways.iter().filter(|view| view.is_unmanaged()).collect();
+        let shared = cluster.shared_service();
+        if let Some(owner) = table.owner_by(&shared) {
+            owners.entry(cluster.namespace.clone()).or_default().push(owner);
+        }
+        let ports = objects::shared_service(&shared, &unmanaged);
+        wishes.insert(shared, Wish::new(ports, None, true));
+        for (namespace, owners) in owners.iter().filter(|_| !authority.is_empty()) {
+            let (id, object) = objects::trust(namespace, cluster, &authority, owners);
+            wishes.insert(id, Wish::new(object, None, false));
+        }
+        let ours = gateways.iter().filter(|view| !view.frozen).map(|view| view.uid.clone());
+        table.wish(wishes, ours.chain(foreign).collect(), known, !authority.is_empty());
+        drop(table);
+        self.shared.changed.notify_one();
+        notices
+    }
+}
