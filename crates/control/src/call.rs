@@ -152,9 +152,14 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Every write asks `leadership` first.
-    pub(crate) fn new(client: kube::Client, status: Arc<ControlStatus>, leadership: Leadership) -> Caller {
-        Caller { client, status, leadership }
+    /// Whose writes nothing holds back.
+    pub(crate) fn new(client: kube::Client, status: Arc<ControlStatus>) -> Caller {
+        Caller { client, status, leadership: Leadership::always() }
+    }
+
+    /// The same, but every write asks `leadership` first.
+    pub(crate) fn under(self, leadership: Leadership) -> Caller {
+        Caller { leadership, ..self }
     }
 
     pub(crate) fn leadership(&self) -> &Leadership {

@@ -189,12 +189,13 @@ impl Elector {
         Elector { caller, config, leadership: Leadership::none(), seen: None, failing: false }
     }
 
-    pub(crate) fn leadership(&self) -> Leadership {
+    /// What the candidate has to say about it.
+    pub fn leadership(&self) -> Leadership {
         self.leadership.clone()
     }
 
     /// Stand for election until shutdown, and give the Lease back then.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let wait = tokio::select! {
                 () = shutdown.cancelled() => break,

@@ -33,7 +33,7 @@ pub use crate::backoff::Backoff;
 pub use crate::lease::{Elector, Leader, Leadership, LeaseConfig, LeaseTimes};
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{
-    AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, DEFAULT_AUDIENCE, Fixed, Provision, Sandbox,
+    AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, Fixed, Provision, Sandbox,
 };
 pub use crate::rights::Right;
 /// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).
@@ -81,7 +81,7 @@ impl ControlConfig {
 /// A candidate for leadership among the control planes of one installation. Its calls are counted in `status`.
 pub fn elector(client: kube::Client, status: Arc<ControlStatus>, config: LeaseConfig) -> Elector {
     // Who is to lead is what it finds out, so nothing holds its own writes back but the version of the Lease.
-    Elector::new(Caller::new(client, status, Leadership::always()), config)
+    Elector::new(Caller::new(client, status), config)
 }
 
 /// Run a control plane until `shutdown`, or until the other end of a channel is gone. Updates are numbered from 1, the
@@ -97,7 +97,7 @@ pub async fn run(
 ) {
     let stop = shutdown.child_token();
     let ControlConfig { provision, translate, instance, status, namespaces, leadership } = config;
-    let caller = Caller::new(client, Arc::clone(&status), leadership);
+    let caller = Caller::new(client, Arc::clone(&status)).under(leadership);
     let statuses = StatusWriter::new(caller.clone(), Arc::clone(&status), StandBack::default().ours());
     let (recorder, events) = events::recorder(caller.clone(), Arc::clone(&status), instance);
     let (found, standing_back) = watch::channel(None);

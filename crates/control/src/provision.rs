@@ -20,7 +20,7 @@ use weir_api::gateway_api::{AddressType, GatewayStatusAddress, ProtocolType};
 use weir_api::kong::GatewayConfiguration;
 use weir_core::{AddressProblem, Addresses, ClassKind, ObjectKey, RequestedAddress};
 
-pub use self::cluster::{CONFIGURATION_FIELDS, Cluster, DEFAULT_AUDIENCE};
+pub use self::cluster::{CONFIGURATION_FIELDS, Cluster};
 pub use self::fixed::Fixed;
 pub use self::sandbox::{AddressRange, AddressRangeError, Sandbox};
 
@@ -118,10 +118,5 @@ impl Provision {
             // Whoever keeps the data planes says it.
             Provision::Cluster(_) => Assignment::default(),
         }
-    }
-
-    /// Whether objects are made for Gateways.
-    pub(crate) fn makes_objects(&self) -> bool {
-        matches!(self, Provision::Sandbox(_))
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -31,7 +32,7 @@ pub(crate) trait AdminSource: Send + Sync + 'static {
     }
     /// Prometheus text format.
     fn metrics(&self) -> String;
-    fn splits(&self) -> serde_json::Value;
+    fn splits(&self) -> BoxFuture<'_, serde_json::Value>;
 }
 
 /// Binds now, serves on a thread of its own until `shutdown`. Returns the bound address.
@@ -70,8 +71,8 @@ async fn serve(listener: std::net::TcpListener, source: Arc<dyn AdminSource>, sh
         tokio::spawn(async move {
             let _slot = slot;
             let service = hyper::service::service_fn(move |request| {
-                let response = answer(&request, source.as_ref());
-                async move { Ok::<_, Infallible>(response) }
+                let source = source.clone();
+                async move { Ok::<_, Infallible>(answer(&request, source.as_ref()).await) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
             let http = http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -83,7 +84,7 @@ async fn serve(listener: std::net::TcpListener, source: Arc<dyn AdminSource>, sh
     }
 }
 
-fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
     }
@@ -97,7 +98,7 @@ fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Response<Ful
             Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
         },
         "/metrics" => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", source.metrics()),
-        "/splits" => with_type(StatusCode::OK, "application/json", format!("{:#}\n", source.splits())),
+        "/splits" => with_type(StatusCode::OK, "application/json", format!("{:#}\n", source.splits().await)),
         _ => text(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /splits\n".to_owned()),
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Sandbox(SandboxOptions),
     /// Serve the objects of a directory of YAML files, without an API.
     Serve(ServeOptions),
+    /// Run the control plane of a cluster: statuses, data planes for Gateways, and what those serve.
+    Controller(ControllerOptions),
     /// Run the data plane of one Gateway in a cluster: what it serves comes from a controller.
     Proxy(ProxyOptions),
     /// Say what is wrong with a directory of YAML files, without serving it.
@@ -100,6 +102,46 @@ pub(crate) struct ServeOptions {
     pub(crate) channel: Channel,
     #[command(flatten)]
     pub(crate) process: ProcessOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ControllerOptions {
+    /// Kubeconfig of the cluster (default: the pod's service account, else as kubectl).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace in which Weir is installed (default: the pod's, else the kubeconfig's).
+    #[arg(long, env = "WEIR_NAMESPACE", value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Name of the installation: its shared data plane is the Service NAME-gateway-proxy.
+    #[arg(long, env = "WEIR_RELEASE", value_name = "NAME", default_value = "weir")]
+    pub(crate) release: String,
+    /// Image of the data planes that are made for Gateways.
+    #[arg(long, env = "WEIR_IMAGE", value_name = "IMAGE", default_value = concat!("weir:", env!("CARGO_PKG_VERSION")))]
+    pub(crate) image: String,
+    /// Namespaces whose objects are read (default: all).
+    #[arg(long, env = "WEIR_WATCH_NAMESPACES", value_name = "NAME,NAME", value_delimiter = ',')]
+    pub(crate) watch_namespaces: Vec<String>,
+    /// Whether one of several replicas is chosen to write; without it there must be one.
+    #[arg(long, env = "WEIR_LEADER_ELECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) leader_election: bool,
+    /// Answer for classes of Kong's even where a controller of Kong's lives.
+    #[arg(long, env = "WEIR_TAKE_OVER")]
+    pub(crate) take_over: bool,
+    /// Where data planes are listened for (gRPC over TLS).
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:9902")]
+    pub(crate) listen: SocketAddr,
+    /// Where data planes find a controller (default: RELEASE-controller.NAMESPACE.svc and the port of --listen).
+    #[arg(long, env = "WEIR_CONTROLLER_ADDRESS", value_name = "HOST:PORT")]
+    pub(crate) controller_address: Option<String>,
+    /// Address of this pod, by which others point to it while it leads.
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    pub(crate) pod_ip: Option<IpAddr>,
+    /// Name of this replica, for people (default: the host's name).
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// Address of the admin port: /readyz, /livez, /metrics, /splits (default: a free port on 127.0.0.1).
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -49,7 +49,8 @@ pub(crate) async fn connect_with(path: &Path) -> Result<Client> {
     client(config)
 }
 
-fn client(config: Config) -> Result<Client> {
+/// A client with this program's cryptography; of the runtime that it is made on.
+pub(crate) fn client(config: Config) -> Result<Client> {
     // kube takes the process's provider; a second installation of the same one is not an error.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let url = config.cluster_url.clone();

@@ -12,6 +12,7 @@ mod address;
 mod admin;
 mod cli;
 mod client;
+mod controller;
 mod demo;
 mod files;
 mod plane;
@@ -44,6 +45,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Demo(options) => demo::run(&options),
         cli::Command::Sandbox(options) => sandbox::run(&options),
         cli::Command::Serve(options) => serve::run(&options),
+        cli::Command::Controller(options) => controller::run(&options),
         cli::Command::Proxy(options) => plane::run(&options),
         cli::Command::Validate(options) => validate::run(&options),
         cli::Command::Status(options) => status::run(&options),

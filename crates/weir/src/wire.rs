@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +47,7 @@ pub(crate) fn start_proxy(
 }
 
 /// Random enough for phases: std's hasher keys come from the system's randomness.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
@@ -158,8 +160,8 @@ impl AdminSource for GatewayReport {
         self.proxy.metrics() + &self.control.render()
     }
 
-    fn splits(&self) -> Value {
-        splits(&self.proxy)
+    fn splits(&self) -> BoxFuture<'_, Value> {
+        futures::future::ready(splits(&self.proxy)).boxed()
     }
 }
 

@@ -29,9 +29,6 @@ use super::{Assigned, Assignment, GatewayView, PlanePlace};
 use crate::call::Caller;
 use crate::metrics::ControlStatus;
 
-/// The audience of the tokens with which data planes present themselves.
-pub const DEFAULT_AUDIENCE: &str = "weir.dev/controller";
-
 /// Settings of provisioning in a cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {

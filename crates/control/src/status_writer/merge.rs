@@ -32,7 +32,7 @@ const PARENTS_MAX: usize = 32;
 const ANCESTORS_MAX: usize = 16;
 
 /// Controllers whose entries in `status.parents` and `status.ancestors` are ours to write.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct OurNames(pub(crate) Vec<String>);
 
 impl OurNames {

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures::future::BoxFuture;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -229,7 +230,7 @@ impl admin::AdminSource for Admin {
         self.0.status.metrics()
     }
 
-    fn splits(&self) -> serde_json::Value {
+    fn splits(&self) -> BoxFuture<'_, serde_json::Value> {
         self.0.status.splits()
     }
 }

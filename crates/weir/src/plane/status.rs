@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use weir_model::resource::BindReport;
 use weir_model::wire::Report;
@@ -209,7 +211,7 @@ impl AdminSource for PlaneStatus {
         out
     }
 
-    fn splits(&self) -> Value {
-        wire::splits(&self.proxy)
+    fn splits(&self) -> BoxFuture<'_, Value> {
+        futures::future::ready(wire::splits(&self.proxy)).boxed()
     }
 }

@@ -198,7 +198,7 @@ impl Planes {
     fn finish(&self, done: Done) {
         let Done { id, outcome } = done;
         let mut table = self.shared.table.lock();
-        let mut wrote = || self.shared.status.provision_writes.add(1);
+        let wrote = || self.shared.status.provision_writes.add(1);
         let moved = match outcome {
             Ok(Outcome::Wrote { object, hash }) => {
                 wrote();

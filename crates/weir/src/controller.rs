@@ -1,0 +1,275 @@
+//! `weir controller`: the control plane of a cluster.
+//!
+//! Owns the wiring of control, leadership and distribution over one cluster's API. Invariants: every replica watches and
+//! translates, and only the one that leads writes, provisions and serves; the admin port says what is missing, and names
+//! each right that the API refuses.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::Config;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use weir_control::distribute::{self, AuthorityPolicy, DEFAULT_AUDIENCE, DistributeConfig, Distribution};
+use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Provision};
+
+use crate::admin::{self, AdminSource};
+use crate::cli::ControllerOptions;
+use crate::wire::{self, Room};
+use crate::{client, process};
+
+/// Updates and answers under way between control and distribution.
+const CHANNEL: usize = 4;
+
+/// How long a connection to the API may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Where service accounts find what they need in a pod.
+const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
+pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
+    let config = wire::block_on(api_config(options))?;
+    let names = Names::of(options, &config)?;
+    process::raise_file_limit();
+    let shutdown = CancellationToken::new();
+    let control = Arc::new(ControlStatus::default());
+    let distributed = Arc::new(distribute::DistributeStatus::default());
+    let (running, runs) = watch::channel(None);
+    let report = Arc::new(Report { control: Arc::clone(&control), distributed: Arc::clone(&distributed), runs });
+    let bound = admin::start(options.admin, report, shutdown.clone())?;
+    tracing::info!(admin = %bound, api = %config.cluster_url, identity = names.identity, "weir controller starts");
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let room = {
+        let work = Work { options: options.clone(), names, config, control, distributed, running };
+        let stop = shutdown.clone();
+        Room::start("weir-control", 2, async move || {
+            // Nobody listens any more where a signal ended the process first.
+            let _ = ended.send(work.run(stop).await);
+        })?
+    };
+    let outcome = wire::block_on(async {
+        tokio::select! {
+            signal = process::stop_signal() => {
+                tracing::info!(signal = signal?, "weir controller ends");
+                Ok(ExitCode::SUCCESS)
+            }
+            outcome = end => match outcome {
+                Ok(Ok(())) | Err(_) => bail!("the control plane ended by itself"),
+                Ok(Err(error)) => Err(error),
+            },
+        }
+    });
+    shutdown.cancel();
+    room.join();
+    outcome
+}
+
+/// The cluster that is named, or in which this runs, or that `kubectl` would use.
+async fn api_config(options: &ControllerOptions) -> Result<Config> {
+    let mut config = if let Some(path) = &options.kubeconfig {
+        let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig: reading {}", path.display()))?;
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+    } else if std::env::var_os(IN_CLUSTER).is_some() {
+        Config::incluster().context("the pod's service account")?
+    } else {
+        Config::from_kubeconfig(&KubeConfigOptions::default())
+            .await
+            .context("not in a pod, and no kubeconfig: name one with --kubeconfig")?
+    };
+    config.connect_timeout = Some(CONNECT);
+    Ok(config)
+}
+
+/// What this process and its installation are called.
+#[derive(Clone)]
+struct Names {
+    namespace: String,
+    release: String,
+    /// Different for each process there ever was.
+    identity: String,
+    /// Where data planes find this process, and where any of its kind.
+    own_address: String,
+    address: String,
+}
+
+impl Names {
+    fn of(options: &ControllerOptions, config: &Config) -> Result<Names> {
+        let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let instance = options.instance.clone().unwrap_or(host);
+        let release = options.release.clone();
+        let port = options.listen.port();
+        let address = match &options.controller_address {
+            Some(address) => address.clone(),
+            None => format!("{release}-controller.{namespace}.svc:{port}"),
+        };
+        if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            bail!("--controller-address: {address:?} is not HOST:PORT");
+        }
+        let own_address = match options.pod_ip {
+            Some(ip) => SocketAddr::new(ip, port).to_string(),
+            None => String::new(),
+        };
+        let identity = format!("{instance}_{:08x}", wire::random_seed() >> 32);
+        Ok(Names { namespace, release, identity, own_address, address })
+    }
+}
+
+/// Everything that the control plane's threads need.
+struct Work {
+    options: ControllerOptions,
+    names: Names,
+    config: Config,
+    control: Arc<ControlStatus>,
+    distributed: Arc<distribute::DistributeStatus>,
+    running: watch::Sender<Option<Distribution>>,
+}
+
+impl Work {
+    async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        let Work { options, names, config, control, distributed, running } = self;
+        let client = client::client(config)?;
+        let (leadership, election) = if options.leader_election {
+            let lease = LeaseConfig {
+                namespace: names.namespace.clone(),
+                name: format!("{}-weir-leader", names.release),
+                identity: names.identity.clone(),
+                address: names.own_address.clone(),
+                times: LeaseTimes::default(),
+            };
+            let elector = weir_control::elector(client.clone(), Arc::clone(&control), lease);
+            (elector.leadership(), elector.run(shutdown.clone()).left_future())
+        } else {
+            (weir_control::Leadership::always(), futures::future::ready(()).right_future())
+        };
+        let distribution = Distribution::new(
+            client.clone(),
+            DistributeConfig {
+                listen: options.listen,
+                namespace: names.namespace.clone(),
+                secret: format!("{}-weir-authority", names.release),
+                audience: DEFAULT_AUDIENCE.to_owned(),
+                policy: AuthorityPolicy::default(),
+                status: distributed,
+            },
+        );
+        running.send_replace(Some(distribution.clone()));
+        let provision = Provision::Cluster(Cluster {
+            namespace: names.namespace,
+            release: names.release,
+            image: options.image,
+            controller: names.address,
+            audience: DEFAULT_AUDIENCE.to_owned(),
+            trust: distribution.trust(),
+            take_over: options.take_over,
+        });
+        let mut settings = wire::control_config(provision, control);
+        settings.instance = names.identity;
+        settings.namespaces = options.watch_namespaces;
+        settings.leadership = leadership.clone();
+        settings.translate.configuration_fields = weir_control::CONFIGURATION_FIELDS;
+        let (updates, wanted) = mpsc::channel(CHANNEL);
+        let (answers, applied) = mpsc::channel(CHANNEL);
+        let (told, leader) = watch::channel(distribute::Leadership::Standby { leader: None });
+        let stop = shutdown.child_token();
+        let control = async {
+            weir_control::run(client, updates, applied, settings, stop.clone()).await;
+            stop.cancel();
+        };
+        let serving = async {
+            let outcome = distribution.run(leader, wanted, answers, stop.clone()).await;
+            stop.cancel();
+            outcome
+        };
+        let telling = tell(leadership.watch(), told, stop.clone());
+        let ((), (), served, ()) = tokio::join!(control, telling, serving, election);
+        served.context("serving data planes")
+    }
+}
+
+/// Passes on who leads, in the words of distribution.
+async fn tell(
+    mut leader: watch::Receiver<Leader>,
+    told: watch::Sender<distribute::Leadership>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let now = match &*leader.borrow_and_update() {
+            Leader::Own { epoch } => distribute::Leadership::Leader { epoch: *epoch },
+            Leader::Other { address, .. } => {
+                distribute::Leadership::Standby { leader: Some(address.clone()).filter(|address| !address.is_empty()) }
+            }
+            Leader::Unknown => distribute::Leadership::Standby { leader: None },
+        };
+        told.send_replace(now);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = leader.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// What the admin port tells of a controller.
+struct Report {
+    control: Arc<ControlStatus>,
+    distributed: Arc<distribute::DistributeStatus>,
+    runs: watch::Receiver<Option<Distribution>>,
+}
+
+impl Report {
+    fn refused(&self) -> Option<String> {
+        let denied: Vec<String> = self.control.denied().iter().map(ToString::to_string).collect();
+        (!denied.is_empty()).then(|| format!("the API refuses: {}", denied.join(", ")))
+    }
+}
+
+impl AdminSource for Report {
+    fn ready(&self) -> Result<(), String> {
+        if !self.control.ready() {
+            let missing = self.control.missing();
+            let waiting = if missing.is_empty() {
+                "nothing has been translated yet".to_owned()
+            } else {
+                format!("the first lists are not complete: {}", missing.join(", "))
+            };
+            return Err(self.refused().map_or(waiting.clone(), |refused| format!("{waiting}; {refused}")));
+        }
+        match &*self.runs.borrow() {
+            Some(distribution) => distribution.ready(),
+            None => Err("data planes are not served yet".to_owned()),
+        }
+    }
+
+    fn remark(&self) -> Option<String> {
+        self.refused()
+    }
+
+    fn metrics(&self) -> String {
+        self.control.render() + &self.distributed.render()
+    }
+
+    fn splits(&self) -> BoxFuture<'_, Value> {
+        let distribution = self.runs.borrow().clone();
+        async move {
+            let Some(distribution) = distribution else { return json!({ "rules": [] }) };
+            let mut rules = Vec::new();
+            for instance in distribution.splits().await {
+                let Ok(mut told) = serde_json::from_slice::<Value>(&instance.json) else { continue };
+                for rule in told["rules"].as_array_mut().into_iter().flatten() {
+                    rule["dataPlane"] = Value::from(instance.data_plane.to_string());
+                    rule["instance"] = Value::from(instance.instance.as_str());
+                    rules.push(rule.take());
+                }
+            }
+            json!({ "rules": rules })
+        }
+        .boxed()
+    }
+}
