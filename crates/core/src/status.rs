@@ -55,7 +55,11 @@ pub(crate) fn gateway_status(
     let judged = judged(plan, &plan.listeners, around, &mut findings);
     if let (None, Some(problem)) = (&plan.rejection, &plan.addresses.problem) {
         let (reason, message) = address_problem(problem);
-        findings.push(Finding::error("spec.addresses", reason, message));
+        findings.push(match problem {
+            // Most often it comes in a moment.
+            AddressProblem::NotAssigned(_) => Finding::info("spec.addresses", reason, message),
+            _ => Finding::error("spec.addresses", reason, message),
+        });
     }
     let mut conditions = vec![accepted(plan, &judged), programmed(plan, &judged), resolved_refs(plan)];
     conditions.extend(insecure(plan));

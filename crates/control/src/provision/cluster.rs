@@ -24,7 +24,7 @@ pub use self::configuration::CONFIGURATION_FIELDS;
 use self::configuration::Notice;
 use self::objects::{Id, Piece};
 use self::table::{Table, Wish};
-use super::objects::short;
+use super::objects::{LABEL_BYTES, short};
 use super::{Assigned, Assignment, GatewayView, PlanePlace};
 use crate::call::Caller;
 use crate::metrics::ControlStatus;
@@ -54,9 +54,11 @@ impl Cluster {
         DataPlaneName::new(self.namespace.as_str(), format!("{}-gateway-proxy", self.release))
     }
 
-    /// The value of the label `weir.dev/instance` on everything of this installation.
+    /// The value of the label `weir.dev/instance` on everything of this installation: `NAMESPACE.RELEASE`.
     pub fn instance(&self) -> String {
-        short(&format!("{}.{}", self.namespace, self.release))
+        let plain = format!("{}.{}", self.namespace, self.release);
+        // A label's value may have dots where a name may not.
+        if plain.len() <= LABEL_BYTES { plain } else { short(&plain) }
     }
 
     /// The name of the ConfigMap with the authority's certificates, in each namespace with a data plane.

@@ -42,7 +42,7 @@ pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-n
 const BOUND_PORTS_ANNOTATION: &str = "weir.dev/bound-ports";
 
 /// The longest name of a Service and of a label's value, bytes (RFC 1123).
-const LABEL_BYTES: usize = 63;
+pub(crate) const LABEL_BYTES: usize = 63;
 
 /// Real ports by address, listener port and whether it is one for UDP, where they differ.
 pub(crate) type BoundPorts = BTreeMap<(IpAddr, u16, bool), u16>;

@@ -257,7 +257,7 @@ pub(crate) fn hash(text: &str) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::provision) mod tests {
     use super::{AddressRange, Sandbox};
     use crate::provision::{Assigned, GatewayView};
     use std::net::IpAddr;

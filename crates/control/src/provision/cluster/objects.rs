@@ -462,3 +462,172 @@ impl Maker<'_> {
         self.plain(Piece::NetworkPolicy, spec)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::sync::watch;
+    use weir_api::gateway_api::{AddressType, ProtocolType};
+    use weir_api::kong::GatewayConfiguration;
+    use weir_core::RequestedAddress;
+
+    use super::*;
+    use crate::provision::sandbox::tests::view;
+
+    fn cluster() -> Cluster {
+        Cluster {
+            namespace: "weir-system".to_owned(),
+            release: "weir".to_owned(),
+            image: "weir:1".to_owned(),
+            controller: "weir-controller.weir-system.svc:9902".to_owned(),
+            audience: "weir.dev/controller".to_owned(),
+            trust: watch::channel(Arc::from("")).1,
+            take_over: false,
+        }
+    }
+
+    fn made(view: &GatewayView) -> (Vec<(Id, Value)>, Vec<Notice>) {
+        of_gateway(view, &cluster(), "gateway.networking.k8s.io/v1")
+    }
+
+    fn piece(made: &[(Id, Value)], piece: Piece) -> &Value {
+        made.iter().find(|(id, _)| id.piece == piece).map(|(_, object)| object).unwrap()
+    }
+
+    fn with(configuration: Value) -> GatewayView {
+        let configuration = GatewayConfiguration { spec: configuration, ..GatewayConfiguration::default() };
+        GatewayView {
+            configuration: Some(Arc::new(configuration)),
+            listeners: vec![("http".to_owned(), 80)],
+            ports: vec![(80, ProtocolType::Http)],
+            ..view("kong")
+        }
+    }
+
+    /// `WEIR_GOLDEN=write` writes what comes out.
+    fn assert_golden(name: &str, view: &GatewayView) {
+        let (objects, notices) = made(view);
+        let objects: Vec<&Value> = objects.iter().map(|(_, object)| object).collect();
+        let notices: Vec<String> =
+            notices.iter().map(|notice| format!("{}: {}", notice.reason, notice.message)).collect();
+        let actual = format!("{:#}\n", json!({"objects": objects, "notices": notices}));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plane").join(format!("{name}.json"));
+        if std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write") {
+            std::fs::write(&path, &actual).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(actual, golden, "{name} differs; WEIR_GOLDEN=write writes it anew");
+    }
+
+    #[test]
+    fn a_plain_gateway_gets_what_a_data_plane_needs() {
+        let ports = vec![(80, ProtocolType::Http), (53, ProtocolType::Udp), (443, ProtocolType::Https)];
+        let labels = BTreeMap::from([
+            ("team".to_owned(), "a".to_owned()),
+            ("weir.dev/component".to_owned(), "not theirs to say".to_owned()),
+        ]);
+        let annotations = BTreeMap::from([("note".to_owned(), "b".to_owned())]);
+        let drain = Duration::from_millis(12_500);
+        assert_golden("plain", &GatewayView { ports, labels, annotations, drain, ..view("edge") });
+    }
+
+    #[test]
+    fn a_configuration_of_the_operators_is_obeyed() {
+        let view = with(json!({
+            "listenersOptions": [{"name": "http", "nodePort": 30_080}, {"name": "absent", "nodePort": 30_081}],
+            "dataPlaneOptions": {
+                "deployment": {
+                    "labels": {"team": "x"},
+                    "annotations": {"note": "y"},
+                    "scaling": {"horizontal": {"minReplicas": 2, "maxReplicas": 5}},
+                    "rollout": {"strategy": {"blueGreen": {}}},
+                    "podTemplateSpec": {
+                        "metadata": {"creationTimestamp": null, "labels": {"who": "me", "weir.dev/component": "x"}},
+                        "spec": {
+                            "serviceAccountName": "theirs",
+                            "nodeSelector": {"disk": "fast"},
+                            "containers": [
+                                {
+                                    "name": "proxy",
+                                    "image": "kong/kong-gateway:3.11",
+                                    "command": ["/docker-entrypoint.sh"],
+                                    "env": [{"name": "KONG_LOG_LEVEL", "value": "debug"}],
+                                    "readinessProbe": {
+                                        "initialDelaySeconds": 1,
+                                        "httpGet": {"path": "/status/ready", "port": 8100},
+                                    },
+                                    "resources": {"limits": {"memory": "512Mi"}},
+                                },
+                                {"name": "sidecar", "image": "example/sidecar:1"},
+                            ],
+                        },
+                    },
+                },
+                "network": {"services": {"ingress": {
+                    "name": "front",
+                    "type": "NodePort",
+                    "labels": {"a": "b"},
+                    "annotations": {"c": "d"},
+                    "externalTrafficPolicy": "Local",
+                }}},
+                "resources": {"podDisruptionBudget": {"spec": {"minAvailable": 1}}},
+            },
+        }));
+        assert_golden("configured", &view);
+        assert_eq!(service_id(&view), Id::new(Piece::Service, "default", "front"));
+    }
+
+    #[test]
+    fn replicas_are_said_by_one_alone() {
+        let deployment = |configuration| {
+            let (objects, _) = made(&with(configuration));
+            piece(&objects, Piece::Deployment)["spec"].get("replicas").cloned()
+        };
+        let options = |deployment: Value| json!({"dataPlaneOptions": {"deployment": deployment}});
+        assert_eq!(deployment(json!({})), None, "nobody said it: whoever scales it may");
+        assert_eq!(deployment(options(json!({"replicas": 3}))), Some(json!(3)));
+        let scaled = json!({"replicas": 3, "scaling": {"horizontal": {"maxReplicas": 5}}});
+        assert_eq!(deployment(options(scaled)), None, "an autoscaler says it");
+    }
+
+    #[test]
+    fn a_pod_template_that_cannot_be_merged_is_left_out_and_told() {
+        let template = json!({"spec": {"containers": [{"$patch": "sideways", "name": "proxy"}]}});
+        let view = with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}}));
+        let (objects, notices) = made(&view);
+        assert_eq!(notices[0].reason, "InvalidPodTemplate", "{notices:?}");
+        let pod = &piece(&objects, Piece::Deployment)["spec"]["template"]["spec"];
+        assert_eq!(pod["containers"][0]["image"], "weir:1");
+    }
+
+    #[test]
+    fn the_pod_template_does_not_depend_on_listeners() {
+        let template = |ports: Vec<(u16, ProtocolType)>| {
+            let (objects, _) = made(&GatewayView { ports, ..view("g") });
+            piece(&objects, Piece::Deployment).clone()
+        };
+        let more = vec![(80, ProtocolType::Http), (9_000, ProtocolType::Tcp), (53, ProtocolType::Udp)];
+        assert_eq!(template(Vec::new()), template(more));
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_asked_of_the_load_balancer() {
+        let request = RequestedAddress { type_: AddressType::IpAddress, value: Some("192.0.2.7".to_owned()) };
+        let (objects, _) = made(&GatewayView { requested: vec![request], ..view("g") });
+        assert_eq!(piece(&objects, Piece::Service)["spec"]["loadBalancerIP"], "192.0.2.7");
+    }
+
+    #[test]
+    fn objects_of_gateways_with_long_names_have_names_that_the_api_takes() {
+        let long = "g".repeat(120);
+        let (objects, _) = made(&view(&long));
+        for (id, object) in objects {
+            assert!(id.name.len() <= 63, "{id}");
+            let labels = object["metadata"]["labels"].as_object().unwrap();
+            assert!(labels.values().all(|value| value.as_str().unwrap().len() <= 63), "{labels:?}");
+        }
+    }
+}
