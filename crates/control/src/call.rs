@@ -281,7 +281,9 @@ impl Caller {
             self.status.call_errors.add(1);
         }
         match &answer {
-            Err(error) if error.is_denied() => self.status.rights.deny(right),
+            Err(error @ CallError::Refused { message, .. }) if error.is_denied() => {
+                self.status.rights.deny(right, message);
+            }
             Err(CallError::Transport(_) | CallError::TimedOut(_)) => {}
             _ => self.status.rights.grant(&right),
         }

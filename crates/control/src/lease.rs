@@ -26,6 +26,12 @@ pub(crate) const LEASES: Collection =
 /// Where the leader tells at which `HOST:PORT` data planes find it.
 const ADDRESS_ANNOTATION: &str = "weir.dev/address";
 
+/// Where it tells on which port of its pod it answers questions about itself.
+pub const ADMIN_PORT_ANNOTATION: &str = "weir.dev/admin-port";
+
+/// The label, `NAME=VALUE`, by which the Leases of Weir's controllers are found.
+pub const LEASE_LABEL: &str = "app.kubernetes.io/part-of=weir";
+
 /// The longest that one call for the Lease may take.
 const CALL: Duration = Duration::from_secs(4);
 
@@ -149,6 +155,8 @@ pub struct LeaseConfig {
     pub identity: String,
     /// Where data planes find this process if it leads, `HOST:PORT`; may be empty.
     pub address: String,
+    /// The port of this process's admin server.
+    pub admin_port: u16,
     pub times: LeaseTimes,
 }
 
@@ -168,7 +176,8 @@ struct Seen {
     version: String,
     spec: Value,
     address: String,
-    annotated: bool,
+    /// What a leader says of itself beside the spec.
+    annotations: Value,
     /// When it was first seen to say what it says: on our clock.
     since: u64,
 }
@@ -273,13 +282,15 @@ impl Elector {
 
     async fn create(&mut self) -> Result<(), CallError> {
         let began = now();
+        let (label, value) = LEASE_LABEL.split_once('=').unwrap_or_default();
         let lease = json!({
             "apiVersion": LEASES.api_version(),
             "kind": "Lease",
             "metadata": {
                 "name": self.config.name,
                 "namespace": self.config.namespace,
-                "annotations": {ADDRESS_ANNOTATION: self.config.address},
+                "labels": {label: value},
+                "annotations": self.annotations(&Value::Null),
             },
             "spec": self.spec(&Value::Null, true),
         });
@@ -296,18 +307,22 @@ impl Elector {
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.version}),
             json!({"op": "add", "path": "/spec", "value": self.spec(&seen.spec, !renews)}),
         ];
-        if !renews || seen.address != self.config.address {
-            let address = &self.config.address;
-            steps.push(if seen.annotated {
-                json!({"op": "add", "path": "/metadata/annotations/weir.dev~1address", "value": address})
-            } else {
-                json!({"op": "add", "path": "/metadata/annotations", "value": {ADDRESS_ANNOTATION: address}})
-            });
+        let annotations = self.annotations(&seen.annotations);
+        if annotations != seen.annotations {
+            steps.push(json!({"op": "add", "path": "/metadata/annotations", "value": annotations}));
         }
         let path = LEASES.path(&self.config.namespace, &self.config.name);
         let answer = self.caller.patch(&path, PatchKind::Json, &Value::Array(steps)).await?;
         self.won(&answer, began);
         Ok(())
+    }
+
+    /// Those that are there, and ours.
+    fn annotations(&self, there: &Value) -> Value {
+        let mut all = there.as_object().cloned().unwrap_or_default();
+        all.insert(ADDRESS_ANNOTATION.to_owned(), Value::from(self.config.address.as_str()));
+        all.insert(ADMIN_PORT_ANNOTATION.to_owned(), Value::from(self.config.admin_port.to_string()));
+        Value::Object(all)
     }
 
     fn won(&mut self, lease: &Value, began: u64) {
@@ -339,7 +354,7 @@ impl Elector {
         let seen = Seen {
             version: lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
             address: annotations[ADDRESS_ANNOTATION].as_str().unwrap_or_default().to_owned(),
-            annotated: annotations.is_object(),
+            annotations: annotations.clone(),
             spec,
             since,
         };

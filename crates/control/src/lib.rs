@@ -30,7 +30,9 @@ use weir_core::{TranslateConfig, Translator};
 use weir_model::resource::{Applied, Update};
 
 pub use crate::backoff::Backoff;
-pub use crate::lease::{Elector, Leader, Leadership, LeaseConfig, LeaseTimes};
+pub use crate::lease::{
+    ADMIN_PORT_ANNOTATION, Elector, LEASE_LABEL, Leader, Leadership, LeaseConfig, LeaseTimes,
+};
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{
     AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, Fixed, Provision, Sandbox,
@@ -125,13 +127,8 @@ pub async fn run(
         _ => _ = found.send(Some(StandBack::default())),
     }
     let (source_events, watched) = mpsc::channel(source::EVENT_QUEUE);
-    let source = source::run(
-        caller.clone(),
-        Arc::clone(&status),
-        namespaces.clone(),
-        source_events,
-        stop.clone(),
-    );
+    let source =
+        source::run(caller.clone(), Arc::clone(&status), namespaces.clone(), source_events, stop.clone());
     tasks.spawn(source);
     tasks.spawn(statuses.clone().run(stop.clone()));
     tasks.spawn(events.run(stop.clone()));

@@ -178,7 +178,8 @@ impl Reconciler {
     }
 
     fn has_work(&self) -> bool {
-        let may = self.unlisted.is_empty() && self.standing_back.borrow().is_some();
+        let may =
+            self.unlisted.is_empty() && self.standing_back.borrow().is_some() && self.provisioning.is_ready();
         may && (self.stirred || !self.changed.is_empty())
     }
 

@@ -3,7 +3,7 @@
 //! Invariants: a right is named as a rule of a Role names it; it is forgotten when the same call is let through; the
 //! table is bounded. Deliberately absent: which rights there should be (the API alone knows what it asks for).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ const MAX_DENIED: usize = 1_024;
 /// A verb on a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
-    pub verb: &'static str,
+    pub verb: String,
     /// Plural, then the group where there is one, then the subresource: `gateways.gateway.networking.k8s.io/status`.
     pub resource: String,
     /// Empty: in all of them, or the resource has none.
@@ -62,29 +62,49 @@ impl Right {
         if let Some(subresource) = rest.get(2) {
             resource = format!("{resource}/{subresource}");
         }
-        Right { verb, resource, namespace: namespace.to_owned() }
+        Right { verb: verb.to_owned(), resource, namespace: namespace.to_owned() }
+    }
+
+    /// What the API says is missing: applying an object that is not there, for one, needs more than a call shows. The
+    /// words have been the same since RBAC came: `… cannot VERB resource "PLURAL" in API group "GROUP" …`.
+    fn of_refusal(message: &str) -> Option<(&str, String)> {
+        let (_, rest) = message.split_once(" cannot ")?;
+        let (verb, rest) = rest.split_once(" resource \"")?;
+        let (resource, rest) = rest.split_once('"')?;
+        let group = rest.split_once(" in API group \"").and_then(|(_, rest)| rest.split_once('"'))?.0;
+        let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let mut named = plural.to_owned();
+        for (mark, part) in [('.', group), ('/', subresource)] {
+            if !part.is_empty() {
+                named.push(mark);
+                named.push_str(part);
+            }
+        }
+        verb.bytes().all(|c| c.is_ascii_lowercase()).then_some((verb, named))
     }
 }
 
 /// The rights that are refused now.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
-    denied: Mutex<BTreeSet<Right>>,
+    /// By what the call shows, what the API said.
+    denied: Mutex<BTreeMap<Right, Right>>,
     /// Spares the lock while nothing is refused.
     any: AtomicBool,
 }
 
 impl Rights {
-    pub(crate) fn deny(&self, right: Right) {
+    /// A call that shows `right` was refused with this message.
+    pub(crate) fn deny(&self, right: Right, message: &str) {
         let mut denied = self.denied.lock();
-        if denied.len() < MAX_DENIED && !denied.contains(&right) {
-            tracing::error!(
-                verb = right.verb,
-                resource = right.resource,
-                namespace = right.namespace,
-                "the API refuses a right that is needed"
-            );
-            denied.insert(right);
+        let mut missing = right.clone();
+        if let Some((verb, resource)) = Right::of_refusal(message) {
+            (missing.verb, missing.resource) = (verb.to_owned(), resource);
+        }
+        if denied.len() < MAX_DENIED && denied.get(&right) != Some(&missing) {
+            let Right { verb, resource, namespace } = &missing;
+            tracing::error!(verb, resource, namespace, "the API refuses a right that is needed");
+            denied.insert(right, missing);
             self.any.store(true, Ordering::Release);
         }
     }
@@ -94,19 +114,15 @@ impl Rights {
             return;
         }
         let mut denied = self.denied.lock();
-        if denied.remove(right) {
-            tracing::info!(
-                verb = right.verb,
-                resource = right.resource,
-                namespace = right.namespace,
-                "a right that was refused is granted now"
-            );
+        if let Some(Right { verb, resource, namespace }) = denied.remove(right) {
+            tracing::info!(verb, resource, namespace, "a right that was refused is granted now");
         }
         self.any.store(!denied.is_empty(), Ordering::Release);
     }
 
     pub(crate) fn denied(&self) -> Vec<Right> {
-        self.denied.lock().iter().cloned().collect()
+        let missing: BTreeSet<Right> = self.denied.lock().values().cloned().collect();
+        missing.into_iter().collect()
     }
 }
 
@@ -124,9 +140,21 @@ mod tests {
             ("GET", "/api/v1/services?limit=500", "list services"),
             ("GET", "/api/v1/namespaces?watch=true&limit=1", "watch namespaces"),
             ("GET", "/api/v1/namespaces/kong", "get namespaces"),
-            ("PATCH", "/api/v1/namespaces/kong/services/proxy/status", "patch services/status in namespace kong"),
-            ("POST", "/apis/apps/v1/namespaces/a/deployments?fieldManager=weir", "create deployments.apps in namespace a"),
-            ("DELETE", "/apis/policy/v1/namespaces/a/poddisruptionbudgets/x", "delete poddisruptionbudgets.policy in namespace a"),
+            (
+                "PATCH",
+                "/api/v1/namespaces/kong/services/proxy/status",
+                "patch services/status in namespace kong",
+            ),
+            (
+                "POST",
+                "/apis/apps/v1/namespaces/a/deployments?fieldManager=weir",
+                "create deployments.apps in namespace a",
+            ),
+            (
+                "DELETE",
+                "/apis/policy/v1/namespaces/a/poddisruptionbudgets/x",
+                "delete poddisruptionbudgets.policy in namespace a",
+            ),
             (
                 "PATCH",
                 "/apis/gateway.networking.k8s.io/v1/gatewayclasses/kong/status",
@@ -142,11 +170,32 @@ mod tests {
         let rights = Rights::default();
         let list = Right::of(&http::Method::GET, &"/api/v1/secrets".parse().unwrap());
         let watch = Right::of(&http::Method::GET, &"/api/v1/secrets?watch=true".parse().unwrap());
-        rights.deny(list.clone());
-        rights.deny(list.clone());
+        rights.deny(list.clone(), "");
+        rights.deny(list.clone(), "");
         rights.grant(&watch);
         assert_eq!(rights.denied(), [list.clone()]);
         rights.grant(&list);
         assert_eq!(rights.denied(), []);
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_api_says() {
+        let rights = Rights::default();
+        let apply =
+            Right::of(&http::Method::PATCH, &"/apis/apps/v1/namespaces/a/deployments/x".parse().unwrap());
+        let said = |verb: &str| {
+            format!(
+                "deployments.apps \"x\" is forbidden: User \"u\" cannot {verb} resource \"deployments\" in API group \"apps\" \
+                 in the namespace \"a\""
+            )
+        };
+        rights.deny(apply.clone(), &said("create"));
+        assert_eq!(rights.denied()[0].to_string(), "create deployments.apps in namespace a");
+        rights.deny(apply.clone(), &said("patch"));
+        assert_eq!(rights.denied()[0].to_string(), "patch deployments.apps in namespace a");
+        rights.grant(&apply);
+        let status = "gateways.g \"x\" is forbidden: User \"u\" cannot patch resource \"gateways/status\" in API group \"g\" at";
+        rights.deny(apply, status);
+        assert_eq!(rights.denied()[0].resource, "gateways.g/status");
     }
 }

@@ -96,11 +96,7 @@ struct Held {
 }
 
 /// Whom to leave alone, and whether that is still open. `over`: a Lease that has not changed will not.
-fn judge(
-    before: &BTreeMap<String, Held>,
-    now: &BTreeMap<String, Held>,
-    over: bool,
-) -> (StandBack, bool) {
+fn judge(before: &BTreeMap<String, Held>, now: &BTreeMap<String, Held>, over: bool) -> (StandBack, bool) {
     let mut back = StandBack::default();
     let mut open = false;
     for (lease, held) in now {
@@ -111,7 +107,9 @@ fn judge(
         open |= !lives;
         let Held { controller, holder, .. } = held;
         let why = if lives {
-            format!("{holder} answers for {controller}, it renews Lease {lease}. End it and tell Weir to take over (--take-over)")
+            format!(
+                "{holder} answers for {controller}, it renews Lease {lease}. End it and tell Weir to take over (--take-over)"
+            )
         } else {
             format!("Lease {lease} is held by {holder}; Weir is finding out whether that still lives")
         };
@@ -165,7 +163,11 @@ mod tests {
 
     #[test]
     fn whoever_renews_a_lease_of_kongs_is_left_alone() {
-        let before = leases(&[("a7feedc84.konghq.com", "o", "1"), ("5b374a9e.konghq.com", "k", "2"), ("other", "x", "3")]);
+        let before = leases(&[
+            ("a7feedc84.konghq.com", "o", "1"),
+            ("5b374a9e.konghq.com", "k", "2"),
+            ("other", "x", "3"),
+        ]);
         let (back, open) = judge(&before, &before, false);
         assert!(open && back.0.len() == 2, "not known yet: {back:?}");
         let now = leases(&[("a7feedc84.konghq.com", "o", "9"), ("5b374a9e.konghq.com", "k", "2")]);

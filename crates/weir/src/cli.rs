@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Status(ClientOptions),
     /// Show each rule's weights, what was served, and the largest deviation so far.
     Split(ClientOptions),
+    /// Say whether a cluster is fit for Weir, and why a Gateway is not programmed.
+    Check(CheckOptions),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -185,8 +187,17 @@ pub(crate) struct ValidateOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    /// The Gateway to look at (default: all).
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) gateway: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientOptions,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file).
+    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file, else kubectl's).
     #[arg(long, value_name = "PATH")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Admin port to ask, e.g. http://127.0.0.1:9901 (default: as the API says).

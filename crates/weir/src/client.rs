@@ -6,9 +6,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client, Config, ResourceExt};
+use weir_control::Kind;
 
 use crate::cli::ClientOptions;
 
@@ -22,7 +25,7 @@ pub(crate) fn state_folder() -> Result<PathBuf> {
     Ok(base.context("neither XDG_STATE_HOME nor HOME is set: say where with --kubeconfig PATH")?.join("weir"))
 }
 
-/// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file.
+/// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file, else as kubectl.
 pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
     let path = match (&options.kubeconfig, std::env::var_os("KUBECONFIG")) {
         (Some(path), _) => path.clone(),
@@ -34,6 +37,12 @@ pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
         }
         (None, None) => state_folder()?.join("kubeconfig"),
     };
+    if !path.exists() && options.kubeconfig.is_none() {
+        // No sandbox: the cluster that kubectl means.
+        if let Ok(config) = Config::from_kubeconfig(&KubeConfigOptions::default()).await {
+            return client(config);
+        }
+    }
     if !path.exists() {
         bail!(
             "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
@@ -57,12 +66,73 @@ pub(crate) fn client(config: Config) -> Result<Client> {
     Client::try_from(config).with_context(|| format!("connecting to {url}"))
 }
 
-/// The admin port's URL: `--admin`, else what the sandbox behind the kubeconfig says.
-pub(crate) async fn admin_url(options: &ClientOptions) -> Result<String> {
+/// What stands at a path of the admin port: of `--admin`, else of the sandbox or the leading controllers behind the
+/// kubeconfig, of which there can be several.
+pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes>> {
     if let Some(url) = &options.admin {
-        return Ok(if url.contains("://") { url.clone() } else { format!("http://{url}") });
+        let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+        return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let client = connect(options).await?;
+    let leases = leases(&client).await.unwrap_or_default();
+    if leases.is_empty() {
+        let url = sandbox_url(client).await?;
+        return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
+    }
+    let mut answers = Vec::with_capacity(leases.len());
+    for lease in &leases {
+        answers.push(Bytes::from(ask_leader(&client, lease, path).await?));
+    }
+    Ok(answers)
+}
+
+/// The Leases of Weir's controllers; none where the API does not serve Leases.
+pub(crate) async fn leases(client: &Client) -> Result<Vec<Lease>> {
+    let all = Api::<Lease>::all(client.clone());
+    match all.list(&ListParams::default().labels(weir_control::LEASE_LABEL)).await {
+        Ok(leases) => Ok(leases.items),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error).context("listing leases"),
+    }
+}
+
+/// What the controller that holds a Lease answers on its admin port, through the API server.
+pub(crate) async fn ask_leader(client: &Client, lease: &Lease, path: &str) -> Result<String> {
+    let namespace = lease.namespace().unwrap_or_default();
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let port = lease.annotations().get(weir_control::ADMIN_PORT_ANNOTATION);
+    let ((pod, _), Some(port)) = (holder.rsplit_once('_').unwrap_or_default(), port) else {
+        bail!("nobody holds Lease {namespace}/{}", lease.name_any());
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
+    let answer = client.request_text(http::Request::get(path).body(Vec::new())?).await;
+    answer.with_context(|| format!("asking pod {namespace}/{pod} through the API"))
+}
+
+/// The version in which the API serves a kind.
+pub(crate) async fn serves(client: &Client, kind: Kind) -> Result<Option<&'static str>> {
+    for version in kind.versions() {
+        let path = match kind.group() {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        };
+        let answer = client.request::<serde_json::Value>(http::Request::get(path).body(Vec::new())?).await;
+        match answer {
+            Ok(list) => {
+                let resources = list["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+                if resources.iter().any(|resource| resource["name"] == kind.plural()) {
+                    return Ok(Some(version));
+                }
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(error).context("asking which kinds there are"),
+        }
+    }
+    Ok(None)
+}
+
+/// Where a sandbox's admin port is, as its API says.
+async fn sandbox_url(client: Client) -> Result<String> {
     let (namespace, name) = SANDBOX_CONFIG_MAP;
     let found = Api::<ConfigMap>::namespaced(client, namespace)
         .get_opt(name)

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -42,12 +42,21 @@ pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
     let control = Arc::new(ControlStatus::default());
     let distributed = Arc::new(distribute::DistributeStatus::default());
     let (running, runs) = watch::channel(None);
-    let report = Arc::new(Report { control: Arc::clone(&control), distributed: Arc::clone(&distributed), runs });
+    let report =
+        Arc::new(Report { control: Arc::clone(&control), distributed: Arc::clone(&distributed), runs });
     let bound = admin::start(options.admin, report, shutdown.clone())?;
     tracing::info!(admin = %bound, api = %config.cluster_url, identity = names.identity, "weir controller starts");
     let (ended, end) = tokio::sync::oneshot::channel();
     let room = {
-        let work = Work { options: options.clone(), names, config, control, distributed, running };
+        let work = Work {
+            options: options.clone(),
+            names,
+            config,
+            control,
+            distributed,
+            running,
+            admin_port: bound.port(),
+        };
         let stop = shutdown.clone();
         Room::start("weir-control", 2, async move || {
             // Nobody listens any more where a signal ended the process first.
@@ -74,7 +83,8 @@ pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
 /// The cluster that is named, or in which this runs, or that `kubectl` would use.
 async fn api_config(options: &ControllerOptions) -> Result<Config> {
     let mut config = if let Some(path) = &options.kubeconfig {
-        let file = Kubeconfig::read_from(path).with_context(|| format!("--kubeconfig: reading {}", path.display()))?;
+        let file = Kubeconfig::read_from(path)
+            .with_context(|| format!("--kubeconfig: reading {}", path.display()))?;
         Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
     } else if std::env::var_os(IN_CLUSTER).is_some() {
         Config::incluster().context("the pod's service account")?
@@ -110,13 +120,17 @@ impl Names {
             Some(address) => address.clone(),
             None => format!("{release}-controller.{namespace}.svc:{port}"),
         };
-        if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        if !address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        {
             bail!("--controller-address: {address:?} is not HOST:PORT");
         }
         let own_address = match options.pod_ip {
             Some(ip) => SocketAddr::new(ip, port).to_string(),
             None => String::new(),
         };
+        // The part before is the pod's name, by which the leader is found.
         let identity = format!("{instance}_{:08x}", wire::random_seed() >> 32);
         Ok(Names { namespace, release, identity, own_address, address })
     }
@@ -130,11 +144,12 @@ struct Work {
     control: Arc<ControlStatus>,
     distributed: Arc<distribute::DistributeStatus>,
     running: watch::Sender<Option<Distribution>>,
+    admin_port: u16,
 }
 
 impl Work {
     async fn run(self, shutdown: CancellationToken) -> Result<()> {
-        let Work { options, names, config, control, distributed, running } = self;
+        let Work { options, names, config, control, distributed, running, admin_port } = self;
         let client = client::client(config)?;
         let (leadership, election) = if options.leader_election {
             let lease = LeaseConfig {
@@ -142,6 +157,7 @@ impl Work {
                 name: format!("{}-weir-leader", names.release),
                 identity: names.identity.clone(),
                 address: names.own_address.clone(),
+                admin_port,
                 times: LeaseTimes::default(),
             };
             let elector = weir_control::elector(client.clone(), Arc::clone(&control), lease);
@@ -203,9 +219,9 @@ async fn tell(
     loop {
         let now = match &*leader.borrow_and_update() {
             Leader::Own { epoch } => distribute::Leadership::Leader { epoch: *epoch },
-            Leader::Other { address, .. } => {
-                distribute::Leadership::Standby { leader: Some(address.clone()).filter(|address| !address.is_empty()) }
-            }
+            Leader::Other { address, .. } => distribute::Leadership::Standby {
+                leader: Some(address.clone()).filter(|address| !address.is_empty()),
+            },
             Leader::Unknown => distribute::Leadership::Standby { leader: None },
         };
         told.send_replace(now);

@@ -10,6 +10,7 @@
 
 mod address;
 mod admin;
+mod check;
 mod cli;
 mod client;
 mod controller;
@@ -50,5 +51,6 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Validate(options) => validate::run(&options),
         cli::Command::Status(options) => status::run(&options),
         cli::Command::Split(options) => split::run(&options),
+        cli::Command::Check(options) => check::run(&options),
     }
 }

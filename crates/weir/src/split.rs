@@ -10,23 +10,29 @@ use crate::client;
 
 pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let body = runtime.block_on(async {
-        let url = client::admin_url(options).await?;
-        client::get(&format!("{}/splits", url.trim_end_matches('/'))).await
-    })?;
-    let splits: Value = serde_json::from_slice(&body).context("the admin port's answer to /splits")?;
-    let rules = splits["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let answers = runtime.block_on(client::ask(options, "splits"))?;
+    let mut rules = Vec::new();
+    for body in answers {
+        let mut splits: Value =
+            serde_json::from_slice(&body).context("the admin port's answer to /splits")?;
+        rules.extend(splits["rules"].as_array_mut().map(std::mem::take).unwrap_or_default());
+    }
     if rules.is_empty() {
         println!("No rule has backends yet.");
         return Ok(ExitCode::SUCCESS);
     }
-    print!("{}", client::table(&rows(rules)));
+    print!("{}", client::table(&rows(&rules)));
     Ok(ExitCode::SUCCESS)
 }
 
 fn rows(rules: &[Value]) -> Vec<Vec<String>> {
     let head = ["ROUTE", "RULE", "BACKEND", "WEIGHT", "SHARE", "SERVED", "EXPECTED", "MAX DEVIATION"];
+    // In a cluster each pod counts for itself.
+    let has_instances = rules.iter().any(|rule| rule["instance"].is_string());
     let mut rows = vec![head.map(str::to_owned).to_vec()];
+    if has_instances {
+        rows[0].push("DATA PLANE POD".to_owned());
+    }
     for rule in rules {
         let total: f64 = backends(rule).iter().map(|backend| number(&backend["weight"])).sum();
         let tickets = number(&rule["tickets"]);
@@ -48,6 +54,9 @@ fn rows(rules: &[Value]) -> Vec<Vec<String>> {
                 format!("{:.1}", share * tickets),
                 cell(first, format!("{:.3}", number(&rule["maxDeviation"]))),
             ]);
+            if let (true, Some(row)) = (has_instances && first, rows.last_mut()) {
+                row.push(text(&rule["instance"]));
+            }
         }
     }
     rows

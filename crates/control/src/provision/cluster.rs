@@ -85,10 +85,29 @@ struct Shared {
     /// The only namespaces in which anything is done; none: all.
     namespaces: Vec<String>,
     table: Mutex<Table>,
+    /// What was made of each Gateway last.
+    made: Mutex<BTreeMap<ObjectKey, Made>>,
     /// Something is to be done.
     changed: Notify,
     /// Addresses or problems of Gateways may be others now.
     moved: Arc<Notify>,
+}
+
+/// What a Gateway comes to; it costs too much to be worked out again for each change of another.
+struct Made {
+    view: GatewayView,
+    api_version: String,
+    wishes: Vec<(Id, Arc<Wish>)>,
+    notices: Vec<Notice>,
+}
+
+impl Made {
+    fn of(view: &GatewayView, cluster: &Cluster, api_version: &str) -> Made {
+        let (objects, notices) = objects::of_gateway(view, cluster, api_version);
+        let wish = |(id, object)| (id, Arc::new(Wish::new(object, Some(view.key.clone()), false)));
+        let wishes = objects.into_iter().map(wish).collect();
+        Made { view: view.clone(), api_version: api_version.to_owned(), wishes, notices }
+    }
 }
 
 impl Planes {
@@ -103,8 +122,14 @@ impl Planes {
             namespaces.push(cluster.namespace.clone());
         }
         let table = Mutex::new(Table::new(&namespaces));
-        let (changed, moved) = (Notify::new(), Arc::new(Notify::new()));
-        Planes { shared: Arc::new(Shared { cluster, caller, status, namespaces, table, changed, moved }) }
+        let (made, changed, moved) = (Mutex::default(), Notify::new(), Arc::new(Notify::new()));
+        let shared = Shared { cluster, caller, status, namespaces, table, made, changed, moved };
+        Planes { shared: Arc::new(shared) }
+    }
+
+    /// Whether it is known which Services there are: before that, none would be missing that is not.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.shared.table.lock().knows_services()
     }
 
     /// Rung when [`Planes::assign`] may say something else.
@@ -134,10 +159,15 @@ impl Planes {
             return Assigned { addresses: Vec::new(), plane: None, problem };
         }
         let (published, mut problem) = table.addresses(&objects::service_id(view), view);
-        if let Some(why) = table.trouble(&view.key) {
+        let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
+        if let Some(why) = table.trouble(&view.key, &deployment) {
             problem = Some(AddressProblem::NoResources(why));
         }
-        Assigned { addresses: Vec::new(), plane: Some(PlanePlace { name: plane.place(), published }), problem }
+        Assigned {
+            addresses: Vec::new(),
+            plane: Some(PlanePlace { name: plane.place(), published }),
+            problem,
+        }
     }
 
     /// What should be there from now on; what is to be told of it. `foreign`: uids of Gateways that are certainly not
@@ -153,6 +183,8 @@ impl Planes {
         let authority = cluster.trust.borrow().clone();
         let mut notices = Vec::new();
         let mut table = self.shared.table.lock();
+        let mut before = std::mem::take(&mut *self.shared.made.lock());
+        let mut kept = BTreeMap::new();
         let mut wishes = BTreeMap::new();
         let mut owners: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for view in gateways.iter().filter(|view| !view.is_unmanaged()) {
@@ -166,21 +198,25 @@ impl Planes {
                 wishes.extend(table.wishes_of(&view.key));
                 continue;
             }
-            let (made, told) = objects::of_gateway(view, cluster, api_version);
-            notices.extend(told.into_iter().map(|notice| (view.key.clone(), notice)));
-            let wish = |(id, object)| (id, Wish::new(object, Some(view.key.clone()), false));
-            wishes.extend(made.into_iter().map(wish));
+            let made = before
+                .remove(&view.key)
+                .filter(|made| made.view == *view && made.api_version == api_version)
+                .unwrap_or_else(|| Made::of(view, cluster, api_version));
+            notices.extend(made.notices.iter().map(|notice| (view.key.clone(), notice.clone())));
+            wishes.extend(made.wishes.iter().cloned());
+            kept.insert(view.key.clone(), made);
         }
+        *self.shared.made.lock() = kept;
         let unmanaged: Vec<&GatewayView> = gateways.iter().filter(|view| view.is_unmanaged()).collect();
         let shared = cluster.shared_service();
         if let Some(owner) = table.owner_by(&shared) {
             owners.entry(cluster.namespace.clone()).or_default().push(owner);
         }
         let ports = objects::shared_service(&shared, &unmanaged);
-        wishes.insert(shared, Wish::new(ports, None, true));
+        wishes.insert(shared, Arc::new(Wish::new(ports, None, true)));
         for (namespace, owners) in owners.iter().filter(|_| !authority.is_empty()) {
             let (id, object) = objects::trust(namespace, cluster, &authority, owners);
-            wishes.insert(id, Wish::new(object, None, false));
+            wishes.insert(id, Arc::new(Wish::new(object, None, false)));
         }
         let ours = gateways.iter().filter(|view| !view.frozen).map(|view| view.uid.clone());
         table.wish(wishes, ours.chain(foreign).collect(), known, !authority.is_empty());

@@ -183,7 +183,8 @@ impl Provisioning {
         let gateway = objects.gateway(&need.gateway)?;
         let metadata = &gateway.metadata;
         let listeners = gateway.spec.listeners.iter();
-        let listeners = listeners.filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?))).collect();
+        let listeners =
+            listeners.filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?))).collect();
         let (configuration, frozen) = configuration(need, objects);
         // The status is looked at for the first choice only: later ones are ours to remember.
         let known = self.assignment.gateways.contains_key(&need.gateway);
@@ -229,6 +230,11 @@ impl Provisioning {
     /// Rung when [`Provisioning::look_again`] is due.
     pub(super) fn moved(&self) -> Arc<Notify> {
         Arc::clone(&self.moved)
+    }
+
+    /// Whether addresses can be said.
+    pub(super) fn is_ready(&self) -> bool {
+        self.planes.as_ref().is_none_or(Planes::is_ready)
     }
 
     /// Ask for addresses again, though no object changed.
@@ -300,7 +306,8 @@ fn foreign_gateways(views: &[GatewayView], objects: &Objects) -> Vec<String> {
     let all = objects.of_kind(Kind::Gateway);
     let foreign = all.filter(|(key, object)| {
         let kind = class_of(key, objects).map(|class| ClassKind::of(class));
-        matches!(kind, Some(None | Some(ClassKind::Unmanaged))) && !ours.contains(object.metadata().uid.as_str())
+        matches!(kind, Some(None | Some(ClassKind::Unmanaged)))
+            && !ours.contains(object.metadata().uid.as_str())
     });
     foreign.map(|(_, object)| object.metadata().uid.clone()).collect()
 }

@@ -295,7 +295,8 @@ impl Translator {
             .any(|reader| self.classes.contains_key(reader) || self.gateways.contains_key(reader));
         match objects.gateway_configuration(key).filter(|_| in_use) {
             Some(configuration) => {
-                let (status, findings) = class::configuration_status(configuration, self.config.configuration_fields);
+                let (status, findings) =
+                    class::configuration_status(configuration, self.config.configuration_fields);
                 self.state(key, Status::GatewayConfiguration(status), step);
                 self.diagnose(key, findings, step);
             }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_apiserver::{ApiServer, ApiServerConfig, controllers};
 use weir_control::{
-    Cluster, ControlConfig, ControlStatus, Leader, LeaseConfig, LeaseTimes, Leadership, Provision,
+    Cluster, ControlConfig, ControlStatus, Leader, Leadership, LeaseConfig, LeaseTimes, Provision,
 };
 use weir_model::resource::{Applied, BindReport, Body, PlaneApplied, Update};
 
@@ -53,7 +54,8 @@ impl Rig {
         let stop = CancellationToken::new();
         tokio::spawn(controllers::run(api.client(), stop.clone()));
         let rig = Rig { client, trust, stop };
-        rig.create(CLASS, "", "weir", json!({"spec": {"controllerName": "weir.dev/gateway-controller"}})).await;
+        rig.create(CLASS, "", "weir", json!({"spec": {"controllerName": "weir.dev/gateway-controller"}}))
+            .await;
         rig
     }
 
@@ -85,6 +87,7 @@ impl Rig {
             name: "test-weir-leader".to_owned(),
             identity: name.to_owned(),
             address: format!("{name}:9902"),
+            admin_port: 9_903,
             times: TIMES,
         };
         let elector = weir_control::elector(self.client.clone(), Arc::default(), config);
@@ -122,7 +125,10 @@ impl Rig {
 
     async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
         let patch = Patch::Merge(patch);
-        self.objects(kind, namespace).patch(name, &PatchParams::default(), &patch).await.expect("it is patched");
+        self.objects(kind, namespace)
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .expect("it is patched");
     }
 
     async fn load_balance(&self, name: &str, ingress: Value) {
@@ -152,7 +158,8 @@ impl Rig {
     async fn event(&self, reason: &str) -> Value {
         let started = Instant::now();
         loop {
-            let events = self.objects("/v1/Event", "default").list(&ListParams::default()).await.expect("events");
+            let events =
+                self.objects("/v1/Event", "default").list(&ListParams::default()).await.expect("events");
             let found = events.items.iter().map(|event| serde_json::to_value(event).expect("JSON"));
             if let Some(event) = found.into_iter().find(|event| event["reason"] == reason) {
                 return event;
@@ -233,16 +240,22 @@ async fn a_gateway_gets_a_data_plane_of_its_own_and_its_services_addresses() {
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["containers"][0]["image"], "weir:test");
     assert_eq!(pod["securityContext"]["sysctls"][0]["name"], "net.ipv4.ip_unprivileged_port_start");
-    for kind in ["/v1/ServiceAccount", "policy/v1/PodDisruptionBudget", "networking.k8s.io/v1/NetworkPolicy"] {
+    for kind in ["/v1/ServiceAccount", "policy/v1/PodDisruptionBudget", "networking.k8s.io/v1/NetworkPolicy"]
+    {
         let made = rig.until(kind, "default", "weir-g", Value::is_object).await;
         assert_eq!(made["metadata"]["ownerReferences"][0]["name"], "g", "{kind}");
     }
     let trust = rig.until("/v1/ConfigMap", "default", "test-weir-authority", Value::is_object).await;
     assert!(trust["data"]["ca.crt"].as_str().unwrap_or_default().starts_with("-----BEGIN"));
 
-    let gateway = rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "AddressNotAssigned").await;
+    let gateway =
+        rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "AddressNotAssigned").await;
     assert_eq!(condition(&gateway, "Accepted").0, "True");
-    rig.load_balance("weir-g", json!([{"ip": "192.0.2.9"}, {"ip": "192.0.2.10"}, {"hostname": "lb.example"}])).await;
+    rig.load_balance(
+        "weir-g",
+        json!([{"ip": "192.0.2.9"}, {"ip": "192.0.2.10"}, {"hostname": "lb.example"}]),
+    )
+    .await;
     let gateway = rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
     let values: Vec<&str> = gateway["status"]["addresses"]
         .as_array()
@@ -268,10 +281,20 @@ async fn drift_is_repaired_and_what_is_the_users_stays() {
     rig.gateway("default", "g", "weir").await;
     rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
     rig.until(DEPLOYMENT, "default", "weir-g", Value::is_object).await;
-    rig.patch(DEPLOYMENT, "default", "weir-g", json!({"spec": {"replicas": 4}, "metadata": {"labels": {"theirs": "x"}}}))
-        .await;
-    rig.patch(DEPLOYMENT, "default", "weir-g", json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}))
-        .await;
+    rig.patch(
+        DEPLOYMENT,
+        "default",
+        "weir-g",
+        json!({"spec": {"replicas": 4}, "metadata": {"labels": {"theirs": "x"}}}),
+    )
+    .await;
+    rig.patch(
+        DEPLOYMENT,
+        "default",
+        "weir-g",
+        json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
+    )
+    .await;
     rig.patch(SERVICE, "default", "weir-g", json!({"spec": {"type": "ClusterIP"}})).await;
     rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["type"] == "LoadBalancer").await;
     let deployment = rig
@@ -298,20 +321,28 @@ async fn drift_is_repaired_and_what_is_the_users_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_ours_is_left_alone_and_that_is_told() {
     let rig = Rig::start().await;
-    rig.create(DEPLOYMENT, "default", "weir-g", json!({"spec": {
-        "replicas": 0,
-        "selector": {"matchLabels": {"app": "theirs"}},
-        "template": {
-            "metadata": {"labels": {"app": "theirs"}},
-            "spec": {"containers": [{"name": "theirs", "image": "theirs:1"}]},
-        },
-    }}))
+    rig.create(
+        DEPLOYMENT,
+        "default",
+        "weir-g",
+        json!({"spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "theirs"}},
+            "template": {
+                "metadata": {"labels": {"app": "theirs"}},
+                "spec": {"containers": [{"name": "theirs", "image": "theirs:1"}]},
+            },
+        }}),
+    )
     .await;
     let _control = rig.control(Leadership::always(), true, &[]);
     rig.gateway("default", "g", "weir").await;
     let gateway = rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "NoResources").await;
     let message = condition(&gateway, "Programmed").2;
-    assert!(message.contains("Deployment default/weir-g") && message.contains("did not make it"), "{message}");
+    assert!(
+        message.contains("Deployment default/weir-g") && message.contains("did not make it"),
+        "{message}"
+    );
     let theirs = rig.get(DEPLOYMENT, "default", "weir-g").await;
     assert_eq!(theirs["spec"]["template"]["spec"]["containers"][0]["name"], "theirs");
 
@@ -346,10 +377,15 @@ async fn a_deleted_gateway_takes_its_data_plane_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     let rig = Rig::start().await;
-    rig.create(CLASS, "", "kong", json!({
-        "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
-        "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
-    }))
+    rig.create(
+        CLASS,
+        "",
+        "kong",
+        json!({
+            "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
+            "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
+        }),
+    )
     .await;
     rig.gateway("default", "a", "kong").await;
     let _control = rig.control(Leadership::always(), true, &[]);
@@ -363,8 +399,13 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     rig.load_balance("test-gateway-proxy", json!([{"ip": "192.0.2.1"}])).await;
     let gateway = rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").0 == "True").await;
     assert_eq!(gateway["status"]["addresses"][0]["value"], "192.0.2.1");
-    rig.patch(GATEWAY, "default", "a", json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}))
-        .await;
+    rig.patch(
+        GATEWAY,
+        "default",
+        "a",
+        json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}),
+    )
+    .await;
     let listened = |service: &Value| -> Vec<u64> {
         let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
         ports.iter().filter_map(|port| port["port"].as_u64()).collect()
@@ -382,7 +423,8 @@ async fn of_two_candidates_one_leads_and_the_other_follows_when_it_ends() {
     until("the first leads", || first.holds()).await;
     let (second, _, _) = rig.candidate("second");
     let mut seen = second.watch();
-    let other = seen.wait_for(|leader| matches!(leader, Leader::Other { .. })).await.expect("it looks").clone();
+    let other =
+        seen.wait_for(|leader| matches!(leader, Leader::Other { .. })).await.expect("it looks").clone();
     assert_eq!(other, Leader::Other { identity: "first".to_owned(), address: "first:9902".to_owned() });
     assert!(!second.holds());
     // Who ends gives the Lease back, and nobody waits for its end.
@@ -392,7 +434,11 @@ async fn of_two_candidates_one_leads_and_the_other_follows_when_it_ends() {
     assert!(!first.holds());
     until("the second leads", || second.holds()).await;
     assert!(asked.elapsed() < TIMES.duration, "{:?}", asked.elapsed());
-    assert_eq!(*second.watch().borrow(), Leader::Own { epoch: 2 }, "who took a Lease that was given back is one more");
+    assert_eq!(
+        *second.watch().borrow(),
+        Leader::Own { epoch: 2 },
+        "who took a Lease that was given back is one more"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -438,25 +484,42 @@ async fn a_standby_is_ready_and_writes_nothing_until_it_leads() {
     leader.stop.cancel();
     end.cancel();
     task.await.expect("it ends");
-    rig.patch(GATEWAY, "default", "g", json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}))
-        .await;
+    rig.patch(
+        GATEWAY,
+        "default",
+        "g",
+        json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}),
+    )
+    .await;
     let writes = (standby.status.status_writes.get(), standby.status.provision_writes.get());
     assert!(second.holds() || writes == (0, 0), "{writes:?}");
     rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["ports"][0]["port"] == 8080).await;
-    rig.until(GATEWAY, "default", "g", |g| condition(g, "Accepted").0 == "True" && g["status"]["conditions"][0]["observedGeneration"] == 2)
-        .await;
+    rig.until(GATEWAY, "default", "g", |g| {
+        condition(g, "Accepted").0 == "True" && g["status"]["conditions"][0]["observedGeneration"] == 2
+    })
+    .await;
     assert!(standby.status.status_writes.get() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_class_of_kongs_is_left_alone_while_a_controller_of_kongs_lives() {
     let rig = Rig::start().await;
-    rig.create(LEASE, "default", "5b374a9e.konghq.com", json!({"spec": {"holderIdentity": "kong-1", "leaseDurationSeconds": 15}}))
-        .await;
-    rig.create(CLASS, "", "kong", json!({
-        "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
-        "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
-    }))
+    rig.create(
+        LEASE,
+        "default",
+        "5b374a9e.konghq.com",
+        json!({"spec": {"holderIdentity": "kong-1", "leaseDurationSeconds": 15}}),
+    )
+    .await;
+    rig.create(
+        CLASS,
+        "",
+        "kong",
+        json!({
+            "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
+            "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
+        }),
+    )
     .await;
     rig.gateway("default", "theirs", "kong").await;
     let control = rig.control(Leadership::always(), false, &[]);

@@ -171,8 +171,9 @@ pub(super) fn with_pod_template(
     let mut merged = match merged {
         Ok(merged) => merged,
         Err(error) => {
-            let message =
-                format!("spec.dataPlaneOptions.deployment.podTemplateSpec cannot be merged and is left out: {error}");
+            let message = format!(
+                "spec.dataPlaneOptions.deployment.podTemplateSpec cannot be merged and is left out: {error}"
+            );
             return (base, vec![Notice { reason: "InvalidPodTemplate", message }]);
         }
     };
@@ -217,7 +218,9 @@ fn keep_ours(container: &mut Value, ours: &Value) -> Option<Notice> {
         probe_fields.insert("httpGet".to_owned(), ours[probe]["httpGet"].clone());
     }
     let ours = ours["image"].as_str().unwrap_or_default();
-    let message = format!("the data plane runs {ours} instead of {image}: Weir is its own data plane, and KONG_* variables mean nothing to it");
+    let message = format!(
+        "the data plane runs {ours} instead of {image}: Weir is its own data plane, and KONG_* variables mean nothing to it"
+    );
     Some(Notice { reason: "ImageReplaced", message })
 }
 
@@ -246,7 +249,13 @@ mod tests {
 
     #[test]
     fn images_of_kongs_are_known_by_their_repository() {
-        for image in ["kong", "kong:3.9", "kong/kong-gateway:3.11", "docker.io/kong/kong@sha256:00", "r.example:5000/kong-ee:1"] {
+        for image in [
+            "kong",
+            "kong:3.9",
+            "kong/kong-gateway:3.11",
+            "docker.io/kong/kong@sha256:00",
+            "r.example:5000/kong-ee:1",
+        ] {
             assert!(is_kongs(image), "{image}");
         }
         for image in ["weir:dev", "example.com/hongkong/proxy:kong", "kongress/x:1"] {

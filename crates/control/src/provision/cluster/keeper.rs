@@ -34,7 +34,10 @@ struct Done {
 
 enum Outcome {
     /// The server's answer to the write of the wish of this hash.
-    Wrote { object: Value, hash: String },
+    Wrote {
+        object: Value,
+        hash: String,
+    },
     /// It was there and is ours, which had not been seen yet.
     Found(Value),
     Gone,
@@ -85,7 +88,9 @@ impl Planes {
         let namespaces = &self.shared.namespaces;
         let places = if namespaces.is_empty() { &everywhere[..] } else { namespaces };
         let mut tasks = JoinSet::new();
-        for (piece, place) in Piece::ALL.into_iter().flat_map(|piece| places.iter().map(move |place| (piece, place))) {
+        for (piece, place) in
+            Piece::ALL.into_iter().flat_map(|piece| places.iter().map(move |place| (piece, place)))
+        {
             let path = piece.collection().path(place, "");
             let watch = Watch {
                 kind: piece,
@@ -139,7 +144,9 @@ impl Planes {
             Ok(there) => {
                 return match there["metadata"]["labels"][INSTANCE_LABEL].as_str() {
                     Some(instance) if instance == self.shared.cluster.instance() => Ok(Outcome::Found(there)),
-                    Some(other) => Err(Failed::Taken(format!("it is kept by another installation of Weir, {other}"))),
+                    Some(other) => {
+                        Err(Failed::Taken(format!("it is kept by another installation of Weir, {other}")))
+                    }
                     None => Err(Failed::Taken("it is there already, and Weir did not make it".to_owned())),
                 };
             }

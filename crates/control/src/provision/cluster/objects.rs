@@ -341,7 +341,12 @@ impl Maker<'_> {
             "metadata": self.metadata(&shape.labels, &shape.annotations),
             "spec": spec,
         });
-        configuration::with_pod_template(base, shape.pod_template.as_ref(), &self.plane.name, &self.selector())
+        configuration::with_pod_template(
+            base,
+            shape.pod_template.as_ref(),
+            &self.plane.name,
+            &self.selector(),
+        )
     }
 
     fn pod_template(&self) -> Value {
@@ -514,7 +519,8 @@ mod tests {
         let notices: Vec<String> =
             notices.iter().map(|notice| format!("{}: {}", notice.reason, notice.message)).collect();
         let actual = format!("{:#}\n", json!({"objects": objects, "notices": notices}));
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plane").join(format!("{name}.json"));
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plane").join(format!("{name}.json"));
         if std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write") {
             std::fs::write(&path, &actual).unwrap();
         }

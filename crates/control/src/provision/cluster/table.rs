@@ -5,6 +5,7 @@
 //! repaired more and more slowly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -90,15 +91,25 @@ impl Default for Trouble {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     /// Look whether it is there after all, and make it if not.
-    Make { object: Value, hash: String },
+    Make {
+        object: Value,
+        hash: String,
+    },
     /// `keeps_replicas`: how many pods there are, which are not ours to say any more.
-    Change { object: Value, hash: String, keeps_replicas: Option<u64> },
-    Delete { uid: String, version: String },
+    Change {
+        object: Value,
+        hash: String,
+        keeps_replicas: Option<u64>,
+    },
+    Delete {
+        uid: String,
+        version: String,
+    },
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    wishes: BTreeMap<Id, Wish>,
+    wishes: BTreeMap<Id, Arc<Wish>>,
     there: BTreeMap<Id, There>,
     unlisted: BTreeSet<(Piece, String)>,
     troubles: BTreeMap<Id, Trouble>,
@@ -126,7 +137,7 @@ impl Table {
     /// `judged`: uids of Gateways whose objects are all in `wishes`, or who have none.
     pub(super) fn wish(
         &mut self,
-        wishes: BTreeMap<Id, Wish>,
+        wishes: BTreeMap<Id, Arc<Wish>>,
         judged: BTreeSet<String>,
         known: bool,
         trusts: bool,
@@ -146,9 +157,14 @@ impl Table {
     }
 
     /// The wishes that were made for a Gateway.
-    pub(super) fn wishes_of(&self, gateway: &ObjectKey) -> Vec<(Id, Wish)> {
+    pub(super) fn wishes_of(&self, gateway: &ObjectKey) -> Vec<(Id, Arc<Wish>)> {
         let of_gateway = self.wishes.iter().filter(|(_, wish)| wish.gateway.as_ref() == Some(gateway));
-        of_gateway.map(|(id, wish)| (id.clone(), wish.clone())).collect()
+        of_gateway.map(|(id, wish)| (id.clone(), Arc::clone(wish))).collect()
+    }
+
+    /// Whether it is known which Services there are, and so which addresses.
+    pub(super) fn knows_services(&self) -> bool {
+        !self.unlisted.iter().any(|(piece, _)| *piece == Piece::Service)
     }
 
     /// Whether pods of this Gateway's are there.
@@ -287,9 +303,11 @@ impl Table {
     /// When the next write of this object may be.
     fn due(&mut self, id: &Id, now: Instant) -> Instant {
         let settled = self.there.get(id).and_then(|there| there.settled.as_ref());
-        let is_fight = settled.is_some_and(|(hash, _)| self.wishes.get(id).is_some_and(|wish| wish.hash == *hash));
-        let trouble = self.troubles.entry(id.clone()).or_default();
-        if let Some(until) = trouble.until {
+        let is_fight =
+            settled.is_some_and(|(hash, _)| self.wishes.get(id).is_some_and(|wish| wish.hash == *hash));
+        if let Some(trouble) = self.troubles.get_mut(id)
+            && let Some(until) = trouble.until
+        {
             // What is due is done now, and what comes of it sets the next time.
             trouble.until = Some(until).filter(|until| *until > now);
             return until;
@@ -297,6 +315,7 @@ impl Table {
         if !is_fight {
             return now;
         }
+        let trouble = self.troubles.entry(id.clone()).or_default();
         if trouble.last_repair.is_none_or(|last| now.duration_since(last) > REPAIR_FORGET) {
             trouble.repairs.reset();
         }
@@ -348,7 +367,8 @@ impl Table {
         self.busy.remove(id);
         self.suspect.insert(id.clone());
         let trouble = self.troubles.entry(id.clone()).or_default();
-        trouble.attempts = if is_final { trouble.attempts.max(QUIET_FAILURES) + 1 } else { trouble.attempts + 1 };
+        trouble.attempts =
+            if is_final { trouble.attempts.max(QUIET_FAILURES) + 1 } else { trouble.attempts + 1 };
         let wait = if is_final { RETRY_CAP } else { trouble.backoff.next() };
         trouble.until = Some(now + wait);
         let is_news = trouble.attempts > QUIET_FAILURES && trouble.message != message;
@@ -362,16 +382,16 @@ impl Table {
         self.suspect.insert(id.clone());
     }
 
-    /// Why a Gateway's data plane cannot be had.
-    pub(super) fn trouble(&self, gateway: &ObjectKey) -> Option<String> {
-        let of_gateway = self.wishes.iter().filter(|(_, wish)| wish.gateway.as_ref() == Some(gateway));
-        of_gateway.into_iter().find_map(|(id, _)| {
-            if let Some(trouble) = self.troubles.get(id).filter(|trouble| trouble.attempts > QUIET_FAILURES) {
-                return Some(format!("{id} cannot be written: {}", trouble.message));
-            }
-            let there = self.there.get(id).filter(|_| id.piece == Piece::Deployment)?;
-            Some(format!("{id}: {}", standstill(&there.object)?))
-        })
+    /// Why a Gateway's data plane cannot be had. `deployment` is that of its pods.
+    pub(super) fn trouble(&self, gateway: &ObjectKey, deployment: &Id) -> Option<String> {
+        let of_gateway =
+            |id: &Id| self.wishes.get(id).is_some_and(|wish| wish.gateway.as_ref() == Some(gateway));
+        let mut lasting = self.troubles.iter().filter(|(_, trouble)| trouble.attempts > QUIET_FAILURES);
+        if let Some((id, trouble)) = lasting.find(|(id, _)| of_gateway(id)) {
+            return Some(format!("{id} cannot be written: {}", trouble.message));
+        }
+        let there = self.there.get(deployment)?;
+        Some(format!("{deployment}: {}", standstill(&there.object)?))
     }
 
     /// The addresses that a Service turned out to have, in the operator's order, and what is wrong with them.
@@ -382,7 +402,9 @@ impl Table {
     ) -> (Vec<GatewayStatusAddress>, Option<AddressProblem>) {
         let Some(there) = self.there.get(service) else {
             let why = if view.is_unmanaged() {
-                format!("there is no {service}: unmanaged Gateways are served by the data plane that the installation makes")
+                format!(
+                    "there is no {service}: unmanaged Gateways are served by the data plane that the installation makes"
+                )
             } else {
                 format!("{service} has not been made yet")
             };
@@ -401,7 +423,8 @@ fn request_problem(
     published: &[GatewayStatusAddress],
 ) -> Option<AddressProblem> {
     let unusable = |why| Some(AddressProblem::NotUsable(why));
-    let asked: BTreeSet<&str> = view.requested.iter().filter_map(|request| request.value.as_deref()).collect();
+    let asked: BTreeSet<&str> =
+        view.requested.iter().filter_map(|request| request.value.as_deref()).collect();
     let balanced = object["spec"]["type"] == "LoadBalancer";
     if let Some(wrong) = asked.iter().find(|value| value.parse::<std::net::IpAddr>().is_err()) {
         return unusable(format!("{wrong:?} is not an IP address"));
@@ -411,7 +434,10 @@ fn request_problem(
     }
     if asked.len() > 1 && !view.is_unmanaged() {
         let all: Vec<&str> = asked.into_iter().collect();
-        return unusable(format!("a Service has one address of its own; not all of {} can be had", all.join(", ")));
+        return unusable(format!(
+            "a Service has one address of its own; not all of {} can be had",
+            all.join(", ")
+        ));
     }
     if published.is_empty() {
         return Some(AddressProblem::NotAssigned(format!("{service} has no address yet")));
@@ -431,7 +457,9 @@ fn published(service: &Value) -> Vec<GatewayStatusAddress> {
     };
     if service["spec"]["type"] == "LoadBalancer" {
         let hostnames = entries("hostname").into_iter().map(|value| address(AddressType::Hostname, value));
-        return hostnames.chain(entries("ip").into_iter().map(|value| address(AddressType::IpAddress, value))).collect();
+        return hostnames
+            .chain(entries("ip").into_iter().map(|value| address(AddressType::IpAddress, value)))
+            .collect();
     }
     let inside = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
     inside.filter(|value| *value != "None").map(|value| address(AddressType::IpAddress, value)).collect()
@@ -496,7 +524,8 @@ fn covers(there: &Value, wanted: &Value) -> bool {
             wanted.iter().all(|(name, wanted)| there.get(name).is_some_and(|there| covers(there, wanted)))
         }
         (Value::Array(there), Value::Array(wanted)) => {
-            there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| covers(there, wanted))
+            there.len() == wanted.len()
+                && there.iter().zip(wanted).all(|(there, wanted)| covers(there, wanted))
         }
         _ => there == wanted,
     }
@@ -559,7 +588,7 @@ mod tests {
 
     fn wish(table: &mut Table, wishes: &[(Piece, Value)]) {
         let wish = |(piece, spec): &(Piece, Value)| {
-            (id(*piece), Wish::new(object(*piece, spec.clone()), Some(view("g").key), false))
+            (id(*piece), Arc::new(Wish::new(object(*piece, spec.clone()), Some(view("g").key), false)))
         };
         table.wish(wishes.iter().map(wish).collect(), BTreeSet::from(["g".to_owned()]), true, true);
     }
@@ -708,13 +737,16 @@ mod tests {
             let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
             assert!(!table.failed(&id, "down".to_owned(), false, now));
             now = table.next(now).1.unwrap();
-            assert_eq!(table.trouble(&view("g").key), None);
+            assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
         }
         let (Some((id, Action::Make { object, hash })), _) = table.next(now) else { panic!("it is tried") };
         assert!(table.failed(&id, "down".to_owned(), false, now));
-        assert_eq!(table.trouble(&view("g").key).unwrap(), "Service default/weir-g cannot be written: down");
+        assert_eq!(
+            table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap(),
+            "Service default/weir-g cannot be written: down"
+        );
         assert!(table.wrote(&id, hash, stored(object, 3)), "that is news");
-        assert_eq!(table.trouble(&view("g").key), None);
+        assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
         // A refusal that will be the same again is told at once, and tried again after a while.
         wish(&mut table, &[(Piece::Service, json!({"type": "nonsense"}))]);
         let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
@@ -777,10 +809,10 @@ mod tests {
             {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"},
         ]});
         assert!(table.seen(Piece::Deployment, stuck.clone()));
-        assert!(table.trouble(&view("g").key).unwrap().contains("has timed out"));
+        assert!(table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap().contains("has timed out"));
         stuck["metadata"]["resourceVersion"] = json!("4");
         stuck["status"]["availableReplicas"] = json!(1);
         assert!(table.seen(Piece::Deployment, stuck));
-        assert_eq!(table.trouble(&view("g").key), None);
+        assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
     }
 }

@@ -1,0 +1,243 @@
+//! `weir check`: whether a cluster is fit for Weir, and why a Gateway is not programmed.
+//!
+//! Owns what a person would look up one after the other: the API and its kinds, who leads and what that replica says of itself, and
+//! for each Gateway that is not as it should be its conditions, its pods and its Service. Invariants: it only reads, and
+//! what it may not read is a finding like any other. Deliberately absent: mending anything.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DynamicObject, ListParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use weir_control::{Kind, LEASE_LABEL};
+
+use crate::cli::CheckOptions;
+use crate::{client, status};
+
+/// Kinds without which nothing can be served.
+const NEEDED: [Kind; 4] = [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::ReferenceGrant];
+
+/// A Lease that was renewed longer ago is nobody's. Unit: seconds.
+const STALE_SECONDS: i64 = 30;
+
+pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(async {
+        let client = client::connect(&options.client).await?;
+        let mut findings = Findings::default();
+        let version = client.apiserver_version().await.context("asking the Kubernetes API")?;
+        findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
+        kinds(&client, &mut findings).await;
+        controllers(&client, &mut findings).await;
+        gateways(&client, options.gateway.as_deref(), &mut findings).await;
+        anyhow::Ok(findings)
+    })?;
+    for line in &findings.lines {
+        println!("{line}");
+    }
+    Ok(if findings.bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Default)]
+struct Findings {
+    lines: Vec<String>,
+    bad: usize,
+}
+
+impl Findings {
+    fn good(&mut self, text: impl std::fmt::Display) {
+        self.lines.push(format!("  ok   {text}"));
+    }
+
+    fn note(&mut self, text: impl std::fmt::Display) {
+        self.lines.push(format!("  note {text}"));
+    }
+
+    fn bad(&mut self, text: impl std::fmt::Display) {
+        self.bad += 1;
+        self.lines.push(format!("  BAD  {text}"));
+    }
+}
+
+/// Which kinds the API serves.
+async fn kinds(client: &Client, findings: &mut Findings) {
+    let mut absent = Vec::new();
+    for kind in Kind::ALL {
+        match client::serves(client, kind).await {
+            Ok(Some(_)) => {}
+            Ok(None) if NEEDED.contains(&kind) => {
+                let plural = kind.plural();
+                findings.bad(format!(
+                    "the API does not serve {plural}.{}: install the CRDs of the Gateway API",
+                    kind.group()
+                ));
+            }
+            Ok(None) => absent.push(kind.as_str()),
+            Err(error) => findings.bad(format!("{}: {error:#}", kind.plural())),
+        }
+    }
+    if absent.is_empty() {
+        findings.good("every kind that Weir reads is served");
+    } else {
+        findings.note(format!("not served, and so without effect: {}", absent.join(", ")));
+    }
+}
+
+/// Who leads, and what it says of itself.
+async fn controllers(client: &Client, findings: &mut Findings) {
+    let leases = match client::leases(client).await {
+        Ok(leases) => leases,
+        Err(error) => {
+            return findings.bad(format!("the Leases of Weir's controllers cannot be read: {error:#}"));
+        }
+    };
+    if leases.is_empty() {
+        findings.bad(format!("no controller of Weir has ever led here (no Lease with label {LEASE_LABEL})"));
+    }
+    for lease in &leases {
+        let name = format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any());
+        let Some(holder) = holder(lease) else {
+            findings.bad(format!("Lease {name}: nobody leads"));
+            continue;
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let age = spec.renew_time.map(|at| (now_seconds() - at.0.as_second()).max(0));
+        match age {
+            Some(age) if age <= STALE_SECONDS => {
+                findings.good(format!("{holder} leads (Lease {name}, renewed {age} s ago)"))
+            }
+            _ => findings.bad(format!(
+                "{holder} held Lease {name} last, and has not renewed it for {} s by this machine's clock",
+                age.unwrap_or_default()
+            )),
+        }
+        match client::ask_leader(client, lease, "readyz").await {
+            Ok(text) if text.trim() == "ok" => findings.good(format!("{holder} is ready")),
+            Ok(text) => findings.bad(format!("{holder}: {}", text.trim())),
+            Err(error) => findings.note(format!("{holder} cannot be asked through the API: {error:#}")),
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> Option<String> {
+    lease.spec.as_ref()?.holder_identity.clone().filter(|holder| !holder.is_empty())
+}
+
+fn now_seconds() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Gateways that are not as they should be; `only` names one, `NAMESPACE/NAME`.
+async fn gateways(client: &Client, only: Option<&str>, findings: &mut Findings) {
+    let all = match status::list(client, Kind::Gateway).await {
+        Ok(all) => all,
+        Err(error) => return findings.bad(format!("Gateways cannot be read: {error:#}")),
+    };
+    let named = |gateway: &&DynamicObject| only.is_none_or(|only| status::name(gateway) == only);
+    let chosen: Vec<&DynamicObject> = all.iter().filter(named).collect();
+    if let (Some(only), true) = (only, chosen.is_empty()) {
+        findings.bad(format!("there is no Gateway {only}"));
+    }
+    for gateway in chosen {
+        let title = format!("Gateway {}", status::name(gateway));
+        let problems = status::all_problems(gateway);
+        if problems.is_empty() && !is_unclaimed(gateway) {
+            findings.good(format!("{title} is programmed"));
+            continue;
+        }
+        if is_unclaimed(gateway) {
+            findings.bad(format!("{title}: no controller has said anything about it; whose is its class?"));
+        }
+        for problem in problems {
+            findings.bad(format!("{title}: {problem}"));
+        }
+        pods(client, gateway, findings).await;
+    }
+}
+
+fn is_unclaimed(gateway: &DynamicObject) -> bool {
+    let conditions = gateway.data["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().all(|condition| condition["status"] == "Unknown")
+}
+
+/// What keeps the pods of a Gateway's data plane from being ready.
+async fn pods(client: &Client, gateway: &DynamicObject, findings: &mut Findings) {
+    let namespace = gateway.namespace().unwrap_or_default();
+    let selector = format!(
+        "weir.dev/component=data-plane,gateway.networking.k8s.io/gateway-name={}",
+        gateway.name_any()
+    );
+    let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
+    let pods = match pods.list(&ListParams::default().labels(&selector)).await {
+        Ok(pods) => pods.items,
+        Err(error) => return findings.note(format!("pods of {namespace} cannot be read: {error}")),
+    };
+    if pods.is_empty() {
+        findings.note(format!("it has no data plane pods of its own in {namespace}"));
+    }
+    for pod in pods {
+        let object = serde_json::to_value(&pod).unwrap_or_default();
+        for line in pod_problems(&object) {
+            findings.bad(format!("pod {namespace}/{}: {line}", pod.name_any()));
+        }
+    }
+}
+
+/// Why a pod is not ready, in the kubelet's and scheduler's words.
+fn pod_problems(pod: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut found = Vec::new();
+    for container in list(&pod["status"]["containerStatuses"]) {
+        let name = text(&container["name"]);
+        let waiting = &container["state"]["waiting"];
+        if waiting.is_object() {
+            found.push(format!(
+                "container {name} waits: {} {}",
+                text(&waiting["reason"]),
+                text(&waiting["message"])
+            ));
+        } else if container["ready"] == false {
+            let last = &container["lastState"]["terminated"];
+            let ended = last["exitCode"].as_i64().map(|code| format!(", it ended before with {code}"));
+            found.push(format!("container {name} is not ready{}", ended.unwrap_or_default()));
+        }
+    }
+    for condition in list(&pod["status"]["conditions"]) {
+        if condition["type"] == "PodScheduled" && condition["status"] == "False" {
+            found.push(format!("not scheduled: {}", text(&condition["message"])));
+        }
+    }
+    found.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pod_problems;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_that_is_not_ready_says_why() {
+        let pod = json!({"status": {
+            "containerStatuses": [
+                {"name": "proxy", "ready": false, "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
+                {"name": "old", "ready": false, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137}}},
+                {"name": "fine", "ready": true, "state": {"running": {}}},
+            ],
+            "conditions": [{"type": "PodScheduled", "status": "False", "message": "no node fits"}],
+        }});
+        assert_eq!(
+            pod_problems(&pod),
+            [
+                "container proxy waits: ErrImagePull no such image",
+                "container old is not ready, it ended before with 137",
+                "not scheduled: no node fits",
+            ]
+        );
+        assert!(pod_problems(&json!({"status": {}})).is_empty());
+    }
+}
