@@ -295,7 +295,7 @@ async fn drift_is_repaired_and_what_is_the_users_stays() {
         json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
     )
     .await;
-    rig.patch(SERVICE, "default", "weir-g", json!({"spec": {"type": "ClusterIP"}})).await;
+    rig.patch(SERVICE, "default", "weir-g", json!({"spec": {"type": "NodePort"}})).await;
     rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["type"] == "LoadBalancer").await;
     let deployment = rig
         .until(DEPLOYMENT, "default", "weir-g", |deployment| {

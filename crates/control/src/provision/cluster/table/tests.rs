@@ -1,0 +1,270 @@
+//! What is to be done about what is there, step by step with a clock of their own.
+
+use super::*;
+use crate::provision::sandbox::tests::{asking, unmanaged, view};
+
+const SERVER: &str = "1";
+
+fn id(piece: Piece) -> Id {
+    Id::new(piece, "default", "weir-g")
+}
+
+fn object(piece: Piece, spec: Value) -> Value {
+    json!({
+        "metadata": {
+            "namespace": "default",
+            "name": "weir-g",
+            "labels": {PROVISIONED_LABEL: "gateway"},
+            "ownerReferences": [{"kind": "Gateway", "uid": "g"}],
+        },
+        "kind": piece.kind(),
+        "spec": spec,
+    })
+}
+
+/// As the server has it after `object` was written: with a uid, a version, and defaults.
+fn stored(mut object: Value, version: u32) -> Value {
+    object["metadata"]["uid"] = json!(SERVER);
+    object["metadata"]["resourceVersion"] = json!(version.to_string());
+    object["spec"]["defaulted"] = json!(true);
+    object
+}
+
+/// Everything was listed, and was not there.
+fn table() -> Table {
+    let mut table = Table::new(&[]);
+    for piece in Piece::ALL {
+        table.listed(piece, "", Vec::new());
+    }
+    table
+}
+
+fn wish(table: &mut Table, wishes: &[(Piece, Value)]) {
+    let wish = |(piece, spec): &(Piece, Value)| {
+        (id(*piece), Arc::new(Wish::new(object(*piece, spec.clone()), Some(view("g").key), false)))
+    };
+    table.wish(wishes.iter().map(wish).collect(), BTreeSet::from(["g".to_owned()]), true, true);
+}
+
+fn next(table: &mut Table, now: Instant) -> Option<Action> {
+    table.next(now).0.map(|(_, action)| action)
+}
+
+/// Writes what is to be written, as the server would take it.
+fn settle(table: &mut Table, now: Instant, version: u32) {
+    while let (Some((id, action)), _) = table.next(now) {
+        match action {
+            Action::Make { object, hash } | Action::Change { object, hash, .. } => {
+                table.wrote(&id, hash, stored(object, version));
+            }
+            Action::Delete { .. } => table.found(&id, None),
+        }
+    }
+}
+
+#[test]
+fn nothing_is_done_before_everything_was_listed() {
+    let mut table = Table::new(&["a".to_owned(), "b".to_owned()]);
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    let now = Instant::now();
+    for piece in Piece::ALL {
+        assert_eq!(next(&mut table, now), None);
+        table.listed(piece, "a", Vec::new());
+    }
+    assert_eq!(next(&mut table, now), None, "one of two namespaces");
+    for piece in Piece::ALL {
+        table.listed(piece, "b", Vec::new());
+    }
+    assert!(matches!(next(&mut table, now), Some(Action::Make { .. })));
+}
+
+#[test]
+fn what_was_written_is_written_once_and_drift_is_repaired_against_the_version_that_was_seen() {
+    let mut table = table();
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    let now = Instant::now();
+    settle(&mut table, now, 5);
+    assert_eq!((next(&mut table, now), table.pending()), (None, 0));
+    let mut status = table.there[&id(Piece::Service)].object.clone();
+    status["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+    status["metadata"]["resourceVersion"] = json!("6");
+    assert!(table.seen(Piece::Service, status.clone()), "it has an address now");
+    assert_eq!(next(&mut table, now), None, "a status is no drift");
+    status["spec"]["type"] = json!("NodePort");
+    status["metadata"]["resourceVersion"] = json!("7");
+    table.seen(Piece::Service, status);
+    let (none, later) = table.next(now);
+    assert_eq!(none, None, "a moment later");
+    let later = later.unwrap();
+    assert!(later - now <= REPAIR_FIRST);
+    let Some(Action::Change { object, .. }) = next(&mut table, later) else { panic!("a repair") };
+    assert_eq!(object["metadata"]["resourceVersion"], "7");
+    assert_eq!(object["spec"]["type"], "LoadBalancer");
+}
+
+#[test]
+fn whoever_starts_anew_finds_what_is_as_it_should_be() {
+    let mut first = table();
+    let wishes = [(Piece::Service, json!({"type": "LoadBalancer"}))];
+    wish(&mut first, &wishes);
+    let now = Instant::now();
+    settle(&mut first, now, 5);
+    let there = first.there[&id(Piece::Service)].object.clone();
+    let mut second = table();
+    second.seen(Piece::Service, there.clone());
+    wish(&mut second, &wishes);
+    assert_eq!(next(&mut second, now), None);
+    // What another release of ours wrote, or somebody changed meanwhile, is not.
+    let mut changed = there;
+    changed["metadata"]["resourceVersion"] = json!("6");
+    changed["spec"]["type"] = json!("ClusterIP");
+    let mut third = table();
+    third.seen(Piece::Service, changed);
+    wish(&mut third, &wishes);
+    assert!(matches!(next(&mut third, now), Some(Action::Change { .. })));
+}
+
+#[test]
+fn a_fight_gets_slower_and_a_new_wish_does_not_wait_for_it() {
+    let mut table = table();
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    let mut now = Instant::now();
+    settle(&mut table, now, 5);
+    let mut waited = Duration::ZERO;
+    for round in 0..12_u32 {
+        let mut theirs = table.there[&id(Piece::Service)].object.clone();
+        theirs["spec"]["type"] = json!("NodePort");
+        theirs["metadata"]["resourceVersion"] = json!((10 + 2 * round).to_string());
+        table.seen(Piece::Service, theirs);
+        let (_, later) = table.next(now);
+        waited = later.unwrap() - now;
+        now += waited;
+        settle(&mut table, now, 11 + 2 * round);
+    }
+    assert!(waited > Duration::from_secs(5), "{waited:?}");
+    wish(&mut table, &[(Piece::Service, json!({"type": "ClusterIP"}))]);
+    assert!(next(&mut table, now).is_some());
+}
+
+#[test]
+fn pods_wait_for_their_account_and_keep_their_number_when_it_is_nobodys_any_more() {
+    let mut table = table();
+    let account = (Piece::ServiceAccount, json!({}));
+    wish(&mut table, &[(Piece::Deployment, json!({"replicas": 4}))]);
+    let now = Instant::now();
+    assert_eq!(next(&mut table, now), None);
+    wish(&mut table, &[account.clone(), (Piece::Deployment, json!({"replicas": 4}))]);
+    settle(&mut table, now, 5);
+    assert_eq!(table.there.len(), 2);
+    wish(&mut table, &[account, (Piece::Deployment, json!({"paused": false}))]);
+    let Some(Action::Change { keeps_replicas, .. }) = next(&mut table, now) else { panic!("a change") };
+    assert_eq!(keeps_replicas, Some(4));
+}
+
+#[test]
+fn only_what_is_certainly_ours_and_not_wanted_is_deleted() {
+    let now = Instant::now();
+    let mut made = table();
+    made.seen(Piece::Service, stored(object(Piece::Service, json!({})), 3));
+    made.wish(BTreeMap::new(), BTreeSet::new(), true, true);
+    assert_eq!(next(&mut made, now), None, "its Gateway is not known");
+    made.wish(BTreeMap::new(), BTreeSet::from(["g".to_owned()]), false, true);
+    assert_eq!(next(&mut made, now), None, "Gateways are not served");
+    let mut shared = stored(object(Piece::Service, json!({})), 3);
+    shared["metadata"]["labels"][PROVISIONED_LABEL] = json!("shared");
+    let mut theirs = table();
+    theirs.seen(Piece::Service, shared);
+    theirs.wish(BTreeMap::new(), BTreeSet::from(["g".to_owned()]), true, true);
+    assert_eq!(next(&mut theirs, now), None, "the installation's");
+    made.wish(BTreeMap::new(), BTreeSet::from(["g".to_owned()]), true, true);
+    let expected = Action::Delete { uid: SERVER.to_owned(), version: "3".to_owned() };
+    assert_eq!(next(&mut made, now), Some(expected));
+}
+
+#[test]
+fn failures_are_told_when_they_stay_and_forgotten_when_they_end() {
+    let mut table = table();
+    wish(&mut table, &[(Piece::Service, json!({}))]);
+    let mut now = Instant::now();
+    for _ in 0..QUIET_FAILURES {
+        let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
+        assert!(!table.failed(&id, "down".to_owned(), false, now));
+        now = table.next(now).1.unwrap();
+        assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+    }
+    let (Some((id, Action::Make { object, hash })), _) = table.next(now) else { panic!("it is tried") };
+    assert!(table.failed(&id, "down".to_owned(), false, now));
+    assert_eq!(
+        table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap(),
+        "Service default/weir-g cannot be written: down"
+    );
+    assert!(table.wrote(&id, hash, stored(object, 3)), "that is news");
+    assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+    // A refusal that will be the same again is told at once, and tried again after a while.
+    wish(&mut table, &[(Piece::Service, json!({"type": "nonsense"}))]);
+    let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
+    assert!(table.failed(&id, "invalid".to_owned(), true, now));
+    assert_eq!(table.next(now).1, Some(now + RETRY_CAP));
+}
+
+fn service(spec: Value, ingress: Value) -> Table {
+    let mut table = table();
+    let mut service = stored(object(Piece::Service, spec), 2);
+    service["status"] = json!({"loadBalancer": {"ingress": ingress}});
+    table.seen(Piece::Service, service);
+    table
+}
+
+fn addresses(table: &Table, view: &GatewayView) -> (Vec<String>, Option<AddressProblem>) {
+    let (published, problem) = table.addresses(&id(Piece::Service), view);
+    (published.into_iter().map(|address| address.value).collect(), problem)
+}
+
+#[test]
+fn addresses_are_the_services_in_the_operators_order() {
+    let ingress = json!([{"ip": "192.0.2.9"}, {"hostname": "b.example"}, {"ip": "192.0.2.10"}, {"hostname": "a.example"}]);
+    let balanced = service(json!({"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}), ingress);
+    let (values, problem) = addresses(&balanced, &view("g"));
+    assert_eq!(values, ["a.example", "b.example", "192.0.2.10", "192.0.2.9"]);
+    assert_eq!(problem, None);
+    let inside = service(json!({"type": "ClusterIP", "clusterIPs": ["10.0.0.1", "fd00::1"]}), json!([]));
+    assert_eq!(addresses(&inside, &view("g")), (vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()], None));
+    let waiting = service(json!({"type": "LoadBalancer"}), json!([]));
+    assert!(matches!(addresses(&waiting, &view("g")).1, Some(AddressProblem::NotAssigned(_))));
+    assert!(matches!(addresses(&table(), &unmanaged("g")).1, Some(AddressProblem::NotAssigned(_))));
+}
+
+#[test]
+fn an_address_that_was_asked_for_and_not_given_is_a_problem() {
+    let given = service(json!({"type": "LoadBalancer"}), json!([{"ip": "192.0.2.9"}]));
+    let ask = |value: &str| asking("g", AddressType::IpAddress, value);
+    assert_eq!(addresses(&given, &ask("192.0.2.9")).1, None);
+    assert_eq!(addresses(&given, &ask("")).1, None, "any will do");
+    let refused = |view: &GatewayView| match addresses(&given, view).1 {
+        Some(AddressProblem::NotUsable(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused(&ask("192.0.2.1")).contains("192.0.2.1 cannot be had"));
+    assert!(refused(&ask("nonsense")).contains("not an IP address"));
+    let mut two = ask("192.0.2.9");
+    two.requested.extend(ask("192.0.2.1").requested);
+    assert!(refused(&two).contains("one address"));
+}
+
+#[test]
+fn pods_that_cannot_be_made_are_told_with_the_servers_own_words() {
+    let mut table = table();
+    wish(&mut table, &[(Piece::ServiceAccount, json!({})), (Piece::Deployment, json!({}))]);
+    settle(&mut table, Instant::now(), 2);
+    let mut stuck = table.there[&id(Piece::Deployment)].object.clone();
+    stuck["metadata"]["resourceVersion"] = json!("3");
+    stuck["status"] = json!({"conditions": [
+        {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"},
+    ]});
+    assert!(table.seen(Piece::Deployment, stuck.clone()));
+    assert!(table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap().contains("has timed out"));
+    stuck["metadata"]["resourceVersion"] = json!("4");
+    stuck["status"]["availableReplicas"] = json!(1);
+    assert!(table.seen(Piece::Deployment, stuck));
+    assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+}
