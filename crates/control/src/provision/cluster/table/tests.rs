@@ -9,6 +9,10 @@ fn id(piece: Piece) -> Id {
     Id::new(piece, "default", "weir-g")
 }
 
+fn pods() -> Id {
+    id(Piece::Deployment)
+}
+
 fn object(piece: Piece, spec: Value) -> Value {
     json!({
         "metadata": {
@@ -190,16 +194,16 @@ fn failures_are_told_when_they_stay_and_forgotten_when_they_end() {
         let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
         assert!(!table.failed(&id, "down".to_owned(), false, now));
         now = table.next(now).1.unwrap();
-        assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+        assert_eq!(table.trouble(&view("g").key, &pods()), None);
     }
     let (Some((id, Action::Make { object, hash })), _) = table.next(now) else { panic!("it is tried") };
     assert!(table.failed(&id, "down".to_owned(), false, now));
     assert_eq!(
-        table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap(),
+        table.trouble(&view("g").key, &pods()).unwrap(),
         "Service default/weir-g cannot be written: down"
     );
     assert!(table.wrote(&id, hash, stored(object, 3)), "that is news");
-    assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+    assert_eq!(table.trouble(&view("g").key, &pods()), None);
     // A refusal that will be the same again is told at once, and tried again after a while.
     wish(&mut table, &[(Piece::Service, json!({"type": "nonsense"}))]);
     let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
@@ -262,9 +266,9 @@ fn pods_that_cannot_be_made_are_told_with_the_servers_own_words() {
         {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "has timed out"},
     ]});
     assert!(table.seen(Piece::Deployment, stuck.clone()));
-    assert!(table.trouble(&view("g").key, &id(Piece::Deployment)).unwrap().contains("has timed out"));
+    assert!(table.trouble(&view("g").key, &pods()).unwrap().contains("has timed out"));
     stuck["metadata"]["resourceVersion"] = json!("4");
     stuck["status"]["availableReplicas"] = json!(1);
     assert!(table.seen(Piece::Deployment, stuck));
-    assert_eq!(table.trouble(&view("g").key, &id(Piece::Deployment)), None);
+    assert_eq!(table.trouble(&view("g").key, &pods()), None);
 }
