@@ -68,6 +68,8 @@ pub(crate) struct Reconciler {
     versions: Versions,
     /// The newest version seen of each kind.
     seen: BTreeMap<Kind, String>,
+    /// The version of the newest change seen of each kind.
+    changes: BTreeMap<Kind, String>,
     /// Kinds whose first list has not come, by the namespace that is listed.
     unlisted: BTreeSet<(Kind, String)>,
     listed: BTreeSet<Kind>,
@@ -109,6 +111,7 @@ impl Reconciler {
             stirred: false,
             versions: Versions::new(),
             seen: BTreeMap::new(),
+            changes: BTreeMap::new(),
             listed: BTreeSet::new(),
             lost: BTreeSet::new(),
             waits: BTreeMap::new(),
@@ -257,6 +260,7 @@ impl Reconciler {
             .map(|(kind, version)| KindVersion {
                 kind: kind.as_str().to_owned(),
                 resource_version: version.clone(),
+                changed: self.changes.get(kind).cloned().unwrap_or_default(),
             })
             .collect();
         let touched = update.upserts.iter().map(|resource| resource.key().to_owned());

@@ -88,8 +88,13 @@ pub struct Update {
 pub struct KindVersion {
     #[prost(string, tag = "1")]
     pub kind: String,
+    /// Everything up to this version is in.
     #[prost(string, tag = "2")]
     pub resource_version: String,
+    /// The version of the newest change that is in; empty where none was seen. What is complete up to it is not older,
+    /// though it may have heard less since: a watch on which nothing happens hardly says how far it is.
+    #[prost(string, tag = "3")]
+    pub changed: String,
 }
 
 /// What a data plane says after every worker runs an [`Update`].

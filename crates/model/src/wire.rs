@@ -163,9 +163,9 @@ impl Position {
         if self.epoch < known.epoch {
             return Some(format!("it is of leader epoch {}, and {} is known", self.epoch, known.epoch));
         }
-        for KindVersion { kind, resource_version } in &self.versions {
+        for KindVersion { kind, resource_version, .. } in &self.versions {
             let other = known.versions.iter().find(|other| other.kind == *kind);
-            let Some(other) = other.map(|other| other.resource_version.as_str()) else { continue };
+            let Some(other) = other.map(|other| other.changed.as_str()) else { continue };
             if number(resource_version).zip(number(other)).is_some_and(|(this, other)| this < other) {
                 return Some(format!("its {kind}s are of version {resource_version}, and {other} is known"));
             }
@@ -424,6 +424,7 @@ mod tests {
                 .map(|(kind, version)| KindVersion {
                     kind: (*kind).to_owned(),
                     resource_version: (*version).to_owned(),
+                    changed: (*version).to_owned(),
                 })
                 .collect(),
         };
@@ -436,6 +437,13 @@ mod tests {
         assert!(older(2, &[("HTTPRoute", "98")]).unwrap().contains("HTTPRoute"));
         assert!(older(3, &[("Secret", "6")]).unwrap().contains("Secret"));
         assert_eq!(older(2, &[("Service", "1"), ("Secret", "x")]), None);
+        // Who has heard of nothing since the last change has all of it.
+        let mut quiet = known.clone();
+        quiet.versions[0].resource_version = "5000".to_owned();
+        assert_eq!(position(3, &[("HTTPRoute", "99")]).older_than(&quiet), None);
+        assert!(position(3, &[("HTTPRoute", "98")]).older_than(&quiet).is_some());
+        quiet.versions[0].changed.clear();
+        assert_eq!(position(3, &[("HTTPRoute", "1")]).older_than(&quiet), None, "no change is known");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariants: an older state of an object never replaces a newer one (reads and watches overtake each other); an
 //! object that did not change in what translation reads causes no translation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use weir_core::{Kind, Object, ObjectKey, supported_features};
@@ -18,6 +18,9 @@ impl Reconciler {
         match event {
             SourceEvent::Served { kind, version } => self.serve(kind, version),
             SourceEvent::Listed { kind, namespace, resource_version, objects } => {
+                for object in &objects {
+                    newest(&mut self.changes, kind, version_of(object));
+                }
                 self.swap(kind, &namespace, &resource_version, objects);
                 self.note_seen(kind, resource_version);
                 self.first_list(kind, namespace);
@@ -168,17 +171,14 @@ impl Reconciler {
 
     fn note_version(&mut self, kind: Kind, object: &Value) {
         if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
+            newest(&mut self.changes, kind, version);
             self.note_seen(kind, version.to_owned());
         }
     }
 
     /// Several watches may read one kind: the newest version of all counts, where versions are numbers.
     fn note_seen(&mut self, kind: Kind, version: String) {
-        let number = |text: &String| text.parse::<u64>().ok();
-        let known = self.seen.get(&kind).and_then(number);
-        if known.zip(number(&version)).is_none_or(|(known, now)| known <= now) {
-            self.seen.insert(kind, version);
-        }
+        newest(&mut self.seen, kind, &version);
     }
 
     /// Which kinds are still to be listed, for whoever asks why nothing happens.
@@ -194,6 +194,18 @@ impl Reconciler {
         let version = known.metadata().resource_version.parse::<u64>().ok();
         version.zip(incoming).is_some_and(|(known, incoming)| known > incoming)
     }
+}
+
+/// Puts a version in unless a newer one is there.
+fn newest(versions: &mut BTreeMap<Kind, String>, kind: Kind, version: &str) {
+    let known = versions.get(&kind).and_then(|known| known.parse::<u64>().ok());
+    if known.zip(version.parse::<u64>().ok()).is_none_or(|(known, now)| known < now) {
+        versions.insert(kind, version.to_owned());
+    }
+}
+
+fn version_of(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
 }
 
 fn key_of(kind: Kind, object: &Value) -> ObjectKey {

@@ -255,7 +255,7 @@ mod tests {
     fn an_older_state_is_refused_unless_somebody_insists() {
         let version = |version: &str| {
             let kind = "HTTPRoute".to_owned();
-            vec![KindVersion { kind, resource_version: version.to_owned() }]
+            vec![KindVersion { kind, resource_version: version.to_owned(), changed: version.to_owned() }]
         };
         let position = |epoch, of: &str| Some(Position { epoch, versions: version(of) });
         let mut state = State::default();
