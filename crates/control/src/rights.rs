@@ -173,7 +173,7 @@ mod tests {
         rights.deny(list.clone(), "");
         rights.deny(list.clone(), "");
         rights.grant(&watch);
-        assert_eq!(rights.denied(), [list.clone()]);
+        assert_eq!(rights.denied(), std::slice::from_ref(&list));
         rights.grant(&list);
         assert_eq!(rights.denied(), []);
     }
