@@ -15,7 +15,7 @@ use crate::address::AddressRange;
     about = "A Kubernetes Gateway API gateway: exact traffic splitting, with or without a cluster"
 )]
 pub(crate) struct CommandLine {
-    /// What to log to standard error, e.g. `info` or `warn,weir_proxy=debug` (default: `warn`).
+    /// What to log to standard error, e.g. `info` or `warn,weir_proxy=debug` (default: `warn`; of a controller `info`).
     #[arg(long, global = true, env = "WEIR_LOG", value_name = "DIRECTIVES")]
     pub(crate) log: Option<String>,
     #[command(subcommand)]

@@ -31,7 +31,9 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let command_line = cli::CommandLine::parse();
-    process::start_logging(command_line.log.as_deref());
+    // A controller's log is read by nobody who is there when things happen.
+    let usual = if matches!(command_line.command, cli::Command::Controller(_)) { "info" } else { "warn" };
+    process::start_logging(command_line.log.as_deref().unwrap_or(usual));
     match run(command_line.command) {
         Ok(code) => code,
         Err(error) => {

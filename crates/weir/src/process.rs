@@ -6,8 +6,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Logs go to standard error; `filter` is a directive list such as `info,weir_proxy=debug`.
-pub(crate) fn start_logging(filter: Option<&str>) {
-    let filter = EnvFilter::try_new(filter.unwrap_or("warn")).unwrap_or_else(|error| {
+pub(crate) fn start_logging(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
         eprintln!("weir: --log: {error}; using `warn`");
         EnvFilter::new("warn")
     });
