@@ -114,6 +114,7 @@ pub(super) fn plan(
         client_certificate(gateway, &referrer, materials, reading, &mut used);
     let field = "spec.tls.backend.clientCertificateRef";
     findings.extend(client_problem.as_ref().map(|(reason, why)| Finding::error(field, reason, why.clone())));
+    findings.extend(tls::out_of_time(&used, field));
     let mut judge = Judge {
         referrer,
         prefix: format!("listener/{}/{}", key.namespace, key.name),

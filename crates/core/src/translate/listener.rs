@@ -15,7 +15,7 @@ use super::frontend::Frontend;
 use super::grant::Referrer;
 use super::hostname;
 use super::reading::Reading;
-use super::tls::{CertificateView, Followed, Materials};
+use super::tls::{self, CertificateView, Followed, Materials};
 use crate::objects::Kind;
 
 /// Things of one sort that a message names.
@@ -157,7 +157,10 @@ impl Judge<'_, '_> {
         let mut unresolved = None;
         let mut tls = None;
         if refused.is_none() && matches!(listener.protocol, ProtocolType::Https | ProtocolType::Tls) {
+            let before = self.used.len();
             let (plan, problem) = self.tls(listener);
+            let refs = format!("{field}.tls.certificateRefs");
+            findings.extend(tls::out_of_time(&self.used[before..], &refs));
             unresolved = problem.map(|problem| (".tls.certificateRefs", problem));
             tls = Some(plan);
             if listener.protocol == ProtocolType::Https {
