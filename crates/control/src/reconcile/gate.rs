@@ -5,7 +5,7 @@
 //! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
 //! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Deliberately absent: writing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ pub(crate) struct Gate {
     sent: u64,
     applied: u64,
     outstanding: VecDeque<Outstanding>,
-    held: BTreeMap<ObjectKey, Held>,
+    held: Waiting,
     /// Gateways and ListenerSets whose last status claims that they are programmed.
     programmed: BTreeMap<ObjectKey, bool>,
     /// Resources that the data plane could not compile, by key, with the reason.
@@ -45,12 +45,53 @@ struct Outstanding {
     touched: Vec<String>,
 }
 
+/// Statuses that wait. Invariant: what is not due costs nothing, however many there are.
+#[derive(Debug, Default)]
+struct Waiting {
+    held: BTreeMap<ObjectKey, Held>,
+    by_sequence: BTreeSet<(u64, ObjectKey)>,
+    by_deadline: BTreeSet<(Instant, ObjectKey)>,
+}
+
 #[derive(Debug)]
 struct Held {
     status: Status,
     sequence: u64,
     /// When to write what can be written without an answer; `None` if that has been done.
     deadline: Option<Instant>,
+}
+
+impl Waiting {
+    fn insert(&mut self, key: ObjectKey, held: Held) {
+        self.remove(&key);
+        self.by_sequence.insert((held.sequence, key.clone()));
+        self.by_deadline.extend(held.deadline.map(|at| (at, key.clone())));
+        self.held.insert(key, held);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> Option<Held> {
+        let held = self.held.remove(key)?;
+        self.by_sequence.remove(&(held.sequence, key.clone()));
+        if let Some(at) = held.deadline {
+            self.by_deadline.remove(&(at, key.clone()));
+        }
+        Some(held)
+    }
+
+    /// Those that wait for this update or an earlier one, or no longer than until `now`; in the order of their keys. With how
+    /// many were looked at for it.
+    fn due(&self, applied: u64, now: Instant) -> (BTreeSet<ObjectKey>, usize) {
+        let answered = self.by_sequence.iter().take_while(|(sequence, _)| *sequence <= applied);
+        let late = self.by_deadline.iter().take_while(|(at, _)| *at <= now);
+        let due = answered.map(|(_, key)| key).chain(late.map(|(_, key)| key));
+        let mut looked_at = 0;
+        let keys = due.inspect(|_| looked_at += 1).cloned().collect();
+        (keys, looked_at)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.by_deadline.first().map(|(at, _)| *at)
+    }
 }
 
 impl Gate {
@@ -127,15 +168,8 @@ impl Gate {
 
     /// What may be written now.
     pub(crate) fn release(&mut self, now: Instant) -> Vec<(ObjectKey, Status)> {
-        let ready: Vec<ObjectKey> = self
-            .held
-            .iter()
-            .filter(|(_, held)| {
-                held.sequence <= self.applied || held.deadline.is_some_and(|deadline| deadline <= now)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        ready.into_iter().filter_map(|key| self.release_one(key)).collect()
+        let (due, _) = self.held.due(self.applied, now);
+        due.into_iter().filter_map(|key| self.release_one(key)).collect()
     }
 
     fn release_one(&mut self, key: ObjectKey) -> Option<(ObjectKey, Status)> {
@@ -173,7 +207,7 @@ impl Gate {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.held.values().filter_map(|held| held.deadline).min()
+        self.held.next_deadline()
     }
 
     pub(crate) fn forget(&mut self, key: &ObjectKey) {
@@ -182,7 +216,7 @@ impl Gate {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.held.held.len()
     }
 
     fn is_silent(&self, now: Instant) -> bool {
@@ -310,6 +344,36 @@ mod tests {
         gate.applied(1, []);
         let told = gate.release(now + Duration::from_secs(61));
         assert_eq!(status_of(&told[0].1, types::PROGRAMMED), ConditionStatus::True);
+    }
+
+    #[test]
+    fn what_is_not_due_is_not_looked_at_however_much_waits() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, Vec::new(), now);
+        assert!(gate.offer(route(), route_status(), now).is_none());
+        gate.sent(2, Vec::new(), now);
+        for number in 0..10_000 {
+            let key = ObjectKey::new(Kind::HttpRoute, "default", format!("r{number}"));
+            assert!(gate.offer(key, route_status(), now + Duration::from_millis(1)).is_none());
+        }
+        gate.applied(1, []);
+        assert_eq!(gate.held.due(1, now).1, 1);
+        assert_eq!(gate.release(now).len(), 1);
+        assert_eq!(gate.held.due(1, now).1, 0);
+        // Statuses of objects that are gone, or said anew, leave nothing behind.
+        for number in 0..5_000 {
+            let key = ObjectKey::new(Kind::HttpRoute, "default", format!("r{number}"));
+            if number % 2 == 0 {
+                gate.forget(&key);
+            } else {
+                assert!(gate.offer(key, route_status(), now + Duration::from_millis(2)).is_none());
+            }
+        }
+        assert_eq!(gate.next_deadline(), Some(now + Duration::from_millis(1_001)));
+        gate.applied(2, []);
+        assert_eq!((gate.release(now).len(), gate.held(), gate.next_deadline()), (7_500, 0, None));
+        assert_eq!((gate.held.by_sequence.len(), gate.held.by_deadline.len()), (0, 0));
     }
 
     #[test]
