@@ -72,9 +72,13 @@ struct Table {
     entries: HashMap<ObjectKey, Entry>,
     due: BTreeSet<(Instant, ObjectKey)>,
     versions: Versions,
+    /// Entries that there ever were.
+    entries_made: u64,
 }
 
 struct Entry {
+    /// Tells it from an earlier entry of the same name: an answer belongs to the entry that asked.
+    number: u64,
     wanted: Option<Wanted>,
     observed: Option<Observed>,
     /// The wish that was written last, and the status that the server made of it: a server that adds defaults must
@@ -119,6 +123,7 @@ enum Plan {
 /// One finished call.
 struct Done {
     key: ObjectKey,
+    entry: u64,
     plan: Plan,
     answer: Result<Value, CallError>,
 }
@@ -159,7 +164,7 @@ impl StatusWriter {
             return;
         }
         let now = Instant::now();
-        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        let entry = table.entry(key);
         let same = entry.wanted.as_ref().is_some_and(|wanted| {
             *wanted.desired == desired && wanted.generation == generation && wanted.uid == uid
         });
@@ -181,7 +186,7 @@ impl StatusWriter {
             return;
         }
         let now = Instant::now();
-        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        let entry = table.entry(key);
         if entry.observed.as_ref().is_some_and(|before| before.is_newer_than(&observed)) {
             return;
         }
@@ -227,7 +232,7 @@ impl StatusWriter {
             let next = loop {
                 let room = calls.len() < IN_FLIGHT;
                 match self.take_due(room) {
-                    Take::Call(key, plan) => calls.push(self.call(key, plan)),
+                    Take::Call(key, entry, plan) => calls.push(self.call(key, entry, plan)),
                     Take::Until(at) => break at,
                 }
             };
@@ -265,13 +270,13 @@ impl StatusWriter {
                 Plan::Wait(at) => table.schedule(&key, at),
                 plan => {
                     entry.busy = true;
-                    return Take::Call(key, plan);
+                    return Take::Call(key, entry.number, plan);
                 }
             }
         }
     }
 
-    async fn call(&self, key: ObjectKey, plan: Plan) -> Done {
+    async fn call(&self, key: ObjectKey, entry: u64, plan: Plan) -> Done {
         let caller = &self.shared.caller;
         let answer = match &plan {
             Plan::Read(path) => caller.get(path).await,
@@ -281,14 +286,16 @@ impl StatusWriter {
             // Never called with these.
             Plan::Nothing | Plan::Wait(_) => Ok(Value::Null),
         };
-        Done { key, plan, answer }
+        Done { key, entry, plan, answer }
     }
 
     fn finish(&self, done: Done) {
         let status = &self.shared.status;
         let mut table = self.shared.table.lock();
         let now = Instant::now();
-        let Some(entry) = table.entries.get_mut(&done.key) else { return };
+        // The object may be gone, or another have its name: what was asked of the first says nothing of that.
+        let entry = table.entries.get_mut(&done.key).filter(|entry| entry.number == done.entry);
+        let Some(entry) = entry else { return };
         entry.busy = false;
         let mut next = std::mem::take(&mut entry.again).then_some(now);
         match (done.plan, done.answer) {
@@ -336,7 +343,7 @@ impl StatusWriter {
 }
 
 enum Take {
-    Call(ObjectKey, Plan),
+    Call(ObjectKey, u64, Plan),
     Until(Option<Instant>),
 }
 
@@ -348,6 +355,14 @@ async fn until(at: Option<Instant>) {
 }
 
 impl Table {
+    fn entry(&mut self, key: &ObjectKey) -> &mut Entry {
+        let made = &mut self.entries_made;
+        self.entries.entry(key.clone()).or_insert_with(|| {
+            *made += 1;
+            Entry::new(*made)
+        })
+    }
+
     /// Look at this object at `at`, or earlier if that was planned.
     fn schedule(&mut self, key: &ObjectKey, at: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
@@ -367,8 +382,9 @@ impl Table {
 }
 
 impl Entry {
-    fn new() -> Entry {
+    fn new(number: u64) -> Entry {
         Entry {
+            number,
             wanted: None,
             observed: None,
             settled: None,
@@ -485,4 +501,50 @@ impl Observed {
 /// Now, as the API writes times in conditions.
 pub(crate) fn timestamp() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> StatusWriter {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::empty()))
+        });
+        let status = Arc::new(ControlStatus::default());
+        let caller = Caller::new(kube::Client::new(nobody, "default"), Arc::clone(&status));
+        let writer =
+            StatusWriter::new(caller, status, OurNames(vec!["weir.dev/gateway-controller".to_owned()]));
+        writer.serve(Kind::HttpRoute, Some("v1"));
+        writer
+    }
+
+    fn route(uid: &str, version: &str) -> Value {
+        json!({"metadata": {"uid": uid, "resourceVersion": version, "generation": 1}})
+    }
+
+    fn wish() -> Desired {
+        Desired::Parents(vec![
+            json!({"parentRef": {"name": "g"}, "controllerName": "weir.dev/gateway-controller",
+            "conditions": []}),
+        ])
+    }
+
+    #[tokio::test]
+    async fn an_answer_about_an_object_says_nothing_of_its_successor() {
+        let (writer, key) = (writer(), ObjectKey::new(Kind::HttpRoute, "default", "r"));
+        writer.observe(&key, &route("first", "5"));
+        writer.want(&key, "first", 1, wish());
+        let Take::Call(_, entry, plan) = writer.take_due(true) else { panic!("a write is due") };
+        // It is deleted and made again before the answer is looked at.
+        writer.forget(&key);
+        writer.observe(&key, &route("second", "9"));
+        let answer = Ok(route("first", "6"));
+        writer.finish(Done { key: key.clone(), entry, plan, answer });
+        writer.want(&key, "second", 1, wish());
+        let Take::Call(_, _, Plan::Write { version, .. }) = writer.take_due(true) else {
+            panic!("the successor's status is written")
+        };
+        assert_eq!(version, "9");
+    }
 }
