@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use weir_model::resource::BackendProtocol;
-use weir_model::table::BackendState;
+use weir_model::table::{BackendState, CompiledListener};
 
 use super::balance::{InFlight, Tried, choose, failed};
 use super::connect::connect;
@@ -53,12 +53,13 @@ pub(crate) struct Want<'a> {
 /// What a connection is to carry. Whether it is encrypted is for the backend's policy to say, not for who wants it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Speaks<'a> {
-    /// Requests, in the version that the backend speaks; the certificate (a key) is shown to backends that ask for one.
-    Http(Option<&'a str>),
+    /// Requests, in the version that the backend speaks. The Gateway of the listener that they came through may have a
+    /// certificate for backends that ask for one.
+    Http(Option<&'a CompiledListener>),
     /// Requests in HTTP/2, whatever the backend says of itself; the same.
-    Http2(Option<&'a str>),
+    Http2(Option<&'a CompiledListener>),
     /// Bytes; the same.
-    Bytes(Option<&'a str>),
+    Bytes(Option<&'a CompiledListener>),
     /// A client's TLS, as it is.
     ClientsTls,
 }
@@ -109,7 +110,11 @@ impl Want<'_> {
         let inside = self.inside(settings.protocol);
         let tls = match (&settings.tls, self.speaks) {
             (None, _) | (_, Speaks::ClientsTls) => None,
-            (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
+            (Some(policy), Speaks::Http(listener) | Speaks::Http2(listener) | Speaks::Bytes(listener)) => {
+                // The certificate of now: while the request waited it may have been replaced, and the old one is gone then.
+                let snapshot = worker.snapshot();
+                let listener = listener.map(|then| snapshot.listener(&then.key).map_or(then, Arc::as_ref));
+                let ours = listener.and_then(CompiledListener::backend_client_certificate);
                 Some(worker.upstream_tls(policy, inside, ours)?)
             }
         };

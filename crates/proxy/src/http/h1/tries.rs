@@ -35,7 +35,6 @@ impl Forward {
     ) -> Result<Acquired, Failure> {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let backend = self.state().ok_or(Failure::InvalidBackend)?;
-        let certificate = self.listener.as_ref().and_then(|listener| listener.backend_client_certificate());
         let limits = self.limits(worker);
         let want = Want {
             backend,
@@ -44,7 +43,7 @@ impl Forward {
             // A rule that says how often to try means these tries too.
             attempts: if self.rule.retry.is_some() { 0 } else { limits.retry_attempts },
             fresh,
-            speaks: Speaks::Http(certificate),
+            speaks: Speaks::Http(self.listener.as_deref()),
         };
         let acquired = acquire(worker, &want, tried).await?;
         if self.web_socket
