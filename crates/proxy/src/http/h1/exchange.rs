@@ -12,7 +12,6 @@ use weir_codec::body::{BodyError, BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, CameBy, Delimiting, field};
-use weir_model::limits::Limits;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -250,7 +249,7 @@ impl Exchange {
             self.moved_at = now;
         }
         let leave_at = connection.down.registered.presence.leave_at.get();
-        let at = self.wait_until(forward, &connection.terms.limits, worker);
+        let at = self.wait_until(forward, connection, worker);
         connection.deadline.set(leave_at.map_or(at, |leave_at| leave_at.min(at)));
         ready!(connection.deadline.poll(cx, &worker.clock));
         if leave_at.is_some_and(|leave_at| leave_at < at) && !matches!(self.phase, Phase::Tunnel { .. }) {
@@ -535,12 +534,15 @@ impl Exchange {
     }
 
     /// How long nothing may happen.
-    fn wait_until(&self, forward: &Forward, client: &Limits, worker: &Worker) -> Moment {
-        let limits = forward.limits(worker);
+    fn wait_until(&self, forward: &Forward, connection: &Connection, worker: &Worker) -> Moment {
+        let (limits, client) = (forward.limits(worker), &connection.terms.limits);
         let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
         // The rule wants no time-out: only what bounds every stream holds.
         let endless = bounds.is_some_and(Moment::is_never);
-        let quiet_for = |usual: Duration| if endless { usual.max(limits.tunnel_idle_timeout) } else { usual };
+        let long = |usual: Duration| usual.max(limits.tunnel_idle_timeout);
+        // A call of gRPC may be a stream that has nothing to say, either way. Whether its client still lives is asked by PINGs.
+        let is_call = forward.grpc && connection.client.as_stream().is_some();
+        let quiet_for = |usual: Duration| if endless || is_call { long(usual) } else { usual };
         let up = match self.up_waiting {
             Waiting::ForSource => quiet_for(client.body_read_timeout),
             Waiting::ForSink => limits.body_write_timeout,
@@ -558,7 +560,8 @@ impl Exchange {
                 {
                     return bound;
                 }
-                _ => quiet_for(limits.upstream_response_timeout),
+                _ if endless => long(limits.upstream_response_timeout),
+                _ => limits.upstream_response_timeout,
             },
             Phase::Body if self.sending => up.max(down),
             Phase::Body => down,
