@@ -147,35 +147,34 @@ impl<'h> RequestHost<'h> {
 
 /// IPv4 in dotted form, or IPv6 (with or without brackets: a name has no colon).
 fn is_ip_literal(host: &[u8]) -> bool {
-    if host.first() == Some(&b'[') || host.contains(&b':') {
-        return true;
+    match host {
+        [b'[', ..] => true,
+        [.., b'0'..=b'9'] if is_dotted_quad(host) => true,
+        _ => memchr::memchr(b':', host).is_some(),
     }
-    host.last().is_some_and(u8::is_ascii_digit) && is_dotted_quad(host)
 }
 
 /// Four numbers up to 255, without leading zeros, and nothing else: what the standard library reads as an IPv4 address.
 fn is_dotted_quad(host: &[u8]) -> bool {
-    let mut parts = 1;
-    let mut digits = 0;
-    let mut value = 0u32;
+    let (mut dots, mut digits, mut value) = (0, 0, 0_u32);
     for byte in host {
-        match byte {
-            b'.' if digits > 0 && parts < 4 => {
-                parts += 1;
-                digits = 0;
-                value = 0;
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            value = value * 10 + u32::from(digit);
+            // What follows a zero that begins a number, or makes it too large.
+            if value > 255 || (digits > 0 && value < 10) {
+                return false;
             }
-            b'0'..=b'9' if digits == 0 || value > 0 => {
-                digits += 1;
-                value = value * 10 + u32::from(byte - b'0');
-                if value > 255 {
-                    return false;
-                }
+            digits += 1;
+        } else {
+            if *byte != b'.' || digits == 0 {
+                return false;
             }
-            _ => return false,
+            dots += 1;
+            (digits, value) = (0, 0);
         }
     }
-    parts == 4 && digits > 0
+    dots == 3 && digits > 0
 }
 
 /// Values by configured hostname, found by a request's host from the most specific to the least.

@@ -70,15 +70,35 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
+    match begin(worker, want, tried)? {
+        Begun::Kept(acquired) => Ok(acquired),
+        Begun::Search(first) => Box::pin(search(worker, want, tried, first)).await,
+    }
+}
+
+/// What a search comes to without a wait.
+pub(crate) enum Begun {
+    /// A kept connection: what nearly every request gets.
+    Kept(Acquired),
+    Search(First),
+}
+
+/// A first choice that needs more than a look, to go on from.
+pub(crate) struct First {
+    way: Way,
+    choice: Option<Choice>,
+}
+
+/// Begins to find a connection. Apart, so that a request which finds a kept one does not carry all the rest with it.
+pub(crate) fn begin(worker: &Rc<Worker>, want: &Want<'_>, tried: &Tried) -> Result<Begun, Failure> {
     let way = want.way(worker)?;
-    match want.choose(worker, &way, tried) {
+    Ok(match want.choose(worker, &way, tried) {
         Some(Choice { in_flight, taken: Some(Taken::Kept(socket, busy)) }) => {
             worker.metrics.upstream_reuses.add(1);
-            Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
+            Begun::Kept(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
         }
-        // Apart, so that a request which finds a kept connection does not carry all the rest with it.
-        first => Box::pin(search(worker, want, way, tried, first)).await,
-    }
+        choice => Begun::Search(First { way, choice }),
+    })
 }
 
 /// How a backend is spoken to.
@@ -140,12 +160,11 @@ impl Want<'_> {
 }
 
 /// Goes on from a first choice until there is a connection, or an end to it.
-async fn search(
+pub(crate) async fn search(
     worker: &Rc<Worker>,
     want: &Want<'_>,
-    way: Way,
     tried: &mut Tried,
-    mut first: Option<Choice>,
+    First { way, choice: mut first }: First,
 ) -> Result<Acquired, Failure> {
     let tls = &way.tls;
     let Want { backend, deadline, attempts, .. } = *want;

@@ -1,7 +1,8 @@
 //! One direction of an exchange: bytes from one socket to another, with what stands before, between and after them.
 //!
 //! A pipe holds at most one read buffer of bytes and reads no more before they are written: that is the
-//! back-pressure. What is small goes out together with the head in one plain send; what is larger in one vectored write.
+//! back-pressure. A head goes out together with what is there of its body in one plain send: the body is copied behind it where
+//! it is small, else the head before the body, into the room that its buffer has for that.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
@@ -312,6 +313,7 @@ impl Pipe {
         input: &mut ReadBuffer,
         sink: &mut Socket,
     ) -> Poll<io::Result<()>> {
+        self.put_out_before(input);
         while self.has_output() {
             let out = &self.out[self.out_at..];
             let wrote = if self.pass == 0 && self.tail.is_empty() {
@@ -338,6 +340,16 @@ impl Pipe {
             self.out_at = 0;
         }
         sink.poll_flush(cx)
+    }
+
+    /// Puts what goes out first before the passed bytes, in their buffer, so that both leave in one plain send.
+    fn put_out_before(&mut self, input: &mut ReadBuffer) {
+        let out = &self.out[self.out_at..];
+        if self.pass > 0 && !out.is_empty() && self.replay_bytes == 0 && input.put_before(out) {
+            self.pass += out.len();
+            self.out.clear();
+            self.out_at = 0;
+        }
     }
 
     fn advance(&mut self, count: usize, input: &mut ReadBuffer) {

@@ -21,36 +21,39 @@ use crate::error::Failure;
 use crate::record::RequestRecord;
 use crate::retry;
 use crate::session::Kept;
-use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
+use crate::upstream::acquire::{Acquired, Begun, First, Speaks, Want, begin, search};
 use crate::upstream::balance::{self, Tried};
 use crate::worker::Worker;
 
 impl Forward {
-    /// A connection for the request.
-    async fn acquire(
-        &self,
-        worker: &Rc<Worker>,
-        tried: &mut Tried,
-        fresh: bool,
-    ) -> Result<Acquired, Failure> {
+    /// The connection that the request wants.
+    fn want<'a>(&'a self, worker: &'a Worker, fresh: bool) -> Result<Want<'a>, Failure> {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let backend = self.state().ok_or(Failure::InvalidBackend)?;
-        let limits = self.limits(worker);
-        let want = Want {
+        Ok(Want {
             backend,
             deadline: self.deadline,
             preferred: self.extras.as_deref().and_then(kept_at),
             // A rule that says how often to try means these tries too.
-            attempts: if self.rule.retry.is_some() { 0 } else { limits.retry_attempts },
+            attempts: if self.rule.retry.is_some() { 0 } else { self.limits(worker).retry_attempts },
             fresh,
             speaks: Speaks::Http(self.listener.as_deref()),
-        };
-        let acquired = acquire(worker, &want, tried).await?;
+        })
+    }
+
+    /// Goes on to find a connection for the request.
+    async fn search(
+        &self,
+        worker: &Rc<Worker>,
+        tried: &mut Tried,
+        fresh: bool,
+        first: First,
+    ) -> Result<Acquired, Failure> {
+        let acquired = search(worker, &self.want(worker, fresh)?, tried, first).await?;
         if self.web_socket
             && let Some(stream) = acquired.socket.as_stream()
         {
-            // Apart, so that other requests do not carry it with them.
-            Box::pin(stream.takes_web_sockets(worker)).await?;
+            stream.takes_web_sockets(worker).await?;
         }
         Ok(acquired)
     }
@@ -107,7 +110,13 @@ impl Connection {
             budget.request(worker.clock.now().millis());
         }
         loop {
-            let mut acquired = match forward.acquire(worker, &mut tried, fresh).await {
+            let begun = forward.want(worker, fresh).and_then(|want| begin(worker, &want, &tried));
+            let acquired = match begun {
+                Ok(Begun::Kept(acquired)) => Ok(acquired),
+                Ok(Begun::Search(first)) => Box::pin(forward.search(worker, &mut tried, fresh, first)).await,
+                Err(failure) => Err(failure),
+            };
+            let mut acquired = match acquired {
                 Ok(acquired) => acquired,
                 Err(failure) if forward.wants_another_try(failure, &self.to_endpoint) => {
                     match Box::pin(self.try_again(&mut forward, record, &mut tried, None)).await {
