@@ -115,24 +115,22 @@ impl<'h> RequestHost<'h> {
     #[inline]
     pub fn new(host: &'h [u8]) -> RequestHost<'h> {
         let host = host.strip_suffix(b".").unwrap_or(host);
-        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES {
+        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES || is_ip_literal(host) {
             return RequestHost(Ready::Any);
         }
-        let ready = match host.iter().any(u8::is_ascii_uppercase) {
-            _ if is_ip_literal(host) => Ready::Any,
-            true => RequestHost::lowered(host),
-            false => Ready::AsSent(host),
-        };
-        RequestHost(ready)
+        if host.iter().any(u8::is_ascii_uppercase) {
+            return RequestHost::lowered(host);
+        }
+        RequestHost(Ready::AsSent(host))
     }
 
     #[cold]
-    fn lowered(host: &[u8]) -> Ready<'h> {
+    fn lowered(host: &[u8]) -> RequestHost<'h> {
         let mut buffer = [0; MAX_HOSTNAME_BYTES];
         let lower = &mut buffer[..host.len()];
         lower.copy_from_slice(host);
         lower.make_ascii_lowercase();
-        Ready::Lowered { buffer, length: host.len() }
+        RequestHost(Ready::Lowered { buffer, length: host.len() })
     }
 
     /// `None` when only "any host" can match.

@@ -77,6 +77,7 @@ pub(super) struct Exchange {
 
 impl Connection {
     /// A whole response went down.
+    #[inline]
     pub(super) fn conclude(
         &mut self,
         exchange: Exchange,
@@ -442,7 +443,12 @@ impl Exchange {
         };
         let read =
             connection.answer_scan.response(connection.answer.bytes(), forward.asked, limits, &mut store);
-        let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
+        // Looked at where it is: a head is too large to be moved.
+        let (head, length) = match &read {
+            Ok(Some((head, length))) => (head, *length),
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(Failure::UpstreamHead(*error)),
+        };
         connection.answer_scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
@@ -450,7 +456,7 @@ impl Exchange {
                 return Err(Failure::UpstreamHead(HeadError::TooLarge));
             }
             if forward.version == Version::Http11 {
-                rewrite::interim(&head, connection.to_client.out_mut());
+                rewrite::interim(head, connection.to_client.out_mut());
             }
             connection.answer.consume(length);
             return Ok(true);
@@ -480,7 +486,7 @@ impl Exchange {
         record.upstream_latency = Some(latency);
         self.head_begins = connection.to_client.end();
         let told = Told { keep_alive: self.keep_alive, delimiting, sealer: &connection.terms.sealer };
-        write_head(&head, told, forward, record, worker, connection.to_client.out_mut());
+        write_head(head, told, forward, record, worker, connection.to_client.out_mut());
         connection.answer.consume(length);
         self.begin_body(framing, delimiting, forward, connection, worker);
         Ok(true)

@@ -313,7 +313,9 @@ impl Pipe {
         input: &mut ReadBuffer,
         sink: &mut Socket,
     ) -> Poll<io::Result<()>> {
-        self.put_out_before(input);
+        if self.pass > 0 {
+            self.put_out_before(input);
+        }
         while self.has_output() {
             let out = &self.out[self.out_at..];
             let wrote = if self.pass == 0 && self.tail.is_empty() {
@@ -345,7 +347,7 @@ impl Pipe {
     /// Puts what goes out first before the passed bytes, in their buffer, so that both leave in one plain send.
     fn put_out_before(&mut self, input: &mut ReadBuffer) {
         let out = &self.out[self.out_at..];
-        if self.pass > 0 && !out.is_empty() && self.replay_bytes == 0 && input.put_before(out) {
+        if !out.is_empty() && self.replay_bytes == 0 && input.put_before(out) {
             self.pass += out.len();
             self.out.clear();
             self.out_at = 0;

@@ -98,7 +98,7 @@ impl Connection {
     /// Gets a request its answer.
     pub(super) async fn forward(
         &mut self,
-        mut forward: Forward,
+        forward: &mut Forward,
         record: &mut RequestRecord,
         worker: &Rc<Worker>,
     ) -> Next {
@@ -119,17 +119,17 @@ impl Connection {
             let mut acquired = match acquired {
                 Ok(acquired) => acquired,
                 Err(failure) if forward.wants_another_try(failure, &self.to_endpoint) => {
-                    match Box::pin(self.try_again(&mut forward, record, &mut tried, None)).await {
+                    match Box::pin(self.try_again(forward, record, &mut tried, None)).await {
                         Ok(()) => continue,
                         Err(failure) => {
                             let out = worker.buffers.out();
-                            return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                            return Box::pin(self.give_up(forward, record, failure, out)).await;
                         }
                     }
                 }
                 Err(failure) => {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             };
             record.retries += acquired.failed_tries;
@@ -138,37 +138,37 @@ impl Connection {
             if let Some(text) = &mut record.text {
                 text.endpoint = acquired.in_flight.endpoint().address.to_string();
             }
-            let mut exchange = Exchange::new(acquired, self, &mut forward, worker);
-            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, record, worker)).await;
+            let mut exchange = Exchange::new(acquired, self, forward, worker);
+            let outcome = poll_fn(|cx| exchange.poll(cx, self, forward, record, worker)).await;
             let failure = match outcome {
-                Ok(()) => return self.conclude(exchange, &forward, record, worker),
+                Ok(()) => return self.conclude(exchange, forward, record, worker),
                 Err(failure) => failure,
             };
             if repeats <= forward.limits(worker).retry_attempts
-                && exchange.may_be_repeated(failure, self, &forward)
+                && exchange.may_be_repeated(failure, self, forward)
             {
                 record.retries += 1;
                 repeats += 1;
                 fresh = true;
                 self.abandon_answer(worker);
             } else if exchange.is_unanswered() && forward.wants_another_try(failure, &self.to_endpoint) {
-                exchange.note(failure, &forward, worker);
+                exchange.note(failure, forward, worker);
                 let endpoint = exchange.in_flight.endpoint().clone();
-                self.set_aside(exchange, &forward, worker);
+                self.set_aside(exchange, forward, worker);
                 fresh = false;
-                let again = self.try_again(&mut forward, record, &mut tried, Some(endpoint));
+                let again = self.try_again(forward, record, &mut tried, Some(endpoint));
                 if let Err(failure) = Box::pin(again).await {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             } else if self.may_be_answered(&exchange) {
-                exchange.note(failure, &forward, worker);
+                exchange.note(failure, forward, worker);
                 drop(exchange);
                 // Interim responses that are not out yet go first: the client may have seen the start of one.
                 let out = self.unsent_answer(worker);
-                return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                return Box::pin(self.give_up(forward, record, failure, out)).await;
             } else {
-                return self.cut_short(&exchange, &forward, record, worker, failure);
+                return self.cut_short(&exchange, forward, record, worker, failure);
             }
         }
     }
