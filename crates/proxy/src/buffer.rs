@@ -190,21 +190,25 @@ impl ReadBuffer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holding(bytes: &[u8], buffers: &Buffers) -> ReadBuffer {
+impl ReadBuffer {
+    /// As after a read that brought these bytes.
+    pub(crate) fn holding(bytes: &[u8], buffers: &Buffers) -> ReadBuffer {
         let mut buffer = ReadBuffer::default();
         buffer.make_room(buffers);
         buffer.end += bytes.len();
         buffer.storage[buffer.start..buffer.end].copy_from_slice(bytes);
         buffer
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn parked_bytes_survive_and_cost_no_lease() {
         let buffers = Buffers::default();
-        let mut buffer = holding(b"GET / HT", &buffers);
+        let mut buffer = ReadBuffer::holding(b"GET / HT", &buffers);
         buffer.consume(4);
         buffer.park(&buffers);
         assert_eq!(buffers.read.borrow().len(), 1);
@@ -218,7 +222,7 @@ mod tests {
     #[test]
     fn what_goes_out_first_is_put_before_what_was_read_while_there_is_room() {
         let buffers = Buffers::default();
-        let mut buffer = holding(b"old head|body", &buffers);
+        let mut buffer = ReadBuffer::holding(b"old head|body", &buffers);
         buffer.consume(9);
         assert!(buffer.put_before(b"a longer new head|"));
         assert_eq!(buffer.bytes(), b"a longer new head|body");
@@ -231,7 +235,7 @@ mod tests {
     #[test]
     fn an_empty_buffer_gives_its_lease_back() {
         let buffers = Buffers::default();
-        let mut buffer = holding(b"abc", &buffers);
+        let mut buffer = ReadBuffer::holding(b"abc", &buffers);
         buffer.consume(3);
         buffer.release(&buffers);
         assert_eq!(buffers.read.borrow().len(), 1);

@@ -113,8 +113,14 @@ impl Materials {
 
     /// The object changed.
     pub(super) fn forget(&mut self, key: &ObjectKey) {
-        self.certificates.remove(key);
-        self.authorities.remove(key);
+        if self.drop_judgement(key) {
+            self.turns.retain(|(_, other)| other != key);
+        }
+    }
+
+    fn drop_judgement(&mut self, key: &ObjectKey) -> bool {
+        let certificate = self.certificates.remove(key);
+        self.authorities.remove(key).is_some() || certificate.is_some()
     }
 
     /// Sets the time; the objects about which something else may be said now.
@@ -130,7 +136,9 @@ impl Materials {
             std::mem::replace(&mut self.turns, later).into_iter().map(|(_, key)| key).collect()
         };
         self.now = Some(now);
-        turned.iter().for_each(|key| self.forget(key));
+        for key in &turned {
+            self.drop_judgement(key);
+        }
         turned
     }
 
@@ -361,10 +369,17 @@ fn belongs(key: &PrivateKeyDer<'_>, certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// Tells of the certificates that nobody should accept now.
-pub(super) fn out_of_time(used: &[Arc<CertificateView>], field: &str) -> impl Iterator<Item = Finding> {
-    let why = used.iter().filter_map(|view| view.out_of_time.clone());
-    why.map(move |why| Finding::warning(field, "CertificateOutOfTime", why))
+/// Which of these certificates nobody should accept now, and why.
+pub(super) fn out_of_time(used: &[Arc<CertificateView>]) -> Vec<String> {
+    let mut why: Vec<String> = used.iter().filter_map(|view| view.out_of_time.clone()).collect();
+    why.sort();
+    why.dedup();
+    why
+}
+
+/// Tells of a certificate that nobody should accept now.
+pub(super) fn stale(field: &str, why: &str) -> Finding {
+    Finding::warning(field, "CertificateOutOfTime", why)
 }
 
 /// The resources that `users` of certificates and authorities bring along.

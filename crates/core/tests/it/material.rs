@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use weir_api::condition::{Condition, ConditionStatus};
 use weir_core::{Kind, MaterialCheck, Status, TranslateConfig, Translator};
 
 use crate::world::{self, World, key};
@@ -29,15 +30,21 @@ fn showing_in(mut world: World, certificate: &str, private_key: &str) -> World {
     world
 }
 
-/// Reasons of the listener's and the Gateway's ResolvedRefs.
-fn resolved(world: &World) -> (String, String) {
+/// The listener's and the Gateway's ResolvedRefs.
+fn resolved_refs(world: &World) -> [Condition; 2] {
     let Some(Status::Gateway(status)) = world.status(&key(Kind::Gateway, "default", "gw")) else {
         panic!("no status");
     };
-    let reason = |conditions: &[weir_api::condition::Condition]| {
-        conditions.iter().find(|c| c.type_ == "ResolvedRefs").expect("the condition").reason.clone()
+    let of = |conditions: &[Condition]| {
+        conditions.iter().find(|c| c.type_ == "ResolvedRefs").expect("the condition").clone()
     };
-    (reason(&status.listeners[0].conditions), reason(&status.conditions))
+    [of(&status.listeners[0].conditions), of(&status.conditions)]
+}
+
+/// Their reasons.
+fn resolved(world: &World) -> (String, String) {
+    let [listener, gateway] = resolved_refs(world);
+    (listener.reason, gateway.reason)
 }
 
 /// Everything that is said about objects.
@@ -200,11 +207,24 @@ fn a_certificate_out_of_its_time_is_shown_and_told_of() {
     world.translator.set_time(Y2030);
     let mut world = showing_in(world, &certificate, &private);
     let told = |world: &World| world.told.iter().filter(|one| one.reason == "CertificateOutOfTime").count();
-    assert_eq!((resolved(&world).0.as_str(), told(&world)), ("ResolvedRefs", 0));
-    world.translator.set_time(Y2040 + 1);
+    let said_of = |world: &World| resolved_refs(world).map(|c| (c.status, c.reason, c.message));
+    let holds = |message: &str| (ConditionStatus::True, "ResolvedRefs".to_owned(), message.to_owned());
+    let [of_listener, of_gateway] =
+        ["All references are resolved", "No listener has a reference that is not resolved"];
+    assert_eq!(said_of(&world), [of_listener, of_gateway].map(|all| holds(&format!("{all}."))));
+    assert_eq!(told(&world), 0);
+    for (told_by_then, now, fault) in [(2, Y2040 + 1, "has expired"), (4, Y2030 - 1, "is not valid yet")] {
+        world.translator.set_time(now);
+        world.settle();
+        let but = format!(", but the certificate of Secret default/c {fault}.");
+        assert_eq!(said_of(&world), [of_listener, of_gateway].map(|all| holds(&format!("{all}{but}"))));
+        // The listener's and the one for backends.
+        assert_eq!(told(&world), told_by_then, "{:?}", world.told);
+    }
+    // A certificate that takes its place.
+    let (always, private) = world::certificate(&["b.example.com"]);
+    world.put(secret(&always, &private));
     world.settle();
-    assert_eq!(resolved(&world).0, "ResolvedRefs");
-    // The listener's and the one for backends.
-    assert_eq!(told(&world), 2, "{:?}", world.told);
-    assert!(said(&world).contains("the certificate of Secret default/c has expired"), "{}", said(&world));
+    assert_eq!(said_of(&world)[0], holds(&format!("{of_listener}.")));
+    assert_ne!(world.translator.next_turn(), Some(Y2030), "nobody shows the old one");
 }

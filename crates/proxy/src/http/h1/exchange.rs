@@ -166,7 +166,7 @@ impl Connection {
     pub(super) fn may_be_answered(&mut self, exchange: &Exchange) -> bool {
         match exchange.phase {
             Phase::Head => true,
-            Phase::Body => self.to_client.retract(exchange.head_begins),
+            Phase::Body => self.to_client.retract(exchange.head_begins, &self.answer),
             Phase::Tunnel { .. } => false,
         }
     }
@@ -242,8 +242,9 @@ impl Exchange {
             return Poll::Ready(outcome);
         }
         let now = worker.clock.now();
+        // Twice, as what is written leaves the buffer too.
         let moved = connection.to_endpoint.written()
-            + connection.to_client.written()
+            + 2 * connection.to_client.written()
             + connection.answer.bytes().len() as u64;
         if moved != self.moved {
             self.moved = moved;
