@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use weir_schema::{FieldValidation, Structural};
 
 use crate::admission::names;
-use crate::error::{ApiError, ApiResult, Cause};
+use crate::error::{ApiResult, Cause};
 use crate::object;
 use crate::registry::{Column, Registry, Resource, ScalePaths, Subresource, Version};
 use crate::rest::{Api, Call};
 use crate::schema;
-use crate::store::{self, Expected, ResourceId, Stored};
+use crate::store::{self, Expected, Now, ResourceId, Stored};
 
 /// Held by a definition until its objects are gone.
 pub(crate) const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -474,8 +474,12 @@ pub(crate) fn after_write(api: &Api, call: &Call, stored: &Arc<Stored>, gone: bo
         } else {
             show_objects(api, &id);
         }
-    } else if gone && call.resource.custom && call.resource.terminating {
-        finish(api, &call.resource.id);
+    } else if gone && call.resource.custom {
+        // By the registry of now: the definition may have begun to end since the call began.
+        let registry = api.registry();
+        if registry.get(&call.resource.group, &call.resource.plural).is_some_and(|known| known.terminating) {
+            finish(api, &call.resource.id);
+        }
     }
 }
 
@@ -540,7 +544,9 @@ fn finish(api: &Api, id: &ResourceId) {
         let gone = next.is_none();
         let effect = reregister(api, definitions, Some(&current.value), next.as_ref());
         let expected = Expected::Revision(current.revision);
-        let committed = api.store.commit(&definitions.id, &name, expected, next, || {
+        // An object that was made meanwhile holds it up.
+        let premise = |now: &Now<'_>| if now.has_any(id) { Err(()) } else { Ok(()) };
+        let committed = api.store.commit_if(&definitions.id, &name, expected, next, premise, || {
             if let Some(effect) = effect {
                 api.change_registry(|registry| effect.apply(registry));
             }
@@ -565,14 +571,6 @@ pub(crate) fn mark_terminating(object: &mut Value, now: &str) {
     let message = "CustomResource deletion is in progress";
     set_condition(&mut status, "Terminating", "True", "InstanceDeletionInProgress", message, now);
     object::as_map(object).insert("status".to_owned(), status);
-}
-
-/// Refuses new objects of a kind whose definition ends.
-pub(crate) fn check_takes_objects(call: &Call) -> ApiResult<()> {
-    if call.resource.terminating {
-        return Err(ApiError::create_while_terminating(call.subject("")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

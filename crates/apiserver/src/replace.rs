@@ -17,7 +17,7 @@ use crate::object;
 use crate::registry::{Resource, split_api_version};
 use crate::rest::{Api, Call};
 use crate::schema::Patch;
-use crate::store::{Expected, ResourceId, Stored};
+use crate::store::{Expected, Now, ResourceId, Stored};
 
 /// The owner of fields that stand in files.
 const MANAGER: &str = "weir-files";
@@ -272,9 +272,9 @@ fn end_namespace(api: &Arc<Api>, id: &ResourceId, name: &str) {
             return;
         }
         let Some(stored) = api.store.get(id, name) else { return };
-        if objects_in(api, name).is_empty()
-            && api.store.commit(id, name, Expected::Revision(stored.revision), None, || ()).is_ok()
-        {
+        let expected = Expected::Revision(stored.revision);
+        let empty = |now: &Now<'_>| if now.resource_in(name).is_none() { Ok(()) } else { Err(()) };
+        if api.store.commit_if(id, name, expected, None, empty, || ()).is_ok() {
             return;
         }
     }

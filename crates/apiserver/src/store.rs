@@ -123,6 +123,35 @@ pub(crate) enum Expected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stale;
 
+/// Why nothing was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused<E> {
+    Stale,
+    /// What the writer presumes about other objects does not hold.
+    Premise(E),
+}
+
+/// Everything that is stored at the moment of a commit.
+pub(crate) struct Now<'a>(&'a BTreeMap<ResourceId, Shelf>);
+
+impl Now<'_> {
+    pub(crate) fn get(&self, id: &ResourceId, key: &str) -> Option<Arc<Stored>> {
+        self.0.get(id)?.objects.get(key).cloned()
+    }
+
+    pub(crate) fn has_any(&self, id: &ResourceId) -> bool {
+        self.0.get(id).is_some_and(|shelf| !shelf.objects.is_empty())
+    }
+
+    /// The first resource that has an object in the namespace.
+    pub(crate) fn resource_in(&self, namespace: &str) -> Option<&ResourceId> {
+        let mut shelves = self.0.iter();
+        shelves
+            .find(|(_, shelf)| in_namespace(&shelf.objects, namespace, None).next().is_some())
+            .map(|(id, _)| id)
+    }
+}
+
 /// The history no longer reaches back that far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Compacted {
@@ -242,9 +271,7 @@ impl Store {
         state.shelves.entry(id.clone()).or_insert_with(Shelf::new).announce.subscribe()
     }
 
-    /// The one writer. Replaces, creates or (with `None`) deletes an object if what is stored is what the caller
-    /// expects. `effect` runs under the lock, before anybody can see the change. The answer is the new version, or
-    /// the last one (under the revision of its deletion).
+    /// [`Store::commit_if`] that presumes nothing about other objects.
     pub(crate) fn commit(
         &self,
         id: &ResourceId,
@@ -253,15 +280,35 @@ impl Store {
         value: Option<Value>,
         effect: impl FnOnce(),
     ) -> Result<Arc<Stored>, Stale> {
+        let nothing = |_: &Now<'_>| Ok::<(), std::convert::Infallible>(());
+        self.commit_if(id, key, expected, value, nothing, effect).map_err(|_| Stale)
+    }
+
+    /// The one writer. Replaces, creates or (with `None`) deletes an object if what is stored is what the caller
+    /// expects and `premise` holds. `premise` and `effect` run under the lock, before anybody can see the change.
+    /// The answer is the new version, or the last one (under the revision of its deletion).
+    pub(crate) fn commit_if<E>(
+        &self,
+        id: &ResourceId,
+        key: &str,
+        expected: Expected,
+        value: Option<Value>,
+        premise: impl FnOnce(&Now<'_>) -> Result<(), E>,
+        effect: impl FnOnce(),
+    ) -> Result<Arc<Stored>, Refused<E>> {
         let mut state = self.state.write();
         let revision = state.revision + 1;
-        let shelf = state.shelves.entry(id.clone()).or_insert_with(Shelf::new);
-        let entry = shelf.objects.get_key_value(key).map(|(key, stored)| (key.clone(), stored.clone()));
+        let objects = state.shelves.get(id).map(|shelf| &shelf.objects);
+        let entry = objects
+            .and_then(|objects| objects.get_key_value(key))
+            .map(|(key, stored)| (key.clone(), stored.clone()));
         let found =
             entry.as_ref().map_or(Expected::Absent, |(_, stored)| Expected::Revision(stored.revision));
-        if found != expected {
-            return Err(Stale);
+        if found != expected || (found == Expected::Absent && value.is_none()) {
+            return Err(Refused::Stale);
         }
+        premise(&Now(&state.shelves)).map_err(Refused::Premise)?;
+        let shelf = state.shelves.entry(id.clone()).or_insert_with(Shelf::new);
         let (key, before) = match entry {
             Some((key, stored)) => (key, Some(stored)),
             None => (Arc::from(key), None),
@@ -276,7 +323,7 @@ impl Store {
                 shelf.objects.remove(&key);
                 (None, Arc::new(Stored::new(revision, last.value.clone())))
             }
-            (None, None) => return Err(Stale),
+            (None, None) => return Err(Refused::Stale),
         };
         let deleted = after.is_none().then(|| answer.clone());
         shelf.record(Change { revision, key, before, after, deleted }, self.history_changes);

@@ -4,8 +4,11 @@
 //! an unknown field costs one table jump. Kept fields are copied later as maximal contiguous ranges of the
 //! original bytes ([`Fields::kept`]).
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::head::HeadError;
 
 /// Most fields that a head may have, whatever the configured limit says. Unit: fields. Source: ours (the marks
 /// of a head are one 128-bit word).
@@ -148,14 +151,18 @@ fn candidate(name: &[u8]) -> Option<&'static (&'static [u8], Known)> {
     })
 }
 
-/// Whether a token is this known name in any case; both are of one length. Eight octets at a time: setting the bit that tells
+/// Whether a token is this known name in any case; both are of one length. Many octets at a time: setting the bit that tells
 /// the cases apart makes nothing else alike that may stand in a token.
 fn same_token(token: &[u8], name: &[u8]) -> bool {
-    const CASE: u64 = 0x2020_2020_2020_2020;
-    let (words, rest) = token.as_chunks::<8>();
-    let (name_words, name_rest) = name.as_chunks::<8>();
-    words.iter().zip(name_words).all(|(a, b)| u64::from_ne_bytes(*a) | CASE == u64::from_ne_bytes(*b))
-        && rest.iter().zip(name_rest).all(|(a, b)| a | 0x20 == *b)
+    const CASE: u64 = u64::from_ne_bytes([0x20; 8]);
+    match (token.first_chunk(), token.last_chunk(), name.first_chunk(), name.last_chunk()) {
+        // The two overlap in all but the longest names.
+        (Some(first), Some(last), Some(name_first), Some(name_last)) if token.len() <= 16 => {
+            let differs = |a: &[u8; 8], b: &[u8; 8]| (u64::from_ne_bytes(*a) | CASE) ^ u64::from_ne_bytes(*b);
+            differs(first, name_first) | differs(last, name_last) == 0
+        }
+        _ => token.iter().zip(name).all(|(a, b)| a | 0x20 == *b),
+    }
 }
 
 /// Fields whose look-alikes are dropped.
@@ -169,65 +176,90 @@ fn disguised(name: &[u8], plain: &[u8]) -> bool {
         && name.iter().zip(plain).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
 }
 
-/// Where a parser puts the fields of a head and what it takes them for: on the caller's stack, so that a head that refers to
-/// it is small. The fields are uninitialised until used.
-pub struct FieldStore<'b> {
-    pub(crate) headers: [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS],
-    pub(crate) known: [Known; MAX_FIELDS],
+/// One field's line, as places in its head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldLine {
+    start: u32,
+    name_end: u32,
+    value: u32,
+    value_end: u32,
+    known: Known,
 }
 
-impl FieldStore<'_> {
-    pub const fn new() -> Self {
-        FieldStore {
-            headers: [const { MaybeUninit::uninit() }; MAX_FIELDS],
-            known: [Known::Other; MAX_FIELDS],
+impl FieldLine {
+    /// A line whose name ends at `name_end`; all of it is within the first 4 GiB, as `syntax::field_lines` looks no further.
+    pub(crate) fn new(start: usize, name_end: usize, value: Range<usize>, known: Known) -> FieldLine {
+        FieldLine {
+            start: start as u32,
+            name_end: name_end as u32,
+            value: value.start as u32,
+            value_end: value.end as u32,
+            known,
         }
+    }
+
+    fn name<'b>(&self, head: &'b [u8]) -> &'b [u8] {
+        head.get(self.start as usize..self.name_end as usize).unwrap_or_default()
+    }
+
+    fn value<'b>(&self, head: &'b [u8]) -> &'b [u8] {
+        head.get(self.value as usize..self.value_end as usize).unwrap_or_default()
     }
 }
 
-impl Default for FieldStore<'_> {
-    fn default() -> Self {
-        Self::new()
+/// Where a head's field lines are kept: on the caller's stack, so that a head that refers to it is small.
+#[derive(Debug, Default)]
+pub struct FieldStore {
+    lines: ArrayVec<FieldLine, MAX_FIELDS>,
+    present: KnownSet,
+}
+
+impl FieldStore {
+    pub fn new() -> Self {
+        FieldStore::default()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.lines.clear();
+        self.present = KnownSet::EMPTY;
+    }
+
+    pub(crate) fn push(&mut self, line: FieldLine) -> Result<(), HeadError> {
+        self.present = self.present.with(line.known);
+        self.lines.try_push(line).map_err(|_| HeadError::TooManyFields)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lines.len()
     }
 }
 
 /// The fields of one head, in order, over the head's own bytes.
 pub struct Fields<'s, 'b> {
     head: &'b [u8],
-    headers: &'s [httparse::Header<'b>],
-    /// What each of them is, by index.
-    known: &'s [Known],
+    lines: &'s [FieldLine],
     present: KnownSet,
     /// Fields that a `Connection` option names.
     named: u128,
 }
 
 impl<'s, 'b> Fields<'s, 'b> {
-    /// `head` is the whole head with its final empty line; `headers` were parsed from it; `store` has room for as many.
-    pub(crate) fn new(
-        head: &'b [u8],
-        headers: &'s [httparse::Header<'b>],
-        store: &'s mut [Known; MAX_FIELDS],
-    ) -> Self {
-        let mut present = KnownSet::EMPTY;
-        for (header, known) in headers.iter().zip(store.iter_mut()) {
-            *known = classify(header.name.as_bytes());
-            present = present.with(*known);
-        }
-        Fields { head, headers, known: store, present, named: 0 }
+    /// `head` is the whole head with its final empty line; the lines in `store` were found in it.
+    pub(crate) fn new(head: &'b [u8], store: &'s FieldStore) -> Self {
+        Fields { head, lines: &store.lines, present: store.present, named: 0 }
     }
 
     /// No fields at all.
     pub fn none() -> Fields<'static, 'static> {
-        Fields { head: b"\r\n", headers: &[], known: &[], present: KnownSet::EMPTY, named: 0 }
+        Fields { head: b"\r\n", lines: &[], present: KnownSet::EMPTY, named: 0 }
     }
 
     pub fn len(&self) -> usize {
-        self.headers.len()
+        self.lines.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.headers.is_empty()
+        self.lines.is_empty()
     }
 
     /// Whether any field of this kind is there.
@@ -237,37 +269,33 @@ impl<'s, 'b> Fields<'s, 'b> {
 
     /// Every field in order: name as sent, value without surrounding whitespace.
     pub fn iter(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + '_ {
-        self.headers.iter().map(|header| (header.name.as_bytes(), header.value))
+        self.lines.iter().map(|line| (line.name(self.head), line.value(self.head)))
     }
 
     /// Values of every field of one kind, in order.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &'b [u8]> + '_ {
-        let wanted = if self.has(known) { self.headers.len() } else { 0 };
-        self.headers[..wanted]
-            .iter()
-            .zip(self.known)
-            .filter(move |(_, kind)| **kind == known)
-            .map(|(header, _)| header.value)
+        let wanted = if self.has(known) { self.lines.len() } else { 0 };
+        self.lines[..wanted].iter().filter(move |line| line.known == known).map(|line| line.value(self.head))
     }
 
     /// The value at `index` if that field is of this kind.
     pub(crate) fn value_if(&self, index: usize, known: Known) -> Option<&'b [u8]> {
-        let header = self.headers.get(index)?;
-        (self.known.get(index) == Some(&known)).then_some(header.value)
+        let line = self.lines.get(index)?;
+        (line.known == known).then(|| line.value(self.head))
     }
 
     /// Values of every field with this name, in any case.
     pub fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'b [u8]> + 'a {
-        self.headers
+        self.lines
             .iter()
-            .filter(move |header| header.name.as_bytes().eq_ignore_ascii_case(name))
-            .map(|header| header.value)
+            .filter(move |line| line.name(self.head).eq_ignore_ascii_case(name))
+            .map(|line| line.value(self.head))
     }
 
     /// Marks the fields that a `Connection` option names, if they may be removed at all.
     pub(crate) fn mark_connection_option(&mut self, option: &[u8]) {
-        for (index, (header, known)) in self.headers.iter().zip(self.known).enumerate() {
-            if header.name.as_bytes().eq_ignore_ascii_case(option) && !PROTECTED.contains(*known) {
+        for (index, line) in self.lines.iter().enumerate() {
+            if line.name(self.head).eq_ignore_ascii_case(option) && !PROTECTED.contains(line.known) {
                 self.named |= 1 << index;
             }
         }
@@ -278,8 +306,8 @@ impl<'s, 'b> Fields<'s, 'b> {
         let kinds = HOP_BY_HOP.union(also).with(Known::Disguised);
         let mut marks = self.named;
         if self.present.0 & kinds.0 != 0 {
-            for (index, (_, known)) in self.headers.iter().zip(self.known).enumerate() {
-                marks |= u128::from(kinds.contains(*known)) << index;
+            for (index, line) in self.lines.iter().enumerate() {
+                marks |= u128::from(kinds.contains(line.known)) << index;
             }
         }
         Dropped(marks)
@@ -287,8 +315,8 @@ impl<'s, 'b> Fields<'s, 'b> {
 
     /// Adds every field with this name (in any case) to the dropped ones.
     pub fn drop_name(&self, dropped: &mut Dropped, name: &[u8]) {
-        for (index, header) in self.headers.iter().enumerate() {
-            if header.name.as_bytes().eq_ignore_ascii_case(name) {
+        for (index, line) in self.lines.iter().enumerate() {
+            if line.name(self.head).eq_ignore_ascii_case(name) {
                 dropped.0 |= 1 << index;
             }
         }
@@ -296,8 +324,8 @@ impl<'s, 'b> Fields<'s, 'b> {
 
     /// Whether a field with this name is there and kept.
     pub fn keeps_name(&self, dropped: Dropped, name: &[u8]) -> bool {
-        self.headers.iter().enumerate().any(|(index, header)| {
-            dropped.0 & 1 << index == 0 && header.name.as_bytes().eq_ignore_ascii_case(name)
+        self.lines.iter().enumerate().any(|(index, line)| {
+            dropped.0 & 1 << index == 0 && line.name(self.head).eq_ignore_ascii_case(name)
         })
     }
 
@@ -305,14 +333,14 @@ impl<'s, 'b> Fields<'s, 'b> {
     pub fn kept(&self, dropped: Dropped) -> impl Iterator<Item = &'b [u8]> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
-            while next < self.headers.len() && dropped.0 & 1 << next != 0 {
+            while next < self.lines.len() && dropped.0 & 1 << next != 0 {
                 next += 1;
             }
-            if next == self.headers.len() {
+            if next == self.lines.len() {
                 return None;
             }
             let start = self.line(next).start;
-            while next < self.headers.len() && dropped.0 & 1 << next == 0 {
+            while next < self.lines.len() && dropped.0 & 1 << next == 0 {
                 next += 1;
             }
             let end = self.line(next - 1).end;
@@ -320,22 +348,12 @@ impl<'s, 'b> Fields<'s, 'b> {
         })
     }
 
-    /// The bytes of one field's line in the head. A line ends where the next name starts: lines are contiguous
-    /// because folding, blank lines and bare line ends were refused.
+    /// The bytes of one field's line in the head. A line ends where the next one starts: there is nothing between them.
     fn line(&self, index: usize) -> Range<usize> {
-        let start = self.offset(index);
-        let end = if index + 1 < self.headers.len() { self.offset(index + 1) } else { self.head.len() - 2 };
-        start..end
+        let start_of = |index: usize| self.lines.get(index).map(|line| line.start as usize);
+        let end = start_of(index + 1).unwrap_or(self.head.len() - 2);
+        start_of(index).unwrap_or(end)..end
     }
-
-    fn offset(&self, index: usize) -> usize {
-        offset(self.head, &self.headers[index])
-    }
-}
-
-/// Where a field that was parsed from `head` begins in it.
-pub(crate) fn offset(head: &[u8], header: &httparse::Header<'_>) -> usize {
-    (header.name.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize)
 }
 
 /// Which fields of a head are not copied to the next hop.
@@ -348,11 +366,22 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
+#[inline]
 pub const fn is_token_byte(byte: u8) -> bool {
-    matches!(byte,
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z')
+    TOKEN_BYTES[byte as usize]
 }
+
+const TOKEN_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        allowed[byte] = matches!(byte as u8,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z');
+        byte += 1;
+    }
+    allowed
+};
 
 /// Whether `byte` may stand in a field value: no control but the tab (RFC 9110 section 5.5).
 pub const fn is_value_byte(byte: u8) -> bool {

@@ -2,12 +2,12 @@
 //!
 //! A [`HeadScan`] goes with the buffer in which a head arrives. [`HeadScan::request`] and [`HeadScan::response`] read a
 //! head that is there whole in one pass; one that is not is scanned for its end as its pieces come, in linear time, and
-//! read once. Both ways check line endings, which `httparse` alone does not (it takes bare LF and leading blank
-//! lines), and both accept and refuse the same heads. Framing follows RFC 9112 section 6 with every choice that it
+//! read once. Both ways accept and refuse the same heads. Framing follows RFC 9112 section 6 with every choice that it
 //! leaves to a recipient taken as "refuse".
 
 use crate::body::Framing;
-use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, is_value_byte, list, offset};
+use crate::field::{FieldStore, Fields, Known, MAX_FIELDS, list};
+use crate::syntax::{self, RequestLine, StatusLine, Stop};
 use crate::target::{self, Authority, Target};
 
 /// Bounds on one head.
@@ -122,17 +122,16 @@ impl HeadScan {
         &mut self,
         bytes: &'b [u8],
         limits: &HeadLimits,
-        store: &'s mut FieldStore<'b>,
+        store: &'s mut FieldStore,
     ) -> Result<Option<(RequestHead<'s, 'b>, usize)>, HeadError> {
         if self.checked > 0 || bytes.is_empty() {
             let Some(length) = self.advance(bytes, limits)? else { return Ok(None) };
             return RequestHead::parse(&bytes[..length], store).map(|head| Some((head, length)));
         }
-        let mut parsed = httparse::Request::new(&mut []);
-        let outcome = parsed.parse_with_uninit_headers(bytes, &mut store.headers);
-        match self.whole(bytes, outcome, parsed.headers, limits)? {
-            Some(length) => RequestHead::accept(parsed, &mut store.known, &bytes[..length])
-                .map(|head| Some((head, length))),
+        match self.whole(bytes, find_request(bytes, store), store.len(), limits)? {
+            Some((line, length)) => {
+                RequestHead::accept(line, &bytes[..length], store).map(|head| Some((head, length)))
+            }
             None => Ok(None),
         }
     }
@@ -143,44 +142,41 @@ impl HeadScan {
         bytes: &'b [u8],
         asked: Asked,
         limits: &HeadLimits,
-        store: &'s mut FieldStore<'b>,
+        store: &'s mut FieldStore,
     ) -> Result<Option<(ResponseHead<'s, 'b>, usize)>, HeadError> {
         if self.checked > 0 || bytes.is_empty() {
             let Some(length) = self.advance(bytes, limits)? else { return Ok(None) };
             return ResponseHead::parse(&bytes[..length], asked, store).map(|head| Some((head, length)));
         }
-        let mut parsed = httparse::Response::new(&mut []);
-        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            bytes,
-            &mut store.headers,
-        );
-        match self.whole(bytes, outcome, parsed.headers, limits)? {
-            Some(length) => ResponseHead::accept(parsed, &mut store.known, asked, &bytes[..length])
-                .map(|head| Some((head, length))),
+        match self.whole(bytes, find_response(bytes, store), store.len(), limits)? {
+            Some((line, length)) => {
+                ResponseHead::accept(line, asked, &bytes[..length], store).map(|head| Some((head, length)))
+            }
             None => Ok(None),
         }
     }
 
-    /// What a parse of everything that is there means. A head that is whole and strictly written is taken; anything else
+    /// What a look at everything that is there means. A head that is whole and within the limits is taken; anything else
     /// is scanned, which says what is wrong or that more has to come.
-    fn whole(
+    fn whole<L: FirstLine>(
         &mut self,
         bytes: &[u8],
-        outcome: httparse::Result<usize>,
-        fields: &[httparse::Header<'_>],
+        found: Result<(L, usize), Stop>,
+        fields: usize,
         limits: &HeadLimits,
-    ) -> Result<Option<usize>, HeadError> {
-        if let Ok(httparse::Status::Complete(length)) = outcome
-            && is_strict(&bytes[..length], fields, limits)
+    ) -> Result<Option<(L, usize)>, HeadError> {
+        if let Ok((line, length)) = found
+            && line.length() <= limits.first_line_bytes.saturating_add(2)
+            && length <= limits.head_bytes
+            && fields <= limits.fields
         {
-            return Ok(Some(length));
+            return Ok(Some((line, length)));
         }
-        match (self.advance(bytes, limits)?, outcome) {
-            (_, Err(error)) => Err(refused(error)),
-            (None, Ok(httparse::Status::Partial)) => Ok(None),
+        match (self.advance(bytes, limits)?, found) {
+            (_, Err(Stop::Wrong(error))) => Err(error),
+            (None, Err(Stop::Incomplete)) => Ok(None),
             // The two do not agree about where the head ends: it can be read in two ways.
-            (_, Ok(_)) => Err(HeadError::LineEnding),
+            (Some(_), Err(Stop::Incomplete)) | (_, Ok(_)) => Err(HeadError::LineEnding),
         }
     }
 
@@ -244,25 +240,43 @@ impl HeadScan {
     }
 }
 
-/// Whether a head that `httparse` took is within the limits, has no blank line before it, and ends every line with CRLF.
-///
-/// `httparse` takes LF and CRLF as a line's end and a CR nowhere else, so it is enough to look before the start of each
-/// field, which is the end of a line, and at the end of the head.
-fn is_strict(head: &[u8], fields: &[httparse::Header<'_>], limits: &HeadLimits) -> bool {
-    let end = head.len().saturating_sub(2);
-    let first_field = fields.first().map_or(end, |field| offset(head, field));
-    !matches!(head.first(), Some(b'\r' | b'\n'))
-        && first_field <= limits.first_line_bytes.saturating_add(2)
-        && head.len() <= limits.head_bytes
-        && fields.len() <= limits.fields
-        && fields.iter().all(|field| ends_line(head, offset(head, field)))
-        && ends_line(head, end)
-        && head.ends_with(b"\r\n")
+/// The first line of either kind of head.
+trait FirstLine: Copy {
+    /// Bytes, with its CRLF.
+    fn length(&self) -> usize;
 }
 
-/// Whether a line that ends in CRLF ends right before `start`.
-fn ends_line(head: &[u8], start: usize) -> bool {
-    start >= 2 && head.get(start - 2..start) == Some(b"\r\n")
+impl FirstLine for RequestLine<'_> {
+    fn length(&self) -> usize {
+        self.length
+    }
+}
+
+impl FirstLine for StatusLine<'_> {
+    fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// The request line and the fields, into `store`, of the head at the start of `bytes`, with its length.
+fn find_request<'b>(bytes: &'b [u8], store: &mut FieldStore) -> Result<(RequestLine<'b>, usize), Stop> {
+    let line = syntax::request_line(bytes)?;
+    Ok((line, syntax::field_lines(bytes, line.length, store)?))
+}
+
+/// As [`find_request`], of a response.
+fn find_response<'b>(bytes: &'b [u8], store: &mut FieldStore) -> Result<(StatusLine<'b>, usize), Stop> {
+    let line = syntax::status_line(bytes)?;
+    Ok((line, syntax::field_lines(bytes, line.length, store)?))
+}
+
+/// A head that has to be whole, and nothing behind it.
+fn exactly<L>(found: Result<(L, usize), Stop>, bytes: &[u8]) -> Result<L, HeadError> {
+    match found {
+        Ok((line, length)) if length == bytes.len() => Ok(line),
+        Ok(_) | Err(Stop::Incomplete) => Err(HeadError::FirstLine),
+        Err(Stop::Wrong(error)) => Err(error),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,28 +304,14 @@ pub struct RequestHead<'s, 'b> {
 
 impl<'s, 'b> RequestHead<'s, 'b> {
     /// Reads a whole head: the bytes up to the length that [`HeadScan::advance`] gave.
-    pub fn parse(head: &'b [u8], store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
-        let mut parsed = httparse::Request::new(&mut []);
-        let length = parsed.parse_with_uninit_headers(head, &mut store.headers).map_err(refused)?;
-        if length != httparse::Status::Complete(head.len()) {
-            return Err(HeadError::FirstLine);
-        }
-        RequestHead::accept(parsed, &mut store.known, head)
+    pub fn parse(head: &'b [u8], store: &'s mut FieldStore) -> Result<Self, HeadError> {
+        RequestHead::accept(exactly(find_request(head, store), head)?, head, store)
     }
 
-    fn accept(
-        parsed: httparse::Request<'s, 'b>,
-        known: &'s mut [Known; MAX_FIELDS],
-        head: &'b [u8],
-    ) -> Result<Self, HeadError> {
-        let (Some(method), Some(raw_target), Some(version)) = (parsed.method, parsed.path, parsed.version)
-        else {
-            return Err(HeadError::FirstLine);
-        };
-        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let mut fields = Fields::new(head, parsed.headers, known);
-        let method = method.as_bytes();
-        let target = target::parse(method, raw_target.as_bytes())?;
+    fn accept(line: RequestLine<'b>, head: &'b [u8], store: &'s FieldStore) -> Result<Self, HeadError> {
+        let RequestLine { method, version, .. } = line;
+        let mut fields = Fields::new(head, store);
+        let target = target::parse(method, line.target)?;
         let authority = authority(&fields, version, &target)?;
         let framing = request_framing(&fields, version)?;
         let options = connection_options(&mut fields)?;
@@ -374,35 +374,21 @@ pub struct ResponseHead<'s, 'b> {
 
 impl<'s, 'b> ResponseHead<'s, 'b> {
     /// Reads a whole head: the bytes up to the length that [`HeadScan::advance`] gave.
-    pub fn parse(head: &'b [u8], asked: Asked, store: &'s mut FieldStore<'b>) -> Result<Self, HeadError> {
-        let mut parsed = httparse::Response::new(&mut []);
-        let length = httparse::ParserConfig::default()
-            .parse_response_with_uninit_headers(&mut parsed, head, &mut store.headers)
-            .map_err(refused)?;
-        if length != httparse::Status::Complete(head.len()) {
-            return Err(HeadError::FirstLine);
-        }
-        ResponseHead::accept(parsed, &mut store.known, asked, head)
+    pub fn parse(head: &'b [u8], asked: Asked, store: &'s mut FieldStore) -> Result<Self, HeadError> {
+        ResponseHead::accept(exactly(find_response(head, store), head)?, asked, head, store)
     }
 
     fn accept(
-        parsed: httparse::Response<'s, 'b>,
-        known: &'s mut [Known; MAX_FIELDS],
+        line: StatusLine<'b>,
         asked: Asked,
         head: &'b [u8],
+        store: &'s FieldStore,
     ) -> Result<Self, HeadError> {
-        let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
-            return Err(HeadError::FirstLine);
-        };
-        // "HTTP/1.x " is 9 bytes, then the code and perhaps a reason phrase.
-        let line_end = memchr::memchr(b'\r', head).unwrap_or(0);
-        let status_and_reason = head.get(9..line_end).ok_or(HeadError::FirstLine)?;
-        let well_formed = status_and_reason.iter().copied().all(is_value_byte);
-        if !(100..=999).contains(&status) || !well_formed {
+        let StatusLine { version, status, status_and_reason, .. } = line;
+        if status < 100 {
             return Err(HeadError::FirstLine);
         }
-        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-        let mut fields = Fields::new(head, parsed.headers, known);
+        let mut fields = Fields::new(head, store);
         let options = connection_options(&mut fields)?;
         let declared = declared_framing(&fields, version)?;
         let framing = response_framing(status, asked, declared);
@@ -419,16 +405,6 @@ impl<'s, 'b> ResponseHead<'s, 'b> {
     /// 1xx other than 101: another response follows.
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
-    }
-}
-
-fn refused(error: httparse::Error) -> HeadError {
-    match error {
-        httparse::Error::TooManyHeaders => HeadError::TooManyFields,
-        httparse::Error::Version => HeadError::Version,
-        httparse::Error::NewLine => HeadError::LineEnding,
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => HeadError::Field,
-        httparse::Error::Status | httparse::Error::Token => HeadError::FirstLine,
     }
 }
 

@@ -13,4 +13,5 @@ pub mod date;
 pub mod field;
 pub mod head;
 pub mod rewrite;
+mod syntax;
 pub mod target;

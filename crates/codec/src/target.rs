@@ -32,7 +32,7 @@ pub fn parse<'b>(method: &[u8], target: &'b [u8]) -> Result<Target<'b>, HeadErro
 
 fn origin_form<'b>(target: &'b [u8], absolute: Option<Absolute<'b>>) -> Result<Target<'b>, HeadError> {
     // A fragment is never sent (RFC 9110 section 7.1); origins disagree about what one would mean.
-    let Some(end) = memchr::memchr2(b'?', b'#', target) else {
+    let Some(end) = target.iter().position(|byte| matches!(byte, b'?' | b'#')) else {
         return Ok(Target::Path { path: target, query: None, absolute });
     };
     if memchr::memchr(b'#', &target[end..]).is_some() {
@@ -116,15 +116,12 @@ fn split_bracketed(raw: &[u8]) -> Result<HostAndPort<'_>, HeadError> {
 }
 
 fn split_name(raw: &[u8]) -> Result<HostAndPort<'_>, HeadError> {
-    let colon = memchr::memchr(b':', raw);
-    let (name, port) = match colon {
-        Some(at) => (&raw[..at], Some(&raw[at + 1..])),
-        None => (raw, None),
-    };
-    if !name.iter().all(|byte| NAME_BYTES[usize::from(*byte)]) || (name.is_empty() && port.is_some()) {
+    let end = raw.iter().position(|byte| !NAME_BYTES[usize::from(*byte)]);
+    let Some(end) = end else { return Ok((raw, None)) };
+    if raw[end] != b':' || end == 0 {
         return Err(HeadError::Host);
     }
-    Ok((name, port))
+    Ok((&raw[..end], Some(&raw[end + 1..])))
 }
 
 /// Registered names: unreserved characters, and the sub-delimiters that no origin reads as a list or a quote.
@@ -143,11 +140,18 @@ const NAME_BYTES: [bool; 256] = {
 };
 
 fn parse_port(digits: &[u8]) -> Result<u16, HeadError> {
-    if digits.len() > 5 || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.len() > 5 {
         return Err(HeadError::Host);
     }
-    let value = digits.iter().fold(0u32, |value, digit| value * 10 + u32::from(digit - b'0'));
-    u16::try_from(value).map_err(|_| HeadError::Host)
+    let mut port = 0_u32;
+    for digit in digits {
+        let value = digit.wrapping_sub(b'0');
+        if value > 9 {
+            return Err(HeadError::Host);
+        }
+        port = port * 10 + u32::from(value);
+    }
+    u16::try_from(port).map_err(|_| HeadError::Host)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Backoff {
 
     /// The wait before the next attempt: `first * 2^attempts` up to the cap, the upper half of it drawn at random, so
     /// that callers which failed together do not come back together.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let nominal =
             self.first.saturating_mul(1u32.checked_shl(self.attempts).unwrap_or(u32::MAX)).min(self.cap);
         self.attempts = self.attempts.saturating_add(1).min(31);
@@ -45,11 +45,11 @@ mod tests {
     #[test]
     fn waits_grow_to_the_cap_and_stay_there() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let waits: Vec<Duration> = (0..40).map(|_| backoff.next()).collect();
+        let waits: Vec<Duration> = (0..40).map(|_| backoff.next_wait()).collect();
         assert!(waits[0] >= Duration::from_millis(50) && waits[0] <= Duration::from_millis(100), "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)), "{waits:?}");
         assert!(waits[20..].iter().all(|wait| *wait >= Duration::from_millis(2_500)), "{waits:?}");
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(100));
+        assert!(backoff.next_wait() <= Duration::from_millis(100));
     }
 }

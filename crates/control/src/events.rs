@@ -123,7 +123,7 @@ impl Events {
                     tracing::debug!(object = %finding.object, reason = finding.reason, %error, "event not written");
                     break;
                 }
-                Err(_) => tokio::time::sleep(backoff.next()).await,
+                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
             }
         }
         self.status.events_dropped.add(1);

@@ -248,7 +248,7 @@ impl Elector {
 
     /// Until the next look: a little more than `retry`, but not past the end of another's Lease.
     fn wait(&self) -> Duration {
-        let retry = Backoff::new(self.config.times.retry, self.config.times.retry).next();
+        let retry = Backoff::new(self.config.times.retry, self.config.times.retry).next_wait();
         let Some(seen) = self.seen.as_ref().filter(|_| !self.leadership.holds()) else { return retry };
         let seconds = seen.spec["leaseDurationSeconds"].as_u64().unwrap_or_default();
         let end = seen.since.saturating_add(nanos(Duration::from_secs(seconds)));

@@ -38,6 +38,9 @@ use crate::status_writer::StatusWriter;
 /// How long a reference that has not been seen, or a new Service without EndpointSlices, is waited for.
 const REFERENCE_WAIT: Duration = Duration::from_secs(1);
 
+/// The longest sleep until a certificate's validity begins or ends: the time of day may be set meanwhile.
+const LONGEST_TURN_WAIT: Duration = Duration::from_secs(600);
+
 /// The hands of the loop.
 pub(crate) struct Tools {
     pub(crate) caller: Caller,
@@ -149,7 +152,10 @@ impl Reconciler {
                 room = updates.reserve(), if room_wanted => if room.is_err() {
                     return ended("data plane", &shutdown);
                 },
-                () = until(deadline) => self.waive(Instant::now()),
+                () = until(deadline) => {
+                    self.waive(Instant::now());
+                    self.stirred |= self.translator.next_turn().is_some_and(|at| at <= seconds_of_day());
+                }
                 () = moved.notified() => {
                     self.provisioning.look_again();
                     self.stirred = true;
@@ -223,6 +229,7 @@ impl Reconciler {
         }
         let changed: Vec<ObjectKey> = std::mem::take(&mut self.changed).into_iter().collect();
         self.stirred = false;
+        self.translator.set_time(seconds_of_day());
         let mut output = self.translator.translate(&self.objects, &changed);
         self.tools.status.translations.add(1);
         let moved = self.provisioning.follow(&output, &changed, &mut self.objects, &self.versions);
@@ -328,7 +335,11 @@ impl Reconciler {
 
     fn next_deadline(&self) -> Option<Instant> {
         let waits = self.waits.values().min().copied();
-        waits.into_iter().chain(self.gate.next_deadline()).min()
+        let turn = self.translator.next_turn().map(|at| {
+            let seconds = u64::try_from(at.saturating_sub(seconds_of_day())).unwrap_or_default();
+            Instant::now() + Duration::from_secs(seconds).min(LONGEST_TURN_WAIT)
+        });
+        waits.into_iter().chain(self.gate.next_deadline()).chain(turn).min()
     }
 
     fn take_report(&mut self, report: &Applied) {
@@ -449,6 +460,11 @@ impl Reconciler {
             message: said.message,
         });
     }
+}
+
+/// The time of day, since the Unix epoch.
+fn seconds_of_day() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
 async fn until(at: Option<Instant>) {

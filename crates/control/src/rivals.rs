@@ -64,7 +64,7 @@ async fn find(caller: &Caller, namespaces: &[String], found: &watch::Sender<Opti
             Ok(held) => held,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for Kong's controllers");
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next_wait()).await;
                 continue;
             }
         };

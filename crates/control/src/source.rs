@@ -139,7 +139,7 @@ impl Source {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "discovery failed");
-                    backoff.next()
+                    backoff.next_wait()
                 }
             };
             while self.tasks.try_join_next().is_some() {}

@@ -74,9 +74,13 @@ struct Table {
     entries: HashMap<ObjectKey, Entry>,
     due: BTreeSet<(Instant, ObjectKey)>,
     versions: Versions,
+    /// Entries that there ever were.
+    entries_made: u64,
 }
 
 struct Entry {
+    /// Tells it from an earlier entry of the same name: an answer belongs to the entry that asked.
+    number: u64,
     wanted: Option<Wanted>,
     observed: Option<Observed>,
     /// The wish that was written last, and the status that the server made of it: a server that adds defaults must
@@ -121,6 +125,7 @@ enum Plan {
 /// One finished call.
 struct Done {
     key: ObjectKey,
+    entry: u64,
     plan: Plan,
     answer: Result<Value, CallError>,
 }
@@ -180,7 +185,7 @@ impl StatusWriter {
             return;
         }
         let now = Instant::now();
-        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        let entry = table.entry(key);
         let same = entry.wanted.as_ref().is_some_and(|wanted| {
             *wanted.desired == desired && wanted.generation == generation && wanted.uid == uid
         });
@@ -202,7 +207,7 @@ impl StatusWriter {
             return;
         }
         let now = Instant::now();
-        let entry = table.entries.entry(key.clone()).or_insert_with(Entry::new);
+        let entry = table.entry(key);
         if entry.observed.as_ref().is_some_and(|before| before.is_newer_than(&observed)) {
             return;
         }
@@ -258,7 +263,7 @@ impl StatusWriter {
             let next = loop {
                 let room = calls.len() < IN_FLIGHT;
                 match self.take_due(room) {
-                    Take::Call(key, plan) => calls.push(self.call(key, plan)),
+                    Take::Call(key, entry, plan) => calls.push(self.call(key, entry, plan)),
                     Take::Until(at) => break at,
                 }
             };
@@ -299,13 +304,13 @@ impl StatusWriter {
                 Plan::Wait(at) => table.schedule(&key, at),
                 plan => {
                     entry.busy = true;
-                    return Take::Call(key, plan);
+                    return Take::Call(key, entry.number, plan);
                 }
             }
         }
     }
 
-    async fn call(&self, key: ObjectKey, plan: Plan) -> Done {
+    async fn call(&self, key: ObjectKey, entry: u64, plan: Plan) -> Done {
         let caller = &self.shared.caller;
         let answer = match &plan {
             Plan::Read(path) => caller.get(path).await,
@@ -315,14 +320,16 @@ impl StatusWriter {
             // Never called with these.
             Plan::Nothing | Plan::Wait(_) => Ok(Value::Null),
         };
-        Done { key, plan, answer }
+        Done { key, entry, plan, answer }
     }
 
     fn finish(&self, done: Done) {
         let status = &self.shared.status;
         let mut table = self.shared.table.lock();
         let now = Instant::now();
-        let Some(entry) = table.entries.get_mut(&done.key) else { return };
+        // The object may be gone, or another have its name: what was asked of the first says nothing of that.
+        let entry = table.entries.get_mut(&done.key).filter(|entry| entry.number == done.entry);
+        let Some(entry) = entry else { return };
         entry.busy = false;
         let mut next = std::mem::take(&mut entry.again).then_some(now);
         match (done.plan, done.answer) {
@@ -349,15 +356,18 @@ impl StatusWriter {
                 }
                 entry.observed = None;
                 entry.conflicts += 1;
-                let wait =
-                    if entry.conflicts <= QUICK_CONFLICTS { Duration::ZERO } else { entry.backoff.next() };
+                let wait = if entry.conflicts <= QUICK_CONFLICTS {
+                    Duration::ZERO
+                } else {
+                    entry.backoff.next_wait()
+                };
                 next = Some(now + wait);
                 tracing::debug!(object = %done.key, %error, "status write met another write");
             }
             (_, Err(error)) if error.is_not_leading() => next = Some(now),
             (_, Err(error)) => {
                 status.status_errors.add(1);
-                let wait = if error.is_final() { RETRY_CAP } else { entry.backoff.next() };
+                let wait = if error.is_final() { RETRY_CAP } else { entry.backoff.next_wait() };
                 next = Some(now + wait);
                 tracing::warn!(object = %done.key, %error, "status write failed");
             }
@@ -371,7 +381,7 @@ impl StatusWriter {
 }
 
 enum Take {
-    Call(ObjectKey, Plan),
+    Call(ObjectKey, u64, Plan),
     Until(Option<Instant>),
 }
 
@@ -383,6 +393,14 @@ async fn until(at: Option<Instant>) {
 }
 
 impl Table {
+    fn entry(&mut self, key: &ObjectKey) -> &mut Entry {
+        let made = &mut self.entries_made;
+        self.entries.entry(key.clone()).or_insert_with(|| {
+            *made += 1;
+            Entry::new(*made)
+        })
+    }
+
     /// Look at this object at `at`, or earlier if that was planned.
     fn schedule(&mut self, key: &ObjectKey, at: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
@@ -402,8 +420,9 @@ impl Table {
 }
 
 impl Entry {
-    fn new() -> Entry {
+    fn new(number: u64) -> Entry {
         Entry {
+            number,
             wanted: None,
             observed: None,
             settled: None,
@@ -493,7 +512,7 @@ impl Entry {
             self.repairs.reset();
         }
         self.last_repair = Some(now);
-        now + self.repairs.next()
+        now + self.repairs.next_wait()
     }
 }
 
@@ -520,4 +539,50 @@ impl Observed {
 /// Now, as the API writes times in conditions.
 pub(crate) fn timestamp() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> StatusWriter {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::empty()))
+        });
+        let status = Arc::new(ControlStatus::default());
+        let caller = Caller::new(kube::Client::new(nobody, "default"), Arc::clone(&status));
+        let writer =
+            StatusWriter::new(caller, status, OurNames(vec!["weir.dev/gateway-controller".to_owned()]));
+        writer.serve(Kind::HttpRoute, Some("v1"));
+        writer
+    }
+
+    fn route(uid: &str, version: &str) -> Value {
+        json!({"metadata": {"uid": uid, "resourceVersion": version, "generation": 1}})
+    }
+
+    fn wish() -> Desired {
+        Desired::Parents(vec![
+            json!({"parentRef": {"name": "g"}, "controllerName": "weir.dev/gateway-controller",
+            "conditions": []}),
+        ])
+    }
+
+    #[tokio::test]
+    async fn an_answer_about_an_object_says_nothing_of_its_successor() {
+        let (writer, key) = (writer(), ObjectKey::new(Kind::HttpRoute, "default", "r"));
+        writer.observe(&key, &route("first", "5"));
+        writer.want(&key, "first", 1, wish());
+        let Take::Call(_, entry, plan) = writer.take_due(true) else { panic!("a write is due") };
+        // It is deleted and made again before the answer is looked at.
+        writer.forget(&key);
+        writer.observe(&key, &route("second", "9"));
+        let answer = Ok(route("first", "6"));
+        writer.finish(Done { key: key.clone(), entry, plan, answer });
+        writer.want(&key, "second", 1, wish());
+        let Take::Call(_, _, Plan::Write { version, .. }) = writer.take_due(true) else {
+            panic!("the successor's status is written")
+        };
+        assert_eq!(version, "9");
+    }
 }

@@ -305,7 +305,10 @@ fn listener_conditions(listener: &ListenerPlan, reach: &Reach, generation: i64) 
                 "References are not followed while the listener is not accepted.",
             )
         },
-        None => condition(types::RESOLVED_REFS, true, reasons::RESOLVED_REFS, "All references are resolved."),
+        None => {
+            let message = but_out_of_time("All references are resolved", &listener.out_of_time);
+            condition(types::RESOLVED_REFS, true, reasons::RESOLVED_REFS, &message)
+        }
     };
     let mut conditions = vec![accepted, programmed, resolved, conflicted];
     if let Some(overlap) = &listener.overlap {
@@ -404,6 +407,15 @@ fn insecure(plan: &GatewayPlan) -> Option<Condition> {
         .then(|| Condition::new(type_, true, reasons::CONFIGURATION_CHANGED, message, plan.generation))
 }
 
+/// A certificate out of its time is resolved all the same: the API calls only what is missing, malformed or of a kind that is not
+/// supported an invalid reference, and who is shown the certificate judges it.
+fn but_out_of_time(resolved: &str, out_of_time: &[String]) -> String {
+    match out_of_time {
+        [] => format!("{resolved}."),
+        _ => format!("{resolved}, but {}.", list(out_of_time, NAMED_MAX)),
+    }
+}
+
 fn resolved_refs(plan: &GatewayPlan) -> Condition {
     if let Some((reason, message)) = &plan.client_problem {
         return Condition::new(types::RESOLVED_REFS, false, reason, message.clone(), plan.generation);
@@ -415,7 +427,8 @@ fn resolved_refs(plan: &GatewayPlan) -> Condition {
         .map(|listener| listener.name.clone())
         .collect();
     if unresolved.is_empty() {
-        let message = "No listener has a reference that is not resolved.";
+        let resolved = "No listener has a reference that is not resolved";
+        let message = but_out_of_time(resolved, &plan.client_out_of_time);
         return Condition::new(types::RESOLVED_REFS, true, reasons::RESOLVED_REFS, message, plan.generation);
     }
     let message = format!("References are not resolved in: {}.", list(&unresolved, unresolved.len()));

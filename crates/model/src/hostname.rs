@@ -115,24 +115,22 @@ impl<'h> RequestHost<'h> {
     #[inline]
     pub fn new(host: &'h [u8]) -> RequestHost<'h> {
         let host = host.strip_suffix(b".").unwrap_or(host);
-        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES {
+        if host.is_empty() || host.len() > MAX_HOSTNAME_BYTES || is_ip_literal(host) {
             return RequestHost(Ready::Any);
         }
-        let ready = match host.iter().any(u8::is_ascii_uppercase) {
-            _ if is_ip_literal(host) => Ready::Any,
-            true => RequestHost::lowered(host),
-            false => Ready::AsSent(host),
-        };
-        RequestHost(ready)
+        if host.iter().any(u8::is_ascii_uppercase) {
+            return RequestHost::lowered(host);
+        }
+        RequestHost(Ready::AsSent(host))
     }
 
     #[cold]
-    fn lowered(host: &[u8]) -> Ready<'h> {
+    fn lowered(host: &[u8]) -> RequestHost<'h> {
         let mut buffer = [0; MAX_HOSTNAME_BYTES];
         let lower = &mut buffer[..host.len()];
         lower.copy_from_slice(host);
         lower.make_ascii_lowercase();
-        Ready::Lowered { buffer, length: host.len() }
+        RequestHost(Ready::Lowered { buffer, length: host.len() })
     }
 
     /// `None` when only "any host" can match.
@@ -147,35 +145,34 @@ impl<'h> RequestHost<'h> {
 
 /// IPv4 in dotted form, or IPv6 (with or without brackets: a name has no colon).
 fn is_ip_literal(host: &[u8]) -> bool {
-    if host.first() == Some(&b'[') || host.contains(&b':') {
-        return true;
+    match host {
+        [b'[', ..] => true,
+        [.., b'0'..=b'9'] if is_dotted_quad(host) => true,
+        _ => memchr::memchr(b':', host).is_some(),
     }
-    host.last().is_some_and(u8::is_ascii_digit) && is_dotted_quad(host)
 }
 
 /// Four numbers up to 255, without leading zeros, and nothing else: what the standard library reads as an IPv4 address.
 fn is_dotted_quad(host: &[u8]) -> bool {
-    let mut parts = 1;
-    let mut digits = 0;
-    let mut value = 0u32;
+    let (mut dots, mut digits, mut value) = (0, 0, 0_u32);
     for byte in host {
-        match byte {
-            b'.' if digits > 0 && parts < 4 => {
-                parts += 1;
-                digits = 0;
-                value = 0;
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            value = value * 10 + u32::from(digit);
+            // What follows a zero that begins a number, or makes it too large.
+            if value > 255 || (digits > 0 && value < 10) {
+                return false;
             }
-            b'0'..=b'9' if digits == 0 || value > 0 => {
-                digits += 1;
-                value = value * 10 + u32::from(byte - b'0');
-                if value > 255 {
-                    return false;
-                }
+            digits += 1;
+        } else {
+            if *byte != b'.' || digits == 0 {
+                return false;
             }
-            _ => return false,
+            dots += 1;
+            (digits, value) = (0, 0);
         }
     }
-    parts == 4 && digits > 0
+    dots == 3 && digits > 0
 }
 
 /// Values by configured hostname, found by a request's host from the most specific to the least.

@@ -195,7 +195,7 @@ limits! {
     body_read_timeout: Duration = 60_000, Milliseconds, [100, DAY],
         { Gateway "requests.bodyTimeout" },
         "nginx client_body_timeout 60 s; Kong read_timeout 60 s",
-        "Longest wait for the next bytes of a request body. Later: 408 if nothing was answered, else a close.";
+        "Longest wait for the next bytes of a request body. Later: 408 if nothing was answered, else a close. A call of gRPC may be quiet for `timeouts.tunnelIdle`.";
     body_write_timeout: Duration = 60_000, Milliseconds, [100, DAY],
         { Gateway "connections.writeTimeout", Backend "timeouts.write" },
         "nginx send_timeout 60 s; Kong write_timeout 60 s",
@@ -215,19 +215,19 @@ limits! {
     upstream_request_timeout: Duration = 0, Milliseconds, [0, DAY],
         { Backend "timeouts.request" },
         "Envoy route timeout 15 s, nginx and HAProxy none; HTTPRouteRule timeouts.request takes its place",
-        "For a whole request, tries and response body included; 0 for no bound. Later: 504.";
+        "For a whole request, tries and response body included; `0s`: no bound. Later: 504.";
     upstream_body_timeout: Duration = 60_000, Milliseconds, [10, DAY],
         { Backend "timeouts.read" },
         "Kong read_timeout 60 s (between two reads)",
-        "Longest wait for the next bytes of a response body.";
+        "Longest wait for the next bytes of a response body. A call of gRPC may be quiet for `timeouts.tunnelIdle`.";
     linger_timeout: Duration = 2_000, Milliseconds, [0, MINUTE],
         { Gateway "connections.lingerTimeout" },
         "nginx lingering_timeout 5 s, RFC 9112 section 9.6",
-        "How long what a client still sends is read and dropped after an answer that ends its connection.";
+        "How long what a client still sends is read and dropped after an answer that ends its connection; `0s`: not at all.";
     tunnel_idle_timeout: Duration = 3_600_000, Milliseconds, [100, WEEK],
         { Backend "timeouts.tunnelIdle" },
-        "HAProxy timeout tunnel, 1 h in its guides",
-        "How long an upgraded connection may carry nothing in either direction.";
+        "HAProxy timeout tunnel, 1 h in its guides; GRPCRoute has no time-outs, and nginx grpc_read_timeout and Envoy stream_idle_timeout have to be raised for quiet streams",
+        "How long an upgraded connection or a call of gRPC may carry nothing in either direction.";
     retry_body_bytes: usize = 64 * 1024, Bytes, [0, 1 << 20],
         { Backend "retries.bodyBytes" },
         "nginx client_body_buffer_size and Envoy retries hold as much or more",
@@ -239,7 +239,7 @@ limits! {
     retry_backoff: Duration = 25, Milliseconds, [0, MINUTE],
         { Backend "retries.backoff" },
         "Envoy's base interval of 25 ms; HTTPRouteRetry.backoff takes its place",
-        "Least wait before a request is tried again because its rule says so.";
+        "Least wait before a request is tried again because its rule says so; `0s`: at once.";
     mirrors_at_once: usize = 1_024, Count, [0, 1_000_000],
         { Gateway "mirrors.atOnce" },
         "as waiting_requests_per_backend",
@@ -299,11 +299,11 @@ limits! {
     endpoint_hold: Duration = 1_000, Milliseconds, [0, HOUR],
         { Backend "hold.duration" },
         "ours: bridges the moment in which a rollout flips a selector",
-        "How long requests wait for a backend that had endpoints a moment ago, before 503.";
+        "How long requests wait for a backend that had endpoints a moment ago, before 503; `0s`: they do not wait.";
     endpoint_retry_delay: Duration = 1_000, Milliseconds, [0, HOUR],
         { Backend "health.retryDelay" },
         "ours: short enough to notice a recovery at once, long enough not to dial a dead address for each request",
-        "How long an endpoint that could not be connected to is passed over while others can.";
+        "How long an endpoint that could not be connected to is passed over while others can; `0s`: it is not.";
     client_hello_bytes: usize = 16 * 1024, Bytes, [1_024, 65_536],
         { Gateway "tls.clientHelloBytes" },
         "Envoy tls_inspector max_client_hello_size 16 KiB; hellos of the day have 2 KiB",
@@ -327,15 +327,15 @@ limits! {
     listener_drain_timeout: Duration = 30_000, Milliseconds, [0, DAY],
         { Gateway "drain.listenerTimeout" },
         "as drain_timeout: what is under way gets the time that a shutdown would give it",
-        "How long connections go on after the listener that they came through is gone.";
+        "How long connections go on after the listener that they came through is gone; `0s`: they end with it.";
     drain_delay: Duration = 5_000, Milliseconds, [0, HOUR],
         { Gateway "drain.delay" },
         "ours: time for load balancers to see that we are not ready",
-        "How long connections are still accepted after a signal to end.";
+        "How long connections are still accepted after a signal to end; `0s`: no longer than what waits already.";
     drain_timeout: Duration = 30_000, Milliseconds, [0, DAY],
         { Gateway "drain.timeout" },
         "Kubernetes terminationGracePeriodSeconds 30",
-        "How long requests under way may take after that.";
+        "How long requests under way may take after that; `0s`: they are cut off.";
     http2_streams: usize = 100, Count, [1, 1_000_000],
         { Gateway "http2.streams" },
         "RFC 9113 section 5.1.2 (not below 100); HAProxy 100, nginx 128, Envoy's edge guide 100",
@@ -387,7 +387,7 @@ limits! {
     http2_reset_hold: Duration = 1_000, Milliseconds, [0, MINUTE],
         { Gateway "http2.resetHold", Backend "http2.resetHold" },
         "RFC 9113 section 5.4.2; the h2 crate's own",
-        "How long late frames of a stream that we reset are ignored.";
+        "How long late frames of a stream that we reset are ignored; `0s`: not at all.";
     http2_control_frames: usize = 1_000, Count, [10, 1_000_000],
         { Gateway "http2.controlFrames" },
         "CVE-2019-9511 to 9518; nginx closes when frames without payload outweigh the rest",
@@ -399,7 +399,7 @@ limits! {
     upstream_http2_keepalive_pause: Duration = 360_000, Milliseconds, [0, DAY],
         { Backend "http2.keepalivePause" },
         "gRPC servers close after three PINGs that come within 5 min with nothing said in between (grpc-go EnforcementPolicy.MinTime)",
-        "Shortest time between two such questions to an endpoint that has sent no part of a message in between.";
+        "Shortest time between two such questions to an endpoint that has sent no part of a message in between; `0s`: only `http2.keepaliveDelay` counts.";
     http2_keepalive_timeout: Duration = 20_000, Milliseconds, [100, HOUR],
         { Gateway "http2.keepaliveTimeout", Backend "http2.keepaliveTimeout" },
         "gRPC keepalive timeout 20 s",

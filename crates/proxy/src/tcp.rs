@@ -144,7 +144,7 @@ async fn acquire_for(
         fresh: true,
         speaks: match passed {
             true => Speaks::ClientsTls,
-            false => Speaks::Bytes(given.listener.backend_client_certificate()),
+            false => Speaks::Bytes(Some(&given.listener)),
         },
     };
     let acquired = acquire(worker, &want, &mut Tried::new()).await?;

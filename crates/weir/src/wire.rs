@@ -12,11 +12,11 @@ use anyhow::{Context, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_control::{ControlConfig, ControlStatus, MaterialCheck, Provision};
 use weir_model::limits::Limits;
-use weir_model::resource::{Applied, Update};
+use weir_model::resource::{Applied, BindReport, Update};
 use weir_proxy::{Proxy, ProxyConfig};
 
 use crate::admin::AdminSource;
@@ -82,9 +82,7 @@ pub(crate) async fn run_control(
                     Some(update) => {
                         sequence = update.sequence;
                         let applied = proxy.apply(update).await;
-                        // This answer tells them already.
-                        binds.mark_unchanged();
-                        applied
+                        with_newest_binds(applied, &mut binds)
                     }
                     None => return,
                 },
@@ -100,6 +98,12 @@ pub(crate) async fn run_control(
         }
     };
     tokio::join!(weir_control::run(client, updates, applied, config, shutdown), applying);
+}
+
+/// The answer with the binds as they are now: one that healed since it was made is told by it, because no change is left to
+/// tell of afterwards.
+fn with_newest_binds(applied: Applied, binds: &mut watch::Receiver<Arc<[BindReport]>>) -> Applied {
+    Applied { binds: binds.borrow_and_update().to_vec(), ..applied }
 }
 
 /// A named thread with a runtime of its own, for a task that ends by itself (on a cancelled token).
@@ -196,4 +200,28 @@ fn split_json(report: &weir_model::split::SplitReport) -> Value {
         "deviationChecked": report.deviation_checked,
         "backends": report.backends.iter().map(backend).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(error: &str) -> BindReport {
+        BindReport {
+            address: "127.0.0.1".to_owned(),
+            port: 80,
+            error: error.to_owned(),
+            ..BindReport::default()
+        }
+    }
+
+    #[test]
+    fn a_bind_that_heals_between_an_update_and_its_answer_is_told() {
+        let (reports, mut binds) = watch::channel::<Arc<[BindReport]>>(Arc::from([report("in use")]));
+        let applied = Applied { sequence: 7, binds: vec![report("in use")], ..Applied::default() };
+        reports.send_replace(Arc::from([report("")]));
+        let answer = with_newest_binds(applied, &mut binds);
+        assert_eq!((answer.sequence, answer.binds), (7, vec![report("")]));
+        assert!(!binds.has_changed().expect("the sender lives"), "it is told once");
+    }
 }

@@ -1,10 +1,11 @@
 //! Namespaces: a `default` ServiceAccount in each, and an orderly end.
 //!
-//! Owns: the account, and the end of a namespace: everything in it is deleted, and the finalizer goes only when the
-//! API itself says that nothing is left.
+//! Owns: the account, and the end of a namespace: everything in it is deleted, then the finalizer is taken away. That the
+//! namespace goes only when nothing is left in it is the API's own care: it refuses that write else.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -23,6 +24,9 @@ use super::queue::{Next, Queue};
 
 const ACCOUNT: &str = "default";
 const FINALIZER: &str = "kubernetes";
+/// Between looks at a namespace that held what the inventory had not seen: its end need not come as a change. Unit: time.
+/// Source: ours.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Registers with the caches at once; the future works until `shutdown`.
 pub(super) fn run(
@@ -86,7 +90,7 @@ impl Keeper {
         if namespace.metadata.deletion_timestamp.is_none() {
             self.ensure_account(name).await?;
         } else if finalizers(&namespace).iter().any(|finalizer| finalizer == FINALIZER) {
-            self.end(&namespace).await?;
+            return self.end(&namespace).await;
         }
         Ok(Next::OnChange)
     }
@@ -115,7 +119,7 @@ impl Keeper {
     }
 
     /// One pass over a namespace that is being deleted. The end of an object in it makes it due again.
-    async fn end(&self, namespace: &Namespace) -> Result<(), kube::Error> {
+    async fn end(&self, namespace: &Namespace) -> Result<Next, kube::Error> {
         let name = namespace.name_any();
         let known = self.inventory.in_namespace(&name);
         let mut held: Vec<String> = Vec::new();
@@ -128,18 +132,19 @@ impl Keeper {
             }
         }
         if !known.is_empty() {
-            return self.tell_what_holds(namespace, &held).await;
+            self.tell_what_holds(namespace, &held).await?;
+            return Ok(Next::OnChange);
         }
-        // The inventory may be behind, so the API has the last word.
+        // The inventory may be behind, so what it knows is only where to begin.
         let mut left = false;
         for kind in self.inventory.namespaced_kinds() {
             left |= self.clear(&kind, &name).await?;
         }
         self.clear(&events(), &name).await?;
-        if left {
-            return Ok(());
+        if left || !self.finalize(namespace).await? {
+            return Ok(Next::After(LOOK_AGAIN));
         }
-        self.finalize(namespace).await
+        Ok(Next::OnChange)
     }
 
     /// Deletes what the API still lists of a kind; whether there was anything.
@@ -159,7 +164,8 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn finalize(&self, namespace: &Namespace) -> Result<(), kube::Error> {
+    /// `false`: the API knows of something in it yet (of a kind that is not discovered, say), or it has changed.
+    async fn finalize(&self, namespace: &Namespace) -> Result<bool, kube::Error> {
         let mut done = namespace.clone();
         let rest: Vec<_> =
             finalizers(namespace).iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
@@ -168,8 +174,9 @@ impl Keeper {
         let answer =
             api.replace_subresource("finalize", &done.name_any(), &PostParams::default(), &done).await;
         match answer {
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            answer => answer.map(|_: Namespace| ()),
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(true),
+            answer => answer.map(|_: Namespace| true),
         }
     }
 
@@ -225,5 +232,50 @@ fn gone_is_fine(answer: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match answer {
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
         answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ApiServer, ApiServerConfig};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    fn keeper() -> Keeper {
+        let client = ApiServer::new(ApiServerConfig::default()).expect("a server").client();
+        Keeper {
+            inventory: Inventory::new(client.clone()),
+            namespaces: Objects::new(client.clone()),
+            accounts: Objects::new(client.clone()),
+            client,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_namespace_whose_contents_are_not_discovered_yet_stays() {
+        let keeper = keeper();
+        let namespaces: Api<Namespace> = Api::all(keeper.client.clone());
+        let maps: Api<ConfigMap> = Api::namespaced(keeper.client.clone(), "shop");
+        let shop = serde_json::from_value(json!({"metadata": {"name": "shop"}})).expect("a Namespace");
+        namespaces.create(&PostParams::default(), &shop).await.expect("created");
+        let map = serde_json::from_value(json!({"metadata": {"name": "a"}})).expect("a ConfigMap");
+        maps.create(&PostParams::default(), &map).await.expect("created");
+        namespaces.delete("shop", &DeleteParams::default()).await.expect("begun");
+
+        // The inventory has not looked at the API at all.
+        let going = namespaces.get("shop").await.expect("it is there");
+        assert_eq!(keeper.end(&going).await.expect("an answer"), Next::After(LOOK_AGAIN));
+        assert!(maps.get_opt("a").await.expect("an answer").is_some());
+
+        let shutdown = CancellationToken::new();
+        let inventory = tokio::spawn(keeper.inventory.clone().run(shutdown.clone()));
+        while let Some(going) = namespaces.get_opt("shop").await.expect("an answer") {
+            keeper.end(&going).await.expect("an answer");
+            tokio::task::yield_now().await;
+        }
+        assert!(maps.get_opt("a").await.expect("an answer").is_none());
+        shutdown.cancel();
+        inventory.await.expect("it ends");
     }
 }

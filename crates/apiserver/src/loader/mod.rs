@@ -4,7 +4,9 @@
 //! server; every complaint is told with file, line, object and field.
 //!
 //! Invariants: a file counts as a whole, and while it is broken its last good objects stay; files are read in the
-//! order of their paths, so the same directory always means the same; nothing waits before a change is read.
+//! order of their paths, so the same directory always means the same; nothing waits before a change is read, but a file
+//! that is away keeps its objects for [`REMOVAL_SETTLE`]: many programs save by moving the old file out of the way, and
+//! objects that go for a moment take with them what was made for them. Another file may take them over at once.
 //!
 //! Deliberately absent: templates, variables, includes.
 
@@ -12,14 +14,16 @@ mod position;
 mod read;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use position::Positions;
@@ -32,6 +36,8 @@ use crate::ApiServer;
 
 /// Largest file that is read. Unit: bytes. Source: ours; 40,000 routes fit.
 const LARGEST_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// How long a file may be away before its objects go. Source: ours; editors and copies take some milliseconds.
+pub const REMOVAL_SETTLE: Duration = Duration::from_millis(300);
 /// Directories inside one another that are read. Source: ours; links may make a circle.
 const DEEPEST: usize = 32;
 
@@ -70,6 +76,8 @@ struct File {
     errors: Vec<LoadError>,
     /// It could not be read at all.
     unreadable: bool,
+    /// Since when it is away.
+    away_since: Option<Instant>,
 }
 
 /// By what a changed file is told from an unchanged one.
@@ -121,7 +129,7 @@ impl Loader {
                 return loaded;
             }
         };
-        self.files.retain(|path, _| found.contains(path));
+        self.let_go(&found, Instant::now());
         for path in found {
             let due = match self.files.get(&path) {
                 // A file that is new may still be written, unless something said that it is complete.
@@ -139,6 +147,23 @@ impl Loader {
         self.loaded()
     }
 
+    /// When the next file will have been away for long enough: read the changes then, though there may be none.
+    pub fn settles_at(&self) -> Option<Instant> {
+        self.files.values().filter_map(|file| file.away_since).min().map(|since| since + REMOVAL_SETTLE)
+    }
+
+    /// Notes which files are away, and drops those that have been for long enough.
+    fn let_go(&mut self, found: &BTreeSet<PathBuf>, now: Instant) {
+        self.files.retain(|path, file| {
+            if found.contains(path) {
+                file.away_since = None;
+                return true;
+            }
+            let since = *file.away_since.get_or_insert(now);
+            now < since + REMOVAL_SETTLE
+        });
+    }
+
     fn read_file(&mut self, path: PathBuf) {
         let stamp = Stamp::of(&path);
         let (outcome, unreadable) = match read_text(&path) {
@@ -150,6 +175,7 @@ impl Loader {
             good: Vec::new(),
             errors: Vec::new(),
             unreadable: false,
+            away_since: None,
         });
         file.stamp = stamp;
         file.unreadable = unreadable;
@@ -166,8 +192,10 @@ impl Loader {
     fn loaded(&self) -> Loaded {
         let mut loaded = Loaded::default();
         let mut first: HashMap<Identity, usize> = HashMap::new();
-        for file in self.files.values() {
-            loaded.errors.extend(file.errors.iter().cloned());
+        let (there, away): (Vec<&File>, Vec<&File>) =
+            self.files.values().partition(|file| file.away_since.is_none());
+        for file in there.into_iter().chain(away) {
+            loaded.errors.extend(file.errors.iter().filter(|_| file.away_since.is_none()).cloned());
             for object in &file.good {
                 let identity = Identity::of(&object.value);
                 match first.get(&identity) {
@@ -175,6 +203,8 @@ impl Loader {
                         first.insert(identity, loaded.objects.len());
                         loaded.objects.push(object.clone());
                     }
+                    // It has been taken over.
+                    Some(_) if file.away_since.is_some() => {}
                     Some(index) => {
                         let other = &loaded.objects[*index].source;
                         let place = format!("{}:{}", other.file.display(), other.line);
@@ -203,7 +233,7 @@ pub async fn follow(
     loop {
         let changes = tokio::select! {
             () = shutdown.cancelled() => return,
-            changes = watch.next() => changes,
+            changes = watch.next_until(loader.settles_at()) => changes,
         };
         let loaded = loader.read_changes(&changes);
         let mut errors = loaded.errors.clone();
@@ -216,8 +246,8 @@ pub async fn follow(
 }
 
 /// The files to read, by path.
-fn find(root: &Path) -> io::Result<std::collections::BTreeSet<PathBuf>> {
-    let mut found = std::collections::BTreeSet::new();
+fn find(root: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
     if fs::metadata(root)?.is_dir() {
         search(root, DEEPEST, &mut found)?;
     } else {
@@ -226,11 +256,7 @@ fn find(root: &Path) -> io::Result<std::collections::BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-fn search(
-    directory: &Path,
-    deeper: usize,
-    found: &mut std::collections::BTreeSet<PathBuf>,
-) -> io::Result<()> {
+fn search(directory: &Path, deeper: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.file_name().is_none_or(is_hidden) {

@@ -73,6 +73,14 @@ impl Watch {
         Ok(watch)
     }
 
+    /// [`Watch::next`], or nothing at this time.
+    pub async fn next_until(&mut self, at: Option<Instant>) -> Changes {
+        match at {
+            None => self.next().await,
+            Some(at) => tokio::time::timeout_at(at, self.next()).await.unwrap_or_default(),
+        }
+    }
+
     /// Waits for changes and takes them all.
     pub async fn next(&mut self) -> Changes {
         loop {

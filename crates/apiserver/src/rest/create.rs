@@ -17,7 +17,7 @@ use crate::events;
 use crate::object;
 use crate::rest::encode::Reply;
 use crate::schema;
-use crate::store::{Expected, Stored};
+use crate::store::{Expected, Now, Refused, ResourceId, Stored};
 
 /// Attempts to find a free generated name. Source: kube-apiserver, 8.
 const NAME_ATTEMPTS: usize = 8;
@@ -75,8 +75,8 @@ impl Api {
         }
         let name = object::name(&object).to_owned();
         let key = object::key(object::namespace(&object), &name);
-        crd::check_takes_objects(call)?;
-        self.check_namespace_takes(call, object::namespace(&object), &name)?;
+        let namespace = object::namespace(&object).to_owned();
+        self.check_takes(call, &namespace, &name, |id, key| self.store.get(id, key))?;
         if self.store.get(&call.resource.id, &key).is_some() {
             return Err(ApiError::already_exists(call.subject(&name)));
         }
@@ -95,7 +95,10 @@ impl Api {
             return Ok(Arc::new(stored));
         }
         let effect = self.effect_of(call, None, Some(&object));
-        match self.store.commit(&call.resource.id, &key, Expected::Absent, Some(object), effect) {
+        // Asked again in the commit: a kind or a namespace that ends meanwhile would leave the object behind.
+        let premise = |now: &Now<'_>| self.check_takes(call, &namespace, &name, |id, key| now.get(id, key));
+        let id = &call.resource.id;
+        match self.store.commit_if(id, &key, Expected::Absent, Some(object), premise, effect) {
             Ok(stored) => {
                 grant.keep();
                 if call.resource.id.plural.as_ref() == "events" && !call.resource.custom {
@@ -103,7 +106,8 @@ impl Api {
                 }
                 Ok(stored)
             }
-            Err(_) => Err(ApiError::already_exists(call.subject(&name))),
+            Err(Refused::Stale) => Err(ApiError::already_exists(call.subject(&name))),
+            Err(Refused::Premise(error)) => Err(error),
         }
     }
 
@@ -141,13 +145,19 @@ impl Api {
         Ok(())
     }
 
-    fn check_namespace_takes(&self, call: &Call, namespace: &str, name: &str) -> ApiResult<()> {
+    /// Whether the kind and the namespace of a new object are there and do not end; `get` reads what is stored.
+    fn check_takes(
+        &self,
+        call: &Call,
+        namespace: &str,
+        name: &str,
+        get: impl FnOnce(&ResourceId, &str) -> Option<Arc<Stored>>,
+    ) -> ApiResult<()> {
+        self.check_kind_takes(call)?;
         if !call.resource.namespaced {
             return Ok(());
         }
-        let registry = self.registry();
-        let Some(namespaces) = registry.get("", "namespaces") else { return Ok(()) };
-        match self.store.get(&namespaces.id, namespace) {
+        match get(&ResourceId::new("", "namespaces"), namespace) {
             None => Err(ApiError::not_found(Subject::new("", "namespaces", namespace))),
             Some(found) if object::is_terminating(&found.value) => {
                 let why = format!(
@@ -155,6 +165,20 @@ impl Api {
                 );
                 Err(ApiError::forbidden(call.subject(name), &why)
                     .with_cause(Cause::namespace_terminating(namespace)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// By the registry as it is now, not as it was when the call began.
+    fn check_kind_takes(&self, call: &Call) -> ApiResult<()> {
+        if !call.resource.custom {
+            return Ok(());
+        }
+        match self.registry().get(&call.resource.group, &call.resource.plural) {
+            None => Err(ApiError::unknown_path()),
+            Some(resource) if resource.terminating => {
+                Err(ApiError::create_while_terminating(call.subject("")))
             }
             Some(_) => Ok(()),
         }

@@ -16,7 +16,7 @@ use crate::error::{ApiError, ApiResult, Cause, Subject};
 use crate::object;
 use crate::rest::encode::{List, Reply};
 use crate::schema;
-use crate::store::{Expected, Stored};
+use crate::store::{Expected, Now, Refused, Stored};
 
 /// Names of namespaces that cannot be deleted. Source: kube-apiserver's NamespaceLifecycle.
 const IMMORTAL_NAMESPACES: &[&str] = &["default", "kube-system", "kube-public"];
@@ -84,13 +84,15 @@ impl Api {
                 return Ok(Some(deleted_reply(call, current)));
             }
             let effect = self.effect_of(call, Some(old), None);
-            return Ok(match self.store.commit(&call.resource.id, &key, expected, None, effect) {
+            let premise = |now: &Now<'_>| write::check_may_go(call, now);
+            return match self.store.commit_if(&call.resource.id, &key, expected, None, premise, effect) {
                 Ok(stored) => {
                     self.after_write(call, &stored, true);
-                    Some(deleted_reply(call, &stored))
+                    Ok(Some(deleted_reply(call, &stored)))
                 }
-                Err(_) => None,
-            });
+                Err(Refused::Stale) => Ok(None),
+                Err(Refused::Premise(error)) => Err(error),
+            };
         };
         if schema::is_same(old, &object) {
             return Ok(Some(Reply::Object(StatusCode::OK, current.clone())));

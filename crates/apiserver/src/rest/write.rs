@@ -19,7 +19,7 @@ use crate::object;
 use crate::rest::encode::Reply;
 use crate::rest::{Api, Call};
 use crate::schema::{self, FieldsOf};
-use crate::store::{Expected, Stored};
+use crate::store::{Expected, Now, Refused, Stored};
 
 /// Attempts of a write that names no version against objects that others change. Source: far over client-go's 5.
 pub(super) const ATTEMPTS: usize = 64;
@@ -147,19 +147,17 @@ impl Api {
         let expected = Expected::Revision(current.revision);
         let gone = is_done_terminating(call, &object);
         let effect = self.effect_of(call, Some(old), (!gone).then_some(&object));
-        let result = if gone {
-            // The last word of the object is this update; then it is gone.
-            self.store.commit(&call.resource.id, &key, expected, None, effect)
-        } else {
-            self.store.commit(&call.resource.id, &key, expected, Some(object), effect)
-        };
-        match result {
+        // The last word of the object is this update; then it is gone.
+        let next = (!gone).then_some(object);
+        let premise = |now: &Now<'_>| if gone { check_may_go(call, now) } else { Ok(()) };
+        match self.store.commit_if(&call.resource.id, &key, expected, next, premise, effect) {
             Ok(stored) => {
                 grant.keep();
                 self.after_write(call, &stored, gone);
                 Ok(Some(stored))
             }
-            Err(_) => Ok(None),
+            Err(Refused::Stale) => Ok(None),
+            Err(Refused::Premise(error)) => Err(error),
         }
     }
 
@@ -340,6 +338,18 @@ fn bump_generation(call: &Call, old: &Value, object: &mut Value) {
         // Nothing of a policy is left to observe later: it is compiled when it is written.
         object::child(object, "status")["observedGeneration"] = Value::from(next);
     }
+}
+
+/// A namespace goes only when nothing is left in it, whoever takes its finalizer away: what it held would be there
+/// again in a namespace of the same name. (A real API server leaves this to its namespace controller.)
+pub(super) fn check_may_go(call: &Call, now: &Now<'_>) -> ApiResult<()> {
+    if !call.resource.is("", "namespaces") {
+        return Ok(());
+    }
+    now.resource_in(&call.name).map_or(Ok(()), |left| {
+        let why = format!("the namespace still holds {}", left.plural);
+        Err(ApiError::conflict(call.subject(&call.name), &why))
+    })
 }
 
 /// A terminating object whose last finalizer was just taken away.

@@ -1,11 +1,12 @@
 //! The controllers over the in-process API, as a person with kubectl sees them.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::sandbox::{Sandbox, until};
 
@@ -232,6 +233,70 @@ async fn a_deleted_namespace_takes_its_contents_along() {
     assert!(deployments.list(&ListParams::default()).await.expect("a list").items.is_empty());
     assert!(pods.list(&ListParams::default()).await.expect("a list").items.is_empty());
     sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_outlives_its_namespace_though_it_was_made_as_that_ended() {
+    let sandbox = Sandbox::start("127.94.8.0/24");
+    let namespaces: Api<Namespace> = Api::all(sandbox.client.clone());
+    let maps: Api<ConfigMap> = Api::namespaced(sandbox.client.clone(), "shop");
+    let shop = serde_json::from_value(json!({ "metadata": { "name": "shop" } })).expect("a Namespace");
+    for _ in 0..5 {
+        namespaces.create(&PostParams::default(), &shop).await.expect("created");
+        let mut writers = JoinSet::new();
+        for writer in 0..4 {
+            let maps = maps.clone();
+            writers.spawn(async move {
+                let mut made = 0;
+                loop {
+                    let name = format!("m-{writer}-{made}");
+                    let map = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a map");
+                    match maps.create(&PostParams::default(), &map).await {
+                        Ok(_) => made += 1,
+                        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_not_found() => {
+                            return made;
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+        until(&maps, "maps", |all: &[ConfigMap]| (all.len() > 10).then_some(())).await;
+        namespaces.delete("shop", &DeleteParams::default()).await.expect("deleted");
+        let made: usize = writers.join_all().await.into_iter().sum();
+        assert!(made > 10);
+        until(&namespaces, "gone", |all: &[Namespace]| {
+            all.iter().all(|namespace| namespace.name_any() != "shop").then_some(())
+        })
+        .await;
+        let all: Api<ConfigMap> = Api::all(sandbox.client.clone());
+        let left = all.list(&ListParams::default()).await.expect("a list").items;
+        assert!(left.iter().all(|map| map.namespace().as_deref() != Some("shop")), "{left:?}");
+    }
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_with_something_in_it_cannot_be_finalized_away() {
+    let server =
+        weir_apiserver::ApiServer::new(weir_apiserver::ApiServerConfig::default()).expect("a server");
+    let namespaces: Api<Namespace> = Api::all(server.client());
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "shop");
+    let shop = serde_json::from_value(json!({ "metadata": { "name": "shop" } })).expect("a Namespace");
+    namespaces.create(&PostParams::default(), &shop).await.expect("created");
+    let map = serde_json::from_value(json!({ "metadata": { "name": "a" } })).expect("a map");
+    maps.create(&PostParams::default(), &map).await.expect("created");
+    namespaces.delete("shop", &DeleteParams::default()).await.expect("begun");
+    let finalize = || async {
+        let mut shop = namespaces.get("shop").await.expect("it is there");
+        shop.spec.get_or_insert_default().finalizers = Some(Vec::new());
+        namespaces.replace_subresource("finalize", "shop", &PostParams::default(), &shop).await
+    };
+    let refused = finalize().await.expect_err("it is not empty").to_string();
+    assert!(refused.contains("the namespace still holds configmaps"), "{refused}");
+    maps.delete("a", &DeleteParams::default()).await.expect("deleted");
+    finalize().await.expect("it is empty");
+    assert!(namespaces.get_opt("shop").await.expect("an answer").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

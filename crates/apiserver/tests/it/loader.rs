@@ -56,7 +56,8 @@ impl Followed {
     }
 
     async fn changes(&mut self) -> Changes {
-        tokio::time::timeout(DEADLINE, self.watch.next()).await.expect("a change is told")
+        let next = self.watch.next_until(self.loader.settles_at());
+        tokio::time::timeout(DEADLINE, next).await.expect("a change is told")
     }
 
     /// Reads changes until they say what is expected; every state in between is looked at by `check`.
@@ -174,6 +175,33 @@ async fn directories_inside_are_read_and_a_replaced_root_is_followed() {
     fs::write(path.join("c.yaml"), config_map("c", "2")).expect("written");
     followed.until(&expected(&[("c", "2")]), |_| {}).await;
     fs::remove_dir_all(&old).expect("removed");
+}
+
+#[tokio::test]
+async fn a_file_that_is_away_for_a_moment_keeps_its_objects() {
+    let (mut followed, _) =
+        Followed::start(&[("a.yaml", &config_map("a", "1")), ("b.yaml", &config_map("b", "1"))]);
+    let path = followed.path().to_owned();
+    // As editors save: the old file out of the way, a new one in its place.
+    fs::rename(path.join("a.yaml"), path.join("a.yaml~")).expect("renamed");
+    let changes = followed.changes().await;
+    let loaded = followed.loader.read_changes(&changes);
+    assert_eq!(values(&loaded), expected(&[("a", "1"), ("b", "1")]));
+    assert!(followed.loader.settles_at().is_some());
+    fs::write(path.join("a.yaml"), config_map("a", "2")).expect("written");
+    let all = expected(&[("a", "2"), ("b", "1")]);
+    followed.until(&all, |loaded| assert_eq!((loaded.objects.len(), loaded.errors.len()), (2, 0))).await;
+    assert_eq!(followed.loader.settles_at(), None);
+    // Under another name its objects are that file's at once.
+    fs::write(path.join(".c"), config_map("b", "2")).expect("written");
+    fs::remove_file(path.join("b.yaml")).expect("removed");
+    fs::rename(path.join(".c"), path.join("c.yaml")).expect("renamed");
+    let all = expected(&[("a", "2"), ("b", "2")]);
+    followed.until(&all, |loaded| assert_eq!((loaded.objects.len(), loaded.errors.len()), (2, 0))).await;
+    let removed = tokio::time::Instant::now();
+    fs::remove_file(path.join("c.yaml")).expect("removed");
+    followed.until(&expected(&[("a", "2")]), |_| {}).await;
+    assert!(removed.elapsed() >= loader::REMOVAL_SETTLE);
 }
 
 #[tokio::test]

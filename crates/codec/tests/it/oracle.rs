@@ -34,8 +34,8 @@ pub(crate) fn head_length(bytes: &[u8]) -> Result<Option<usize>, HeadError> {
 /// A head that is there whole is read in one pass: it must be taken exactly where a scan for its end and a parse take it.
 fn same_in_one_pass(
     bytes: &[u8],
-    read: impl for<'b> Fn(&mut HeadScan, &'b [u8], &mut FieldStore<'b>) -> Result<Option<usize>, HeadError>,
-    parse: impl for<'b> Fn(&'b [u8], &mut FieldStore<'b>) -> Result<(), HeadError>,
+    read: impl Fn(&mut HeadScan, &[u8], &mut FieldStore) -> Result<Option<usize>, HeadError>,
+    parse: impl Fn(&[u8], &mut FieldStore) -> Result<(), HeadError>,
 ) {
     let in_one_pass = read(&mut HeadScan::default(), bytes, &mut FieldStore::new());
     let in_two = match HeadScan::default().advance(bytes, &HEAD_LIMITS) {
@@ -61,6 +61,72 @@ fn same_in_one_pass(
     }
 }
 
+/// The parts of a first line, and names and values.
+type Found<'a> = (Vec<&'a [u8]>, Vec<(&'a [u8], &'a [u8])>);
+
+/// Another parser, which knows neither our limits nor what fields mean together, must find the same head. `head`: whole, with
+/// line ends as they must be; `ours`: name, value and the parts of the first line, or why not.
+fn same_as_httparse(
+    theirs: httparse::Result<usize>,
+    head: &[u8],
+    first_line: &[&[u8]],
+    fields: &[httparse::Header<'_>],
+    ours: Result<Found<'_>, HeadError>,
+) {
+    match (theirs, ours) {
+        (Ok(httparse::Status::Complete(length)), Ok((line, found))) => {
+            assert_eq!(length, head.len(), "{}", text(head));
+            assert_eq!(line, first_line, "{}", text(head));
+            let fields: Vec<_> = fields.iter().map(|field| (field.name.as_bytes(), field.value)).collect();
+            assert_eq!(found, fields, "{}", text(head));
+        }
+        (theirs, Ok(_)) => panic!("httparse says {theirs:?}: {}", text(head)),
+        (Ok(httparse::Status::Complete(_)), Err(error)) => {
+            let of_form = [HeadError::LineEnding, HeadError::Field, HeadError::Version, HeadError::Folding];
+            assert!(!of_form.contains(&error), "{error}, for httparse it is well formed: {}", text(head));
+        }
+        (_, Err(_)) => {}
+    }
+}
+
+fn same_request_as_httparse(head: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut parsed = httparse::Request::new(&mut fields);
+    let theirs = parsed.parse(head);
+    let line = [parsed.method, parsed.path].map(|part| part.unwrap_or_default().as_bytes());
+    let mut store = FieldStore::new();
+    let ours = RequestHead::parse(head, &mut store);
+    if theirs.is_ok() {
+        assert_ne!(ours.as_ref().err(), Some(&HeadError::FirstLine), "{}", text(head));
+    }
+    let ours = ours.map(|ours| {
+        assert_eq!(parsed.version, Some(u8::from(ours.version == Version::Http11)));
+        if let Target::Path { path, query, absolute: None } = ours.target {
+            let query = query.map(|query| [b"?", query].concat()).unwrap_or_default();
+            assert_eq!([path, &query].concat(), line[1], "{}", text(head));
+        }
+        (vec![ours.method, line[1]], ours.fields.iter().collect())
+    });
+    same_as_httparse(theirs, head, &line, parsed.headers, ours);
+}
+
+fn same_response_as_httparse(head: &[u8], asked: Asked) {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let theirs = parsed.parse(head);
+    let mut store = FieldStore::new();
+    let ours = ResponseHead::parse(head, asked, &mut store);
+    if theirs.is_ok() && parsed.code.is_some_and(|code| code >= 100) {
+        assert_ne!(ours.as_ref().err(), Some(&HeadError::FirstLine), "{}", text(head));
+    }
+    let ours = ours.map(|ours| {
+        assert_eq!(parsed.version, Some(u8::from(ours.version == Version::Http11)));
+        assert_eq!(parsed.code, Some(ours.status));
+        (Vec::new(), ours.fields.iter().collect())
+    });
+    same_as_httparse(theirs, head, &[], parsed.headers, ours);
+}
+
 /// Bytes that came from a client. Gives whether a whole message was accepted.
 pub(crate) fn request(bytes: &[u8]) -> Result<bool, String> {
     same_in_one_pass(
@@ -72,6 +138,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<bool, String> {
     );
     let Some(length) = head_length(bytes).map_err(|error| error.to_string())? else { return Ok(false) };
     let (raw, rest) = bytes.split_at(length);
+    same_request_as_httparse(raw);
     let mut store = FieldStore::new();
     let head = RequestHead::parse(raw, &mut store).map_err(|error| error.to_string())?;
     assert!(!matches!(head.framing, Framing::UntilClose | Framing::Tunnel), "a request ends by itself");
@@ -157,6 +224,7 @@ fn response_to(asked: Asked, bytes: &[u8]) -> Result<bool, String> {
     );
     let Some(length) = head_length(bytes).map_err(|error| error.to_string())? else { return Ok(false) };
     let (raw, rest) = bytes.split_at(length);
+    same_response_as_httparse(raw, asked);
     let mut store = FieldStore::new();
     let head = ResponseHead::parse(raw, asked, &mut store).map_err(|error| error.to_string())?;
     assert!(head.framing != Framing::Tunnel || asked.upgrade);

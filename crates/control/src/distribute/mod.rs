@@ -232,10 +232,9 @@ impl Shared {
             };
             if told.as_ref() != Some(&now) {
                 // Nothing was asked yet: there is nothing to answer.
-                if now.sequence > 0 || !now.planes.is_empty() {
-                    if applied.send(now.clone()).await.is_err() {
-                        return;
-                    }
+                let asked = now.sequence > 0 || !now.planes.is_empty();
+                if asked && applied.send(now.clone()).await.is_err() {
+                    return;
                 }
                 told = Some(now);
             }

@@ -315,7 +315,7 @@ impl Publisher {
                 () = shutdown.cancelled() => return,
                 failed = self.round() => failed,
             };
-            let wait = if failed { backoff.next() } else { Duration::MAX };
+            let wait = if failed { backoff.next_wait() } else { Duration::MAX };
             if !failed {
                 backoff.reset();
             }

@@ -6,7 +6,7 @@
 //! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Where there are several data planes a status
 //! waits for those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,7 +35,7 @@ pub(crate) struct Gate {
     sent: u64,
     applied: u64,
     outstanding: VecDeque<Outstanding>,
-    held: BTreeMap<ObjectKey, Held>,
+    held: Waiting,
     /// Gateways and ListenerSets whose last status claims that they are programmed.
     programmed: BTreeMap<ObjectKey, bool>,
     /// Resources that the data plane could not compile, by key, with the reason.
@@ -62,6 +62,15 @@ struct Outstanding {
     touched: Vec<String>,
 }
 
+/// Statuses that wait. Invariant: what is not due costs nothing, however many there are.
+#[derive(Debug, Default)]
+struct Waiting {
+    held: BTreeMap<ObjectKey, Held>,
+    /// By the data planes that they wait for, then by the update.
+    by_sequence: BTreeMap<Vec<String>, BTreeSet<(u64, ObjectKey)>>,
+    by_deadline: BTreeSet<(Instant, ObjectKey)>,
+}
+
 #[derive(Debug)]
 struct Held {
     status: Status,
@@ -70,6 +79,48 @@ struct Held {
     deadline: Option<Instant>,
     /// The data planes that it waits for; none for the one.
     places: Vec<String>,
+}
+
+impl Waiting {
+    fn insert(&mut self, key: ObjectKey, held: Held) {
+        self.remove(&key);
+        let of_planes = self.by_sequence.entry(held.places.clone()).or_default();
+        of_planes.insert((held.sequence, key.clone()));
+        self.by_deadline.extend(held.deadline.map(|at| (at, key.clone())));
+        self.held.insert(key, held);
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> Option<Held> {
+        let held = self.held.remove(key)?;
+        if let Some(of_planes) = self.by_sequence.get_mut(&held.places) {
+            of_planes.remove(&(held.sequence, key.clone()));
+            if of_planes.is_empty() {
+                self.by_sequence.remove(&held.places);
+            }
+        }
+        if let Some(at) = held.deadline {
+            self.by_deadline.remove(&(at, key.clone()));
+        }
+        Some(held)
+    }
+
+    /// Those that wait for an update that their data planes run, or no longer than until `now`; in the order of their keys. With how
+    /// many were looked at for it.
+    fn due(&self, runs: impl Fn(&[String]) -> u64, now: Instant) -> (BTreeSet<ObjectKey>, usize) {
+        let answered = self.by_sequence.iter().flat_map(|(places, waiting)| {
+            let run = runs(places);
+            waiting.iter().take_while(move |(sequence, _)| *sequence <= run)
+        });
+        let late = self.by_deadline.iter().take_while(|(at, _)| *at <= now);
+        let due = answered.map(|(_, key)| key).chain(late.map(|(_, key)| key));
+        let mut looked_at = 0;
+        let keys = due.inspect(|_| looked_at += 1).cloned().collect();
+        (keys, looked_at)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.by_deadline.first().map(|(at, _)| *at)
+    }
 }
 
 impl Gate {
@@ -197,16 +248,8 @@ impl Gate {
 
     /// What may be written now.
     pub(crate) fn release(&mut self, now: Instant) -> Vec<(ObjectKey, Status)> {
-        let ready: Vec<ObjectKey> = self
-            .held
-            .iter()
-            .filter(|(_, held)| {
-                held.sequence <= self.runs(&held.places)
-                    || held.deadline.is_some_and(|deadline| deadline <= now)
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        ready.into_iter().filter_map(|key| self.release_one(key)).collect()
+        let (due, _) = self.held.due(|places| self.runs(places), now);
+        due.into_iter().filter_map(|key| self.release_one(key)).collect()
     }
 
     fn release_one(&mut self, key: ObjectKey) -> Option<(ObjectKey, Status)> {
@@ -244,7 +287,7 @@ impl Gate {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.held.values().filter_map(|held| held.deadline).min()
+        self.held.next_deadline()
     }
 
     pub(crate) fn forget(&mut self, key: &ObjectKey) {
@@ -253,7 +296,7 @@ impl Gate {
     }
 
     pub(crate) fn held(&self) -> usize {
-        self.held.len()
+        self.held.held.len()
     }
 
     fn is_silent(&self, now: Instant) -> bool {
@@ -422,6 +465,36 @@ mod tests {
         gate.applied(&one(1));
         let told = gate.release(now + Duration::from_secs(61));
         assert_eq!(status_of(&told[0].1, types::PROGRAMMED), ConditionStatus::True);
+    }
+
+    #[test]
+    fn what_is_not_due_is_not_looked_at_however_much_waits() {
+        let now = Instant::now();
+        let mut gate = Gate::default();
+        gate.sent(1, Vec::new(), now);
+        assert!(offer(&mut gate, route(), route_status(), now).is_none());
+        gate.sent(2, Vec::new(), now);
+        for number in 0..10_000 {
+            let key = ObjectKey::new(Kind::HttpRoute, "default", format!("r{number}"));
+            assert!(offer(&mut gate, key, route_status(), now + Duration::from_millis(1)).is_none());
+        }
+        gate.applied(&one(1));
+        assert_eq!(gate.held.due(|_| 1, now).1, 1);
+        assert_eq!(gate.release(now).len(), 1);
+        assert_eq!(gate.held.due(|_| 1, now).1, 0);
+        // Statuses of objects that are gone, or said anew, leave nothing behind.
+        for number in 0..5_000 {
+            let key = ObjectKey::new(Kind::HttpRoute, "default", format!("r{number}"));
+            if number % 2 == 0 {
+                gate.forget(&key);
+            } else {
+                assert!(offer(&mut gate, key, route_status(), now + Duration::from_millis(2)).is_none());
+            }
+        }
+        assert_eq!(gate.next_deadline(), Some(now + Duration::from_millis(1_001)));
+        gate.applied(&one(2));
+        assert_eq!((gate.release(now).len(), gate.held(), gate.next_deadline()), (7_500, 0, None));
+        assert_eq!((gate.held.by_sequence.len(), gate.held.by_deadline.len()), (0, 0));
     }
 
     #[test]

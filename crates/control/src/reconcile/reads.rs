@@ -150,7 +150,7 @@ async fn read(caller: Caller, key: ObjectKey, path: String, mark: Mark) -> Answe
                 tracing::warn!(object = %key, %error, "a reference cannot be read");
                 return Answer { key, mark, found: Found::Nothing };
             }
-            Err(_) => tokio::time::sleep(backoff.next()).await,
+            Err(_) => tokio::time::sleep(backoff.next_wait()).await,
         }
     }
 }

@@ -88,7 +88,7 @@ impl<K: Watched> Watch<K> {
                 }
                 Err(error) => {
                     self.failed("list failed", &error);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.next_wait()).await;
                     continue;
                 }
             };
@@ -121,7 +121,7 @@ impl<K: Watched> Watch<K> {
             };
             if started.elapsed() < GOOD_WATCH {
                 let longest = if is_clean { CLEAN_WAIT } else { RETRY_CAP };
-                tokio::time::sleep(backoff.next().min(longest)).await;
+                tokio::time::sleep(backoff.next_wait().min(longest)).await;
             }
             if relist {
                 return true;
@@ -200,7 +200,7 @@ pub(crate) async fn crds(caller: Caller, changed: Arc<Notify>, shutdown: Cancell
             if started.elapsed() >= GOOD_WATCH {
                 backoff.reset();
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.next_wait()).await;
             changed.notify_one();
         }
     };

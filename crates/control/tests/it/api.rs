@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Group, version, plural, kind, namespaced.
-const KINDS: [(&str, &str, &str, &str, bool); 14] = [
+const KINDS: [(&str, &str, &str, &str, bool); 16] = [
     ("", "v1", "namespaces", "Namespace", false),
     ("", "v1", "services", "Service", true),
     ("", "v1", "events", "Event", true),
@@ -30,7 +30,12 @@ const KINDS: [(&str, &str, &str, &str, bool); 14] = [
     (GATEWAY_API, "v1beta1", "gateways", "Gateway", true),
     (GATEWAY_API, "v1beta1", "httproutes", "HTTPRoute", true),
     (GATEWAY_API, "v1beta1", "referencegrants", "ReferenceGrant", true),
+    ("", "v1", "configmaps", "ConfigMap", true),
+    (GATEWAY_API, "v1", "backendtlspolicies", "BackendTLSPolicy", true),
 ];
+
+/// Those of [`KINDS`] that are served only where a test says so: group and plural.
+const OFF_AT_FIRST: [(&str, &str); 2] = [("", "configmaps"), (GATEWAY_API, "backendtlspolicies")];
 
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
@@ -71,7 +76,10 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new() -> Api {
-        Api::default()
+        let api = Api::default();
+        let off = OFF_AT_FIRST.map(|(group, plural)| (group.to_owned(), "v1".to_owned(), plural.to_owned()));
+        api.lock().unserved.extend(off);
+        api
     }
 
     pub(crate) fn client(&self) -> kube::Client {
@@ -155,7 +163,8 @@ impl Api {
 
     pub(crate) fn serve(&self, version: &str, plural: &str, served: bool) {
         let mut state = self.lock();
-        let key = (GATEWAY_API.to_owned(), version.to_owned(), plural.to_owned());
+        let group = if plural == "configmaps" { "" } else { GATEWAY_API };
+        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
         if served {
             state.unserved.remove(&key)
         } else {

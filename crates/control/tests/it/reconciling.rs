@@ -377,3 +377,37 @@ async fn an_entry_goes_though_the_route_is_edited_again_before_it_does() {
     plane.api.apply("httproutes", left);
     plane.until("gone", |plane| entries(plane) == 0).await;
 }
+
+#[tokio::test]
+async fn an_authority_that_expires_is_told_though_nothing_changes() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let mut parameters = rcgen::CertificateParams::new(vec!["ca.example".to_owned()]).unwrap();
+    parameters.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now + 3);
+    let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    let api = ready_api();
+    api.serve("v1", "configmaps", true);
+    api.serve("v1", "backendtlspolicies", true);
+    api.apply("httproutes", route("r", "g", "echo"));
+    api.apply(
+        "configmaps",
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "default"},
+            "data": {"ca.crt": certificate}}),
+    );
+    api.apply(
+        "backendtlspolicies",
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "echo"}], "validation": {
+                "hostname": "echo.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}),
+    );
+    let plane = Plane::start(api);
+    let told = |plane: &Plane| {
+        let policy = plane.api.get("backendtlspolicies", "default", "p").unwrap_or_default();
+        let conditions =
+            policy["status"]["ancestors"][0]["conditions"].as_array().cloned().unwrap_or_default();
+        let reason = |one: &serde_json::Value| one["reason"].as_str().unwrap_or_default().to_owned();
+        conditions.iter().map(reason).collect::<Vec<_>>()
+    };
+    plane.until("in force", |plane| told(plane) == ["Accepted", "ResolvedRefs"]).await;
+    plane.until("expired", |plane| told(plane) == ["NoValidCACertificate", "InvalidCACertificateRef"]).await;
+}

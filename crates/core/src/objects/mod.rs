@@ -82,8 +82,8 @@ pub struct Objects {
     settled: OrdSet<ObjectKey>,
     /// EndpointSlices of each Service: (namespace, service, slice).
     slices: OrdSet<(String, String, String)>,
-    /// ListenerSets by their Gateway, policies by the Services that they name.
-    members: OrdSet<(ObjectKey, ObjectKey)>,
+    /// ListenerSets by their Gateway, policies by the Services that they name: (group, kind, creation, member).
+    members: OrdSet<(ObjectKey, Kind, i64, ObjectKey)>,
     addresses: OrdMap<ObjectKey, Arc<Addresses>>,
     binds: OrdMap<Place, BindReport>,
     now: u64,
@@ -119,7 +119,7 @@ impl Objects {
             self.settled.insert(ObjectKey::new(Kind::Service, namespace.clone(), service));
             self.slices.insert((namespace, service.to_owned(), slice.metadata.name.clone()));
         }
-        self.members.extend(groups(&object).map(|group| (group, key.clone())));
+        self.members.extend(memberships(&object));
         self.absent.remove(&key);
         self.entries.insert(key.clone(), Entry { object, seen, born });
         if key.kind == Kind::Service && self.slices(&key).next().is_some() {
@@ -149,11 +149,8 @@ impl Objects {
             let index = (slice.metadata.namespace.clone(), service.to_owned(), slice.metadata.name.clone());
             self.slices.remove(&index);
         }
-        if let Some(before) = before {
-            let key = before.key();
-            for group in groups(before) {
-                self.members.remove(&(group, key.clone()));
-            }
+        for membership in before.into_iter().flat_map(memberships) {
+            self.members.remove(&membership);
         }
     }
 
@@ -251,17 +248,18 @@ impl Objects {
         }
     }
 
-    /// Objects of `kind` that belong to `group`: ListenerSets to a Gateway, policies to a Service.
+    /// Objects of `kind` that belong to `group`: ListenerSets to a Gateway, policies to a Service. The oldest come first, then
+    /// by namespace and name.
     pub(crate) fn members<'a>(
         &'a self,
         group: &'a ObjectKey,
         kind: Kind,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a Object)> {
-        let first = (group.clone(), ObjectKey { kind, namespace: String::new(), name: String::new() });
+        let first = ObjectKey { kind, namespace: String::new(), name: String::new() };
         self.members
-            .range(first..)
-            .take_while(move |(of, key)| of == group && key.kind == kind)
-            .filter_map(|(_, key)| Some((key, self.get(key)?)))
+            .range((group.clone(), kind, i64::MIN, first)..)
+            .take_while(move |(of, its_kind, ..)| of == group && *its_kind == kind)
+            .filter_map(|(.., key)| Some((key, self.get(key)?)))
     }
 
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
@@ -378,7 +376,10 @@ fn is_successor(before: &Object, now: &Object) -> bool {
     !before.is_empty() && !now.is_empty() && before != now
 }
 
-/// What an object is a member of.
-fn groups(object: &Object) -> impl Iterator<Item = ObjectKey> {
-    object.gateway_of_set().into_iter().chain(object.policy_targets())
+/// What an object is a member of, in the form of the index.
+fn memberships(object: &Object) -> impl Iterator<Item = (ObjectKey, Kind, i64, ObjectKey)> {
+    let key = object.key();
+    let created = object.metadata().creation_timestamp.map_or(0, |at| at.0);
+    let groups = object.gateway_of_set().into_iter().chain(object.policy_targets());
+    groups.map(move |group| (group, key.kind, created, key.clone()))
 }

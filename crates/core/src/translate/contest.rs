@@ -65,11 +65,12 @@ impl Contests {
     ) {
         let claim = wanted
             .map(|(created_seconds, hostnames)| Claim { created_seconds, hostnames: hostnames.to_vec() });
-        let arena = self.arenas.entry(listener.clone()).or_default();
-        let before = arena.side(route.kind).claims.get(route).cloned();
+        let known = self.arenas.get(listener).and_then(|arena| arena.side(route.kind).claims.get(route));
+        let before = known.cloned();
         if before == claim {
             return;
         }
+        let arena = self.arenas.entry(listener.clone()).or_default();
         if let Some(before) = &before {
             // A route that nobody lost to is in nobody's way.
             let rivals = arena.rivals(route.kind, &before.hostnames);

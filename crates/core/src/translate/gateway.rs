@@ -39,6 +39,8 @@ pub(crate) struct GatewayPlan {
     pub(crate) sets: Vec<SetPlan>,
     /// Why the certificate for backends cannot be used.
     pub(crate) client_problem: Option<(&'static str, String)>,
+    /// Why no backend should accept it now.
+    pub(crate) client_out_of_time: Vec<String>,
     /// Fields that let clients without a valid certificate pass.
     pub(crate) insecure: Vec<String>,
     /// What routes see.
@@ -115,6 +117,8 @@ pub(super) fn plan(
         client_certificate(gateway, &referrer, materials, reading, &mut used);
     let field = "spec.tls.backend.clientCertificateRef";
     findings.extend(client_problem.as_ref().map(|(reason, why)| Finding::error(field, reason, why.clone())));
+    let client_out_of_time = tls::out_of_time(&used);
+    findings.extend(client_out_of_time.iter().map(|why| tls::stale(field, why)));
     let mut judge = Judge {
         referrer,
         prefix: format!("listener/{}/{}", key.namespace, key.name),
@@ -148,6 +152,7 @@ pub(super) fn plan(
         listeners,
         sets,
         client_problem,
+        client_out_of_time,
         insecure: front.insecure,
         need,
         findings,

@@ -15,7 +15,7 @@ use super::frontend::Frontend;
 use super::grant::Referrer;
 use super::hostname;
 use super::reading::Reading;
-use super::tls::{CertificateView, Followed, Materials};
+use super::tls::{self, CertificateView, Followed, Materials};
 use crate::objects::Kind;
 
 /// Things of one sort that a message names.
@@ -42,6 +42,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) kinds: Vec<RouteGroupKind>,
     /// Why references in the listener cannot be used.
     pub(crate) unresolved: Option<(&'static str, String)>,
+    /// Which of the certificates that it shows nobody should accept now, and why.
+    pub(crate) out_of_time: Vec<String>,
     /// A client that asks for one listener's name may get what another one is for.
     pub(crate) overlap: Option<Conflict>,
     pub(crate) from: FromNamespaces,
@@ -155,9 +157,14 @@ impl Judge<'_, '_> {
         let mut refused = refusal(listener, written.unwrap_or_default(), normal.as_ref().err());
         let (kinds, wrong_kinds) = kinds(&listener.protocol, &listener.allowed_routes.kinds);
         let mut unresolved = None;
+        let mut out_of_time = Vec::new();
         let mut tls = None;
         if refused.is_none() && matches!(listener.protocol, ProtocolType::Https | ProtocolType::Tls) {
+            let before = self.used.len();
             let (plan, problem) = self.tls(listener);
+            out_of_time = tls::out_of_time(&self.used[before..]);
+            let refs = format!("{field}.tls.certificateRefs");
+            findings.extend(out_of_time.iter().map(|why| tls::stale(&refs, why)));
             unresolved = problem.map(|problem| (".tls.certificateRefs", problem));
             tls = Some(plan);
             if listener.protocol == ProtocolType::Https {
@@ -187,6 +194,7 @@ impl Judge<'_, '_> {
             refused,
             kinds,
             unresolved: unresolved.map(|(_, problem)| problem),
+            out_of_time,
             overlap: None,
             from: listener.allowed_routes.namespaces.from.clone(),
             selector: listener.allowed_routes.namespaces.selector.clone(),

@@ -84,6 +84,8 @@ pub struct Translator {
     classes_changed: bool,
     /// Names of ours that another controller answers for, each with how that is known.
     standing_back: BTreeMap<String, String>,
+    /// Secrets and ConfigMaps about which time says something else than at the last call.
+    turned: Vec<ObjectKey>,
     started: bool,
     /// The objects of the last call, to see what really changed.
     before: Objects,
@@ -150,6 +152,17 @@ impl Translator {
         }
     }
 
+    /// The time of day from the next call on, in seconds since the Unix epoch. Before the first of these, certificates and
+    /// authorities are judged as if they were always valid.
+    pub fn set_time(&mut self, now_seconds: i64) {
+        self.turned.extend(self.materials.set_time(now_seconds));
+    }
+
+    /// The time at which a call would say something else though nothing changed: a certificate's validity begins or ends.
+    pub fn next_turn(&self) -> Option<i64> {
+        self.materials.next_turn()
+    }
+
     /// `changed` names what was upserted, removed, confirmed absent, waived or given addresses since the last call;
     /// naming too much costs time only. The first call looks at everything.
     pub fn translate(&mut self, objects: &Objects, changed: &[ObjectKey]) -> Output {
@@ -167,6 +180,9 @@ impl Translator {
             self.touch_settled(objects, &mut step);
         }
         self.touch_binds(objects, &mut step);
+        for key in std::mem::take(&mut self.turned) {
+            self.dependencies.mark_readers(&key, &mut step.dirty);
+        }
         if std::mem::take(&mut self.classes_changed) {
             let kinds = [Kind::GatewayClass, Kind::Gateway];
             let all = kinds.into_iter().flat_map(|kind| objects.of_kind(kind));

@@ -375,13 +375,10 @@ fn holder<'a>(
 ) -> Option<&'a ObjectKey> {
     objects
         .members(service, kind)
-        .filter(|(key, object)| {
+        .find(|(key, object)| {
             targets(object).iter().any(|target| {
                 service_of(target, &key.namespace).as_ref() == Some(service) && target.section_name == section
             })
-        })
-        .min_by_key(|(key, object)| {
-            (object.metadata().creation_timestamp.map_or(0, |at| at.0), key.name.as_str())
         })
         .map(|(key, _)| key)
 }

@@ -151,9 +151,8 @@ fn policy(authorities: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn an_expired_authority_is_a_valid_reference_that_no_backend_can_satisfy() {
-    // What the time is does not stand in any object, so no status can depend on it: the data plane, which knows it, takes no
-    // certificate that the authority vouches for.
+fn where_nobody_says_what_time_it_is_an_expired_authority_is_a_valid_reference() {
+    // With a time it is none (`material`). The data plane, which knows it, takes no certificate that the authority vouches for.
     for expired in [false, true] {
         let world = world(policy(&json!({"ca.crt": authority(expired)})));
         let text = said(&world, Kind::BackendTlsPolicy, "p");

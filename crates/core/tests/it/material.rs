@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use weir_api::condition::{Condition, ConditionStatus};
 use weir_core::{Kind, MaterialCheck, Status, TranslateConfig, Translator};
 
 use crate::world::{self, World, key};
@@ -29,15 +30,21 @@ fn showing_in(mut world: World, certificate: &str, private_key: &str) -> World {
     world
 }
 
-/// Reasons of the listener's and the Gateway's ResolvedRefs.
-fn resolved(world: &World) -> (String, String) {
+/// The listener's and the Gateway's ResolvedRefs.
+fn resolved_refs(world: &World) -> [Condition; 2] {
     let Some(Status::Gateway(status)) = world.status(&key(Kind::Gateway, "default", "gw")) else {
         panic!("no status");
     };
-    let reason = |conditions: &[weir_api::condition::Condition]| {
-        conditions.iter().find(|c| c.type_ == "ResolvedRefs").expect("the condition").reason.clone()
+    let of = |conditions: &[Condition]| {
+        conditions.iter().find(|c| c.type_ == "ResolvedRefs").expect("the condition").clone()
     };
-    (reason(&status.listeners[0].conditions), reason(&status.conditions))
+    [of(&status.listeners[0].conditions), of(&status.conditions)]
+}
+
+/// Their reasons.
+fn resolved(world: &World) -> (String, String) {
+    let [listener, gateway] = resolved_refs(world);
+    (listener.reason, gateway.reason)
 }
 
 /// Everything that is said about objects.
@@ -119,4 +126,105 @@ fn what_the_data_plane_cannot_use_is_not_resolved() {
             "hostname": "a", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}));
     world.settle();
     assert!(world.told.iter().any(|found| found.message.contains("of an odd sort")), "{:?}", world.told);
+}
+
+/// Seconds since the epoch at the beginning of these years.
+const Y2030: i64 = 1_893_456_000;
+const Y2040: i64 = 2_208_988_800;
+
+/// A certificate for 2030 to 2040, and its key.
+fn for_the_thirties() -> (String, String) {
+    let mut parameters = rcgen::CertificateParams::new(vec!["a.example.com".to_owned()]).expect("names");
+    parameters.not_before = rcgen::date_time_ymd(2030, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(2040, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    (parameters.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+}
+
+fn policy_world(authorities: &str) -> World {
+    let mut world = World::new();
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "weir"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}}));
+    world.put(json!({"kind": "Gateway", "metadata": {"namespace": "default", "name": "gw", "generation": 1},
+        "spec": {"gatewayClassName": "weir", "listeners": [{"name": "h", "port": 80, "protocol": "HTTP"}]}}));
+    world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "s"},
+        "spec": {"ports": [{"port": 80}]}}));
+    world
+        .put(json!({"kind": "HTTPRoute", "metadata": {"namespace": "default", "name": "r", "generation": 1},
+        "spec": {"parentRefs": [{"name": "gw"}], "rules": [{"backendRefs": [{"name": "s", "port": 80}]}]}}));
+    world.put(json!({"kind": "ConfigMap", "metadata": {"namespace": "default", "name": "ca"},
+        "data": {"ca.crt": authorities}}));
+    world.put(
+        json!({"kind": "BackendTLSPolicy", "metadata": {"namespace": "default", "name": "p", "generation": 1},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "s"}], "validation": {
+            "hostname": "a", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}]}}}),
+    );
+    world
+}
+
+/// Reasons and messages of the policy's Accepted and ResolvedRefs, at a time.
+fn policy_at(world: &mut World, now: i64) -> Vec<(String, String)> {
+    world.translator.set_time(now);
+    world.settle();
+    let Some(Status::Policy(ancestors)) = world.status(&key(Kind::BackendTlsPolicy, "default", "p")) else {
+        panic!("no status");
+    };
+    ancestors[0].conditions.iter().map(|c| (c.reason.clone(), c.message.clone())).collect()
+}
+
+#[test]
+fn an_authority_is_one_in_its_time_only_and_that_is_told_when_the_time_passes() {
+    let mut world = policy_world(&for_the_thirties().0);
+    let reasons = |found: &[(String, String)]| [found[0].0.clone(), found[1].0.clone()];
+    let refused = ["NoValidCACertificate", "InvalidCACertificateRef"];
+    let early = policy_at(&mut world, Y2030 - 1);
+    assert_eq!(reasons(&early), refused);
+    assert!(early[1].1.contains("every certificate of ca.crt is not valid yet"), "{early:?}");
+    assert_eq!(world.translator.next_turn(), Some(Y2030));
+    for now in [Y2030, Y2040] {
+        assert_eq!(reasons(&policy_at(&mut world, now)), ["Accepted", "ResolvedRefs"]);
+        assert_eq!(world.translator.next_turn(), Some(Y2040 + 1));
+    }
+    let late = policy_at(&mut world, Y2040 + 1);
+    assert_eq!(reasons(&late), refused);
+    assert!(late[1].1.contains("every certificate of ca.crt has expired"), "{late:?}");
+    assert_eq!(world.translator.next_turn(), None);
+    // A clock that was wrong and is set right.
+    assert_eq!(reasons(&policy_at(&mut world, Y2030)), ["Accepted", "ResolvedRefs"]);
+}
+
+#[test]
+fn one_authority_in_its_time_among_others_is_enough() {
+    let (always, _) = world::certificate(&["b.example.com"]);
+    let mut world = policy_world(&format!("{}{always}", for_the_thirties().0));
+    assert_eq!(policy_at(&mut world, Y2040 + 1)[0].0, "Accepted");
+}
+
+#[test]
+fn a_certificate_out_of_its_time_is_shown_and_told_of() {
+    let (certificate, private) = for_the_thirties();
+    let mut world = World::new();
+    world.translator.set_time(Y2030);
+    let mut world = showing_in(world, &certificate, &private);
+    let told = |world: &World| world.told.iter().filter(|one| one.reason == "CertificateOutOfTime").count();
+    let said_of = |world: &World| resolved_refs(world).map(|c| (c.status, c.reason, c.message));
+    let holds = |message: &str| (ConditionStatus::True, "ResolvedRefs".to_owned(), message.to_owned());
+    let [of_listener, of_gateway] =
+        ["All references are resolved", "No listener has a reference that is not resolved"];
+    assert_eq!(said_of(&world), [of_listener, of_gateway].map(|all| holds(&format!("{all}."))));
+    assert_eq!(told(&world), 0);
+    for (told_by_then, now, fault) in [(2, Y2040 + 1, "has expired"), (4, Y2030 - 1, "is not valid yet")] {
+        world.translator.set_time(now);
+        world.settle();
+        let but = format!(", but the certificate of Secret default/c {fault}.");
+        assert_eq!(said_of(&world), [of_listener, of_gateway].map(|all| holds(&format!("{all}{but}"))));
+        // The listener's and the one for backends.
+        assert_eq!(told(&world), told_by_then, "{:?}", world.told);
+    }
+    // A certificate that takes its place.
+    let (always, private) = world::certificate(&["b.example.com"]);
+    world.put(secret(&always, &private));
+    world.settle();
+    assert_eq!(said_of(&world)[0], holds(&format!("{of_listener}.")));
+    assert_ne!(world.translator.next_turn(), Some(Y2030), "nobody shows the old one");
 }

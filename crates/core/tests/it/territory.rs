@@ -171,3 +171,35 @@ fn one_more_gateway_among_many_at_one_address_looks_at_none_of_them() {
     let output = world.step(std::slice::from_ref(&last));
     assert_eq!(output.looked_at, 1);
 }
+
+/// The API has an HTTPRoute and a GRPCRoute exclude each other on one listener. Equal listeners of two Gateways are two: both
+/// routes are served, a call by the rule that says more of its path, and both statuses say so.
+#[test]
+fn routes_of_both_kinds_on_equal_listeners_of_two_gateways_are_both_served() {
+    let mut world = world(&["one", "two"]);
+    world.put(gateway("one", 1, &[listener("l", 80, "HTTP", None)]));
+    world.put(gateway("two", 2, &[listener("l", 80, "HTTP", None)]));
+    let route = |kind: &str, gateway: &str, rule: Value| {
+        json!({"kind": kind, "metadata": {"namespace": "default", "name": "r", "generation": 1},
+            "spec": {"parentRefs": [{"name": gateway}], "hostnames": ["a.example.com"], "rules": [rule]}})
+    };
+    let backends = json!([{"name": "s", "port": 80}]);
+    world.put(route("HTTPRoute", "one", json!({"backendRefs": backends})));
+    let call = json!({"matches": [{"method": {"service": "a.B"}}], "backendRefs": backends});
+    world.put(route("GRPCRoute", "two", call.clone()));
+    world.settle();
+    let accepted = |world: &World, kind| match world.status(&key(kind, "default", "r")) {
+        Some(Status::Route(parents)) => {
+            parents[0].conditions.iter().any(|c| c.type_ == "Accepted" && c.is_true())
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([Kind::HttpRoute, Kind::GrpcRoute].map(|kind| accepted(&world, kind)), [true, true]);
+    for key in ["httproute/default/r", "grpcroute/default/r"] {
+        assert!(world.resource(key).is_some(), "{key}");
+    }
+    // On one and the same listener only the first is.
+    world.put(route("GRPCRoute", "one", call));
+    world.settle();
+    assert_eq!([Kind::HttpRoute, Kind::GrpcRoute].map(|kind| accepted(&world, kind)), [true, false]);
+}

@@ -22,7 +22,8 @@ fn page() -> String {
 
 Every bound that the data plane holds, with its default, what may be set, and the field that sets it: below `spec` of a
 `GatewayParameters` for what faces clients, of a `BackendPolicy` for what faces endpoints ([parameters.md](parameters.md)). The table
-is made from `model::limits`; a limit that is not here does not exist.
+is made from `model::limits`; a limit that is not here does not exist. A duration whose range begins with 0 says what `0s` means; the
+others refuse it.
 
 | limit | default | range | `GatewayParameters` | `BackendPolicy` | what it bounds | where the number comes from |
 |---|---|---|---|---|---|---|

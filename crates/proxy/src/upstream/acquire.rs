@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use weir_model::resource::BackendProtocol;
-use weir_model::table::BackendState;
+use weir_model::table::{BackendState, CompiledListener};
 
 use super::balance::{InFlight, Tried, choose, failed};
 use super::connect::connect;
@@ -53,12 +53,13 @@ pub(crate) struct Want<'a> {
 /// What a connection is to carry. Whether it is encrypted is for the backend's policy to say, not for who wants it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Speaks<'a> {
-    /// Requests, in the version that the backend speaks; the certificate (a key) is shown to backends that ask for one.
-    Http(Option<&'a str>),
+    /// Requests, in the version that the backend speaks. The Gateway of the listener that they came through may have a
+    /// certificate for backends that ask for one.
+    Http(Option<&'a CompiledListener>),
     /// Requests in HTTP/2, whatever the backend says of itself; the same.
-    Http2(Option<&'a str>),
+    Http2(Option<&'a CompiledListener>),
     /// Bytes; the same.
-    Bytes(Option<&'a str>),
+    Bytes(Option<&'a CompiledListener>),
     /// A client's TLS, as it is.
     ClientsTls,
 }
@@ -69,15 +70,35 @@ pub(crate) async fn acquire(
     want: &Want<'_>,
     tried: &mut Tried,
 ) -> Result<Acquired, Failure> {
+    match begin(worker, want, tried)? {
+        Begun::Kept(acquired) => Ok(acquired),
+        Begun::Search(first) => Box::pin(search(worker, want, tried, first)).await,
+    }
+}
+
+/// What a search comes to without a wait.
+pub(crate) enum Begun {
+    /// A kept connection: what nearly every request gets.
+    Kept(Acquired),
+    Search(First),
+}
+
+/// A first choice that needs more than a look, to go on from.
+pub(crate) struct First {
+    way: Way,
+    choice: Option<Choice>,
+}
+
+/// Begins to find a connection. Apart, so that a request which finds a kept one does not carry all the rest with it.
+pub(crate) fn begin(worker: &Rc<Worker>, want: &Want<'_>, tried: &Tried) -> Result<Begun, Failure> {
     let way = want.way(worker)?;
-    match want.choose(worker, &way, tried) {
+    Ok(match want.choose(worker, &way, tried) {
         Some(Choice { in_flight, taken: Some(Taken::Kept(socket, busy)) }) => {
             worker.metrics.upstream_reuses.add(1);
-            Ok(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
+            Begun::Kept(Acquired { socket, in_flight, busy: Some(busy), reused: true, failed_tries: 0 })
         }
-        // Apart, so that a request which finds a kept connection does not carry all the rest with it.
-        first => Box::pin(search(worker, want, way, tried, first)).await,
-    }
+        choice => Begun::Search(First { way, choice }),
+    })
 }
 
 /// How a backend is spoken to.
@@ -109,7 +130,11 @@ impl Want<'_> {
         let inside = self.inside(settings.protocol);
         let tls = match (&settings.tls, self.speaks) {
             (None, _) | (_, Speaks::ClientsTls) => None,
-            (Some(policy), Speaks::Http(ours) | Speaks::Http2(ours) | Speaks::Bytes(ours)) => {
+            (Some(policy), Speaks::Http(listener) | Speaks::Http2(listener) | Speaks::Bytes(listener)) => {
+                // The certificate of now: while the request waited it may have been replaced, and the old one is gone then.
+                let snapshot = worker.snapshot();
+                let listener = listener.map(|then| snapshot.listener(&then.key).map_or(then, Arc::as_ref));
+                let ours = listener.and_then(CompiledListener::backend_client_certificate);
                 Some(worker.upstream_tls(policy, inside, ours)?)
             }
         };
@@ -135,12 +160,11 @@ impl Want<'_> {
 }
 
 /// Goes on from a first choice until there is a connection, or an end to it.
-async fn search(
+pub(crate) async fn search(
     worker: &Rc<Worker>,
     want: &Want<'_>,
-    way: Way,
     tried: &mut Tried,
-    mut first: Option<Choice>,
+    First { way, choice: mut first }: First,
 ) -> Result<Acquired, Failure> {
     let tls = &way.tls;
     let Want { backend, deadline, attempts, .. } = *want;

@@ -264,6 +264,30 @@ fn process_with_closed_windows() {
     }
 }
 
+/// It opens its window little by little, and takes much longer for what was read at once than a client may stand still.
+#[test]
+fn a_client_that_reads_slowly_is_not_given_up() {
+    const PIECE_BYTES: usize = 1000;
+    let origin = Origin::named(&"x".repeat(20 * PIECE_BYTES));
+    let limits = Limits { body_write_timeout: Duration::from_millis(600), ..Limits::default() };
+    let world = World::with(&origin, with_limits(limits));
+    let mut peer = world.client();
+    peer.send(hello(&[(4, PIECE_BYTES as u32)]));
+    peer.ask(1);
+    let mut taken = 0;
+    while taken < 20 * PIECE_BYTES {
+        let (kind, _, _, payload) = peer.frame().expect("the connection stays");
+        assert_ne!(kind, RST_STREAM, "after {taken} bytes");
+        if kind == DATA {
+            taken += payload.len();
+            // As slow as it may be: the pace is what is tested.
+            std::thread::sleep(Duration::from_millis(100));
+            peer.send(frame(WINDOW_UPDATE, 0, 1, &(payload.len() as u32).to_be_bytes()));
+        }
+    }
+    assert_eq!(world.failures("client_stalled"), 0);
+}
+
 /// The window of the connection, instead of those of the streams.
 #[test]
 fn a_client_that_reads_nothing_at_all_is_given_up() {

@@ -463,6 +463,28 @@ fn impatient() -> Limits {
     }
 }
 
+/// `GRPCRoute` has no time-outs: a stream that is quiet both ways, before and after its answer began, is a stream.
+#[test]
+fn a_quiet_call_of_grpc_is_not_ended_by_the_time_outs_of_bodies() {
+    let origin = Http2Origin::start(|_, mut respond| async move {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.send_data("a".into(), false).unwrap();
+        tokio::time::sleep(5 * SHORT).await;
+        stream.send_data("b".into(), false).unwrap();
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+    });
+    let world = World::to_http2_with(&origin, with_limits(impatient()));
+    in_time(async {
+        let mut client = Http2Client::connect(world.address).await;
+        let (response, _request) = client.begin(call("/a.B/C"), false).await;
+        let answer = whole(response.await.unwrap()).await;
+        assert_eq!(answer.trailer("grpc-status"), Some("0"));
+        assert_eq!(answer.body, b"ab");
+    });
+}
+
 /// `timeouts`: the zero duration disables the time-out completely.
 #[test]
 fn a_request_whose_rule_wants_no_time_out_has_none() {

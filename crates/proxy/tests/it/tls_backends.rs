@@ -392,3 +392,51 @@ fn a_request_that_is_tried_again_after_a_rotation_goes_on_with_what_it_was_given
     world.update(Update { removals: vec!["cabundle/next".into()], ..Update::default() });
     assert_eq!(world.client().get("/").status, 500);
 }
+
+#[test]
+fn a_request_that_waits_shows_the_gateways_certificate_of_now() {
+    let (rotated, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let (before, now) = (clients.sign(&["before.example"]), clients.sign(&["now.example"]));
+    let expected = now.chain[0].clone();
+    let origin = secure_origin(servers.sign(&["a.example"]).server(Some(&clients)), move |peer| {
+        while peer.request().is_some() {
+            // The first connection is gone after its answer, so that another is needed.
+            if peer.index == 0 {
+                wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                peer.send("HTTP/1.1 503 Later\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+            peer.send(ok(if peer.peer_certificate() == expected { "now" } else { "before" }));
+        }
+    });
+    let world = World::start(ProxyConfig { workers: Some(1), ..ProxyConfig::default() });
+    let with_certificate = |name: &str| {
+        let mut listener = listener(world.address.ip(), world.address.port());
+        if let Some(Body::Listener(Listener { backend_client_certificate, .. })) = &mut listener.body {
+            *backend_client_certificate = format!("certificate/{name}");
+        }
+        listener
+    };
+    let retry = Retry { codes: vec![503], attempts: 1, backoff_ms: 1 };
+    let mut resources = vec![servers.bundle("ca"), before.resource("before"), with_certificate("before")];
+    resources.push(with_policy("b0", Some(policy("a.example"))));
+    resources.push(endpoints("b0", &[origin.address]));
+    resources
+        .push(world.route("r", HttpRule { backends: vec![to("b0", 1)], retry: Some(retry), ..rule("/") }));
+    assert_eq!(world.apply(resources).rejected, []);
+    let mut client = world.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request is there", || origin.requests() == 1);
+    let applied = world.update(Update {
+        upserts: vec![now.resource("now"), with_certificate("now")],
+        removals: vec!["certificate/before".into()],
+        ..Update::default()
+    });
+    assert_eq!(applied.rejected, []);
+    world.apply(backend("other", &[]).to_vec());
+    rotated.send(()).unwrap();
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "now"));
+}

@@ -146,8 +146,6 @@ fn private(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 

@@ -187,7 +187,7 @@ impl Link {
             if started.elapsed() > LONGEST_WAIT {
                 backoff.reset();
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 

@@ -267,3 +267,71 @@ fn a_directory_that_is_not_there_is_said_at_once() {
     let done = finish(clean_command(WEIR, home.path()).arg("serve").arg("-f").arg(&missing));
     assert!(done.refused().contains("missing"), "{done:?}");
 }
+
+/// The private key in PKCS#8 of version 1 (RFC 8410 section 7), which does not say which public key is its own.
+fn without_public_half(key: &rcgen::KeyPair) -> String {
+    const HEAD: &[u8] = &[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    let whole = key.serialize_der();
+    let at = whole.windows(4).position(|part| part == [4, 0x22, 4, 0x20]).expect("the seed") + 4;
+    let short = k8s_openapi::ByteString([HEAD, &whole[at..at + 32]].concat());
+    let base64 = serde_json::to_value(short).expect("a string");
+    let mark = |word: &str| format!("-----{word} PRIVATE KEY-----\n");
+    format!("{}{}\n{}", mark("BEGIN"), base64.as_str().expect("a string"), mark("END"))
+}
+
+#[test]
+fn validate_judges_certificates_as_the_data_plane_does() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let directory = home.path();
+    let validate = || finish(clean_command(WEIR, directory).arg("validate").arg("-f").arg(directory));
+    let generate = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let (own, other) = (generate(), generate());
+    let certificate = |expired: bool| {
+        let mut parameters = rcgen::CertificateParams::new(vec!["a.example.com".to_owned()]).expect("names");
+        if expired {
+            parameters.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        }
+        parameters.self_signed(&own).expect("a certificate").pem()
+    };
+    let indented = |pem: &str| pem.trim().replace('\n', "\n    ");
+    let secret = |key: &rcgen::KeyPair| {
+        let (chain, key) = (indented(&certificate(false)), indented(&without_public_half(key)));
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: c, namespace: default}}\ntype: kubernetes.io/tls\n\
+             stringData:\n  tls.crt: |\n    {chain}\n  tls.key: |\n    {key}\n"
+        )
+    };
+    let listener = "{name: s, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}";
+    let plain = gateway(8080);
+    let secure = plain.replace("listeners: [", &format!("listeners: [{listener}, "));
+    assert_ne!(plain, secure);
+    write(directory, "gateway.yaml", &secure);
+    write(directory, "services.yaml", &services(&Backends { ports: vec![9001] }));
+    write(directory, "route.yaml", &route(&[("one", 1)]));
+    write(directory, "secret.yaml", &secret(&own));
+    validate().ok();
+    // Neither file says whose key it is: only trying shows it.
+    write(directory, "secret.yaml", &secret(&other));
+    let said = validate().refused();
+    assert!(said.contains("gateway.yaml:") && said.contains("InvalidCertificateRef"), "{said}");
+    assert!(said.contains("Secret default/c cannot be used"), "{said}");
+    assert!(!said.contains("is not that of"), "seen without trying: {said}");
+    write(directory, "secret.yaml", &secret(&own));
+
+    let policy = |authority: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca, namespace: default}}\ndata:\n  ca.crt: |\n    {}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: p, namespace: default}}\n\
+             spec:\n  targetRefs: [{{group: '', kind: Service, name: one}}]\n  validation:\n    hostname: a.example.com\n    \
+             caCertificateRefs: [{{group: '', kind: ConfigMap, name: ca}}]\n",
+            indented(authority)
+        )
+    };
+    write(directory, "policy.yaml", &policy(&certificate(false)));
+    validate().ok();
+    write(directory, "policy.yaml", &policy(&certificate(true)));
+    let said = validate().refused();
+    for part in ["policy.yaml:", "NoValidCACertificate", "InvalidCACertificateRef", "has expired"] {
+        assert!(said.contains(part), "`{part}` is not in\n{said}");
+    }
+}

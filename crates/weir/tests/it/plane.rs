@@ -172,7 +172,11 @@ struct Controller {
 impl Controller {
     fn send(&mut self, cluster: &Cluster, update: Update) -> u64 {
         self.sequence += 1;
-        let versions = vec![KindVersion { kind: "HTTPRoute".to_owned(), resource_version: "7".to_owned(), changed: "7".to_owned() }];
+        let versions = vec![KindVersion {
+            kind: "HTTPRoute".to_owned(),
+            resource_version: "7".to_owned(),
+            changed: "7".to_owned(),
+        }];
         let update = Update { sequence: self.sequence, settled: true, versions, ..update };
         cluster.runtime.block_on(self.updates.send(update)).expect("it is taken");
         self.sequence

@@ -229,7 +229,7 @@ fn an_edit_costs_the_same_among_a_hundred_routes_and_among_ten_thousand() {
 /// One random edit.
 #[derive(Clone, Debug)]
 enum Edit {
-    Put(Resource),
+    Put(Box<Resource>),
     Remove(String),
     /// Everything that there is, as after a restart of the source.
     Full,
@@ -250,7 +250,7 @@ fn edits() -> impl Strategy<Value = Vec<Vec<Edit>>> {
         name().prop_map(authority),
     ];
     let edit = prop_oneof![
-        8 => put.clone().prop_map(Edit::Put),
+        8 => put.clone().prop_map(|resource| Edit::Put(Box::new(resource))),
         4 => put.prop_map(|resource| Edit::Remove(resource.key().to_owned())),
         1 => Just(Edit::Full),
     ];
@@ -320,10 +320,10 @@ proptest! {
             for edit in step {
                 match edit {
                     Edit::Put(resource) => {
-                        all.insert(resource.key().to_owned(), resource.clone());
+                        all.insert(resource.key().to_owned(), (*resource).clone());
                         update.removals.retain(|key| key != resource.key());
                         update.upserts.retain(|other| other.key() != resource.key());
-                        update.upserts.push(resource);
+                        update.upserts.push(*resource);
                     }
                     Edit::Remove(key) => {
                         all.remove(&key);

@@ -320,7 +320,7 @@ impl Table {
             trouble.repairs.reset();
         }
         trouble.last_repair = Some(now);
-        let at = now + trouble.repairs.next();
+        let at = now + trouble.repairs.next_wait();
         trouble.until = Some(at);
         at
     }
@@ -369,7 +369,7 @@ impl Table {
         let trouble = self.troubles.entry(id.clone()).or_default();
         trouble.attempts =
             if is_final { trouble.attempts.max(QUIET_FAILURES) + 1 } else { trouble.attempts + 1 };
-        let wait = if is_final { RETRY_CAP } else { trouble.backoff.next() };
+        let wait = if is_final { RETRY_CAP } else { trouble.backoff.next_wait() };
         trouble.until = Some(now + wait);
         let is_news = trouble.attempts > QUIET_FAILURES && trouble.message != message;
         trouble.message = message;

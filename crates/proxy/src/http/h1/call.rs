@@ -67,14 +67,14 @@ impl Call {
         let mut tried = Tried::new();
         let (mut fresh, mut repeats) = (false, 0);
         loop {
-            let ours = self.listener.backend_client_certificate();
+            let through = Some(self.listener.as_ref());
             let want = Want {
                 backend: &self.backend,
                 deadline: Some(self.deadline),
                 preferred: None,
                 attempts: worker.limits(&self.backend).retry_attempts,
                 fresh,
-                speaks: if self.http2 { Speaks::Http2(ours) } else { Speaks::Http(ours) },
+                speaks: if self.http2 { Speaks::Http2(through) } else { Speaks::Http(through) },
             };
             let acquired = acquire(worker, &want, &mut tried).await?;
             let mut conversation = Conversation::new(acquired, self.request.clone());

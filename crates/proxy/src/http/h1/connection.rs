@@ -258,7 +258,9 @@ impl Connection {
                     Decision::Answer { out, keep_alive } => {
                         return Box::pin(self.say(out, keep_alive, &mut record)).await;
                     }
-                    Decision::Forward(forward) => return self.forward(forward, &mut record, &worker).await,
+                    Decision::Forward(mut forward) => {
+                        return self.forward(&mut forward, &mut record, &worker).await;
+                    }
                 }
             }
             match poll_fn(|cx| self.poll_bytes(cx, &worker, began, first_byte)).await {

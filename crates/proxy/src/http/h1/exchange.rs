@@ -12,7 +12,6 @@ use weir_codec::body::{BodyError, BodyLimits, BodyScan, Form, Framing};
 use weir_codec::field::{FieldStore, Known, KnownSet};
 use weir_codec::head::{HeadError, HeadScan, ResponseHead, Version};
 use weir_codec::rewrite::{self, CameBy, Delimiting, field};
-use weir_model::limits::Limits;
 
 use super::answer::millis;
 use super::connection::{Connection, Next};
@@ -78,6 +77,7 @@ pub(super) struct Exchange {
 
 impl Connection {
     /// A whole response went down.
+    #[inline]
     pub(super) fn conclude(
         &mut self,
         exchange: Exchange,
@@ -166,7 +166,7 @@ impl Connection {
     pub(super) fn may_be_answered(&mut self, exchange: &Exchange) -> bool {
         match exchange.phase {
             Phase::Head => true,
-            Phase::Body => self.to_client.retract(exchange.head_begins),
+            Phase::Body => self.to_client.retract(exchange.head_begins, &self.answer),
             Phase::Tunnel { .. } => false,
         }
     }
@@ -242,15 +242,16 @@ impl Exchange {
             return Poll::Ready(outcome);
         }
         let now = worker.clock.now();
+        // Twice, as what is written leaves the buffer too.
         let moved = connection.to_endpoint.written()
-            + connection.to_client.written()
+            + 2 * connection.to_client.written()
             + connection.answer.bytes().len() as u64;
         if moved != self.moved {
             self.moved = moved;
             self.moved_at = now;
         }
         let leave_at = connection.down.registered.presence.leave_at.get();
-        let at = self.wait_until(forward, &connection.terms.limits, worker);
+        let at = self.wait_until(forward, connection, worker);
         connection.deadline.set(leave_at.map_or(at, |leave_at| leave_at.min(at)));
         ready!(connection.deadline.poll(cx, &worker.clock));
         if leave_at.is_some_and(|leave_at| leave_at < at) && !matches!(self.phase, Phase::Tunnel { .. }) {
@@ -443,7 +444,12 @@ impl Exchange {
         };
         let read =
             connection.answer_scan.response(connection.answer.bytes(), forward.asked, limits, &mut store);
-        let Some((head, length)) = read.map_err(Failure::UpstreamHead)? else { return Ok(false) };
+        // Looked at where it is: a head is too large to be moved.
+        let (head, length) = match &read {
+            Ok(Some((head, length))) => (head, *length),
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(Failure::UpstreamHead(*error)),
+        };
         connection.answer_scan = HeadScan::default();
         if head.is_interim() {
             self.interim += 1;
@@ -451,7 +457,7 @@ impl Exchange {
                 return Err(Failure::UpstreamHead(HeadError::TooLarge));
             }
             if forward.version == Version::Http11 {
-                rewrite::interim(&head, connection.to_client.out_mut());
+                rewrite::interim(head, connection.to_client.out_mut());
             }
             connection.answer.consume(length);
             return Ok(true);
@@ -481,7 +487,7 @@ impl Exchange {
         record.upstream_latency = Some(latency);
         self.head_begins = connection.to_client.end();
         let told = Told { keep_alive: self.keep_alive, delimiting, sealer: &connection.terms.sealer };
-        write_head(&head, told, forward, record, worker, connection.to_client.out_mut());
+        write_head(head, told, forward, record, worker, connection.to_client.out_mut());
         connection.answer.consume(length);
         self.begin_body(framing, delimiting, forward, connection, worker);
         Ok(true)
@@ -535,12 +541,15 @@ impl Exchange {
     }
 
     /// How long nothing may happen.
-    fn wait_until(&self, forward: &Forward, client: &Limits, worker: &Worker) -> Moment {
-        let limits = forward.limits(worker);
+    fn wait_until(&self, forward: &Forward, connection: &Connection, worker: &Worker) -> Moment {
+        let (limits, client) = (forward.limits(worker), &connection.terms.limits);
         let bounds = [self.deadline, forward.deadline].into_iter().flatten().min();
         // The rule wants no time-out: only what bounds every stream holds.
         let endless = bounds.is_some_and(Moment::is_never);
-        let quiet_for = |usual: Duration| if endless { usual.max(limits.tunnel_idle_timeout) } else { usual };
+        let long = |usual: Duration| usual.max(limits.tunnel_idle_timeout);
+        // A call of gRPC may be a stream that has nothing to say, either way. Whether its client still lives is asked by PINGs.
+        let is_call = forward.grpc && connection.client.as_stream().is_some();
+        let quiet_for = |usual: Duration| if endless || is_call { long(usual) } else { usual };
         let up = match self.up_waiting {
             Waiting::ForSource => quiet_for(client.body_read_timeout),
             Waiting::ForSink => limits.body_write_timeout,
@@ -558,7 +567,8 @@ impl Exchange {
                 {
                     return bound;
                 }
-                _ => quiet_for(limits.upstream_response_timeout),
+                _ if endless => long(limits.upstream_response_timeout),
+                _ => limits.upstream_response_timeout,
             },
             Phase::Body if self.sending => up.max(down),
             Phase::Body => down,

@@ -1,7 +1,8 @@
 //! One direction of an exchange: bytes from one socket to another, with what stands before, between and after them.
 //!
 //! A pipe holds at most one read buffer of bytes and reads no more before they are written: that is the
-//! back-pressure. What is small goes out together with the head in one plain send; what is larger in one vectored write.
+//! back-pressure. A head goes out together with what is there of its body in one plain send: the body is copied behind it where
+//! it is small, else the head before the body, into the room that its buffer has for that.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
@@ -107,8 +108,8 @@ impl Pipe {
 
     /// Keeps what is sent, up to `bytes` of body, for [`Self::rewind`].
     pub(crate) fn keep_for_replay(&mut self, bytes: usize) {
-        // What is kept already stays within the bound of the first try.
-        if self.replay_bytes == 0 {
+        // What is kept already stays within the bound of the first try; what was too much for it is passed on once.
+        if self.replay_bytes == 0 && self.pass == 0 {
             self.replay_bytes = self.out.len() + bytes;
         }
     }
@@ -173,12 +174,18 @@ impl Pipe {
         self.written + (self.out.len() - self.out_at) as u64
     }
 
-    /// Takes back everything from `begin` (as [`Self::end`] gave it) on. False if some of it was written.
-    pub(crate) fn retract(&mut self, begin: u64) -> bool {
+    /// Takes back everything from `begin` (as [`Self::end`] gave it) on. False if some of it was written. What `input` holds is
+    /// wanted no more.
+    pub(crate) fn retract(&mut self, begin: u64, input: &ReadBuffer) -> bool {
         let Some(before) = begin.checked_sub(self.written).and_then(|before| usize::try_from(before).ok())
         else {
             return false;
         };
+        if self.out_at == self.out.len() {
+            // It went before the body, see `put_out_before`.
+            let moved = self.pass.min(before);
+            self.out.extend_from_slice(&input.bytes()[..moved]);
+        }
         self.out.truncate(self.out_at + before);
         self.pass = 0;
         self.tail = b"";
@@ -312,6 +319,9 @@ impl Pipe {
         input: &mut ReadBuffer,
         sink: &mut Socket,
     ) -> Poll<io::Result<()>> {
+        if self.pass > 0 {
+            self.put_out_before(input);
+        }
         while self.has_output() {
             let out = &self.out[self.out_at..];
             let wrote = if self.pass == 0 && self.tail.is_empty() {
@@ -340,6 +350,16 @@ impl Pipe {
         sink.poll_flush(cx)
     }
 
+    /// Puts what goes out first before the passed bytes, in their buffer, so that both leave in one plain send.
+    fn put_out_before(&mut self, input: &mut ReadBuffer) {
+        let out = &self.out[self.out_at..];
+        if !out.is_empty() && self.replay_bytes == 0 && input.put_before(out) {
+            self.pass += out.len();
+            self.out.clear();
+            self.out_at = 0;
+        }
+    }
+
     fn advance(&mut self, count: usize, input: &mut ReadBuffer) {
         self.written += count as u64;
         let from_out = count.min(self.out.len() - self.out_at);
@@ -348,5 +368,58 @@ impl Pipe {
         input.consume(from_input);
         self.pass -= from_input;
         self.tail = &self.tail[(count - from_out - from_input).min(self.tail.len())..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_codec::body::{BodyLimits, Form, Framing};
+
+    use super::*;
+
+    const BODY: [u8; 2 * JOIN_BYTES] = [b'b'; 2 * JOIN_BYTES];
+
+    /// A pipe whose head went before the body in its buffer, and nothing was written of either yet.
+    fn loaded(out: &[u8], keeps: Option<usize>, input: &mut ReadBuffer) -> Pipe {
+        let limits = BodyLimits { extension_bytes: 0, trailer_bytes: 0 };
+        let scan = BodyScan::new(Framing::Length(2 * BODY.len() as u64), Form::AsSent, limits);
+        let mut pipe = Pipe::new(out.to_vec(), scan, false);
+        if let Some(bytes) = keeps {
+            pipe.keep_for_replay(bytes);
+        }
+        assert!(pipe.load(input).unwrap());
+        pipe.put_out_before(input);
+        assert_eq!(pipe.pass, out.len() + BODY.len());
+        pipe
+    }
+
+    #[test]
+    fn a_head_that_is_taken_back_leaves_what_goes_out_before_it_although_all_went_into_the_buffer_of_the_body()
+     {
+        let mut input = ReadBuffer::holding(&BODY, &Buffers::default());
+        let mut pipe = loaded(b"interim head", None, &mut input);
+        pipe.advance(3, &mut input);
+        assert!(pipe.retract(8, &input));
+        input.consume(usize::MAX);
+        assert_eq!(pipe.take_unsent(), b"erim ");
+    }
+
+    #[test]
+    fn a_head_of_which_some_was_written_is_not_taken_back() {
+        let mut input = ReadBuffer::holding(&BODY, &Buffers::default());
+        let mut pipe = loaded(b"interim head", None, &mut input);
+        pipe.advance(9, &mut input);
+        assert!(!pipe.retract(8, &input));
+    }
+
+    #[test]
+    fn what_was_passed_on_and_not_kept_is_not_sent_again_by_a_later_try() {
+        let mut input = ReadBuffer::holding(&BODY, &Buffers::default());
+        let mut pipe = loaded(b"head", Some(JOIN_BYTES), &mut input);
+        assert!(pipe.rewind(), "nothing has left");
+        pipe.keep_for_replay(JOIN_BYTES);
+        assert!(pipe.can_rewind());
+        pipe.advance(100, &mut input);
+        assert!(!pipe.can_rewind(), "the head is gone, and nobody has it any more");
     }
 }

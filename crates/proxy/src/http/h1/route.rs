@@ -147,10 +147,13 @@ pub(super) fn decide(
 ) -> Decision {
     let mut store = FieldStore::new();
     let limits = &connection.terms.head_limits;
-    let (head, length) = match connection.scan.request(connection.input.bytes(), limits, &mut store) {
-        Ok(Some(read)) => read,
+    // Looked at where it is: a head is too large to be moved.
+    let read = connection.scan.request(connection.input.bytes(), limits, &mut store);
+    let (head, length) = match &read {
+        Ok(Some((head, length))) => (head, *length),
         Ok(None) => return Decision::Wait,
         Err(error) => {
+            let error = *error;
             let foreign = error == HeadError::Version && !speaks_http(connection.input.bytes());
             let failure = if foreign { Failure::NotHttp } else { Failure::Head(error) };
             return refuse(connection, worker, failure, record);
@@ -164,12 +167,12 @@ pub(super) fn decide(
             && !worker.is_retiring()
             && served < connection.terms.limits.requests_per_connection,
         expects_continue: head.expect_continue,
-        grpc: is_grpc(&head),
+        grpc: is_grpc(head),
     };
     let mut paths = worker.paths.borrow_mut();
     let mut out = worker.buffers.out();
     let mut walk = None;
-    let result = route(connection, worker, &head, &mut paths, &mut out, record, &mut walk);
+    let result = route(connection, worker, head, &mut paths, &mut out, record, &mut walk);
     drop(paths);
     let kept = match &result {
         Ok(Routed::Ask { .. }) => connection.input.bytes()[..length].to_vec(),
@@ -686,25 +689,26 @@ fn made_id(connection: &Connection, worker: &Worker, fields: &Fields<'_, '_>) ->
         return SmallVec::from_slice(given);
     }
     let mut id = [0; 32];
-    for (half, number) in id.chunks_exact_mut(16).zip([worker.random(), worker.random()]) {
-        for (digits, byte) in half.chunks_exact_mut(2).zip(number.to_be_bytes()) {
-            digits.copy_from_slice(&HEXADECIMAL[usize::from(byte)]);
-        }
+    for (half, number) in id.as_chunks_mut::<16>().0.iter_mut().zip([worker.random(), worker.random()]) {
+        let (high, low) = half.split_at_mut(8);
+        high.copy_from_slice(&hexadecimal((number >> 32) as u32));
+        low.copy_from_slice(&hexadecimal(number as u32));
     }
     SmallVec::from_slice(&id)
 }
 
-/// Both digits of every octet.
-const HEXADECIMAL: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut all = [[0; 2]; 256];
-    let mut octet = 0;
-    while octet < 256 {
-        all[octet] = [digits[octet >> 4], digits[octet & 15]];
-        octet += 1;
-    }
-    all
-};
+/// The eight digits of a number, all at once: its halves, then their halves, and so on are moved apart until each octet has
+/// one digit's value.
+fn hexadecimal(number: u32) -> [u8; 8] {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & (ONES * 0x0f);
+    // From ten on six more than sixteen.
+    let letters = (digits + ONES * 6) >> 4 & ONES;
+    (digits + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
 
 fn text(connection: &Connection, head: &RequestHead<'_, '_>) -> RequestText {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -729,6 +733,19 @@ impl Headers for HeadHeaders<'_, '_, '_> {
     fn each(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
         for value in self.0.named(name.as_bytes()) {
             visit(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hexadecimal;
+
+    #[test]
+    fn eight_digits_are_what_the_standard_library_writes() {
+        let odd = (0..32).map(|bit| 0x9e37_79b9_u32.rotate_left(bit));
+        for number in odd.chain([0, 1, 9, 10, 15, 16, 0x0123_4567, 0x89ab_cdef, u32::MAX]) {
+            assert_eq!(hexadecimal(number), *format!("{number:08x}").as_bytes());
         }
     }
 }

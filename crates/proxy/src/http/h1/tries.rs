@@ -21,37 +21,39 @@ use crate::error::Failure;
 use crate::record::RequestRecord;
 use crate::retry;
 use crate::session::Kept;
-use crate::upstream::acquire::{Acquired, Speaks, Want, acquire};
+use crate::upstream::acquire::{Acquired, Begun, First, Speaks, Want, begin, search};
 use crate::upstream::balance::{self, Tried};
 use crate::worker::Worker;
 
 impl Forward {
-    /// A connection for the request.
-    async fn acquire(
-        &self,
-        worker: &Rc<Worker>,
-        tried: &mut Tried,
-        fresh: bool,
-    ) -> Result<Acquired, Failure> {
+    /// The connection that the request wants.
+    fn want<'a>(&'a self, worker: &'a Worker, fresh: bool) -> Result<Want<'a>, Failure> {
         let kept_at = |extras: &Extras| extras.session.as_ref().and_then(Kept::endpoint);
         let backend = self.state().ok_or(Failure::InvalidBackend)?;
-        let certificate = self.listener.as_ref().and_then(|listener| listener.backend_client_certificate());
-        let limits = self.limits(worker);
-        let want = Want {
+        Ok(Want {
             backend,
             deadline: self.deadline,
             preferred: self.extras.as_deref().and_then(kept_at),
             // A rule that says how often to try means these tries too.
-            attempts: if self.rule.retry.is_some() { 0 } else { limits.retry_attempts },
+            attempts: if self.rule.retry.is_some() { 0 } else { self.limits(worker).retry_attempts },
             fresh,
-            speaks: Speaks::Http(certificate),
-        };
-        let acquired = acquire(worker, &want, tried).await?;
+            speaks: Speaks::Http(self.listener.as_deref()),
+        })
+    }
+
+    /// Goes on to find a connection for the request.
+    async fn search(
+        &self,
+        worker: &Rc<Worker>,
+        tried: &mut Tried,
+        fresh: bool,
+        first: First,
+    ) -> Result<Acquired, Failure> {
+        let acquired = search(worker, &self.want(worker, fresh)?, tried, first).await?;
         if self.web_socket
             && let Some(stream) = acquired.socket.as_stream()
         {
-            // Apart, so that other requests do not carry it with them.
-            Box::pin(stream.takes_web_sockets(worker)).await?;
+            stream.takes_web_sockets(worker).await?;
         }
         Ok(acquired)
     }
@@ -96,7 +98,7 @@ impl Connection {
     /// Gets a request its answer.
     pub(super) async fn forward(
         &mut self,
-        mut forward: Forward,
+        forward: &mut Forward,
         record: &mut RequestRecord,
         worker: &Rc<Worker>,
     ) -> Next {
@@ -108,20 +110,26 @@ impl Connection {
             budget.request(worker.clock.now().millis());
         }
         loop {
-            let mut acquired = match forward.acquire(worker, &mut tried, fresh).await {
+            let begun = forward.want(worker, fresh).and_then(|want| begin(worker, &want, &tried));
+            let acquired = match begun {
+                Ok(Begun::Kept(acquired)) => Ok(acquired),
+                Ok(Begun::Search(first)) => Box::pin(forward.search(worker, &mut tried, fresh, first)).await,
+                Err(failure) => Err(failure),
+            };
+            let mut acquired = match acquired {
                 Ok(acquired) => acquired,
                 Err(failure) if forward.wants_another_try(failure, &self.to_endpoint) => {
-                    match Box::pin(self.try_again(&mut forward, record, &mut tried, None)).await {
+                    match Box::pin(self.try_again(forward, record, &mut tried, None)).await {
                         Ok(()) => continue,
                         Err(failure) => {
                             let out = worker.buffers.out();
-                            return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                            return Box::pin(self.give_up(forward, record, failure, out)).await;
                         }
                     }
                 }
                 Err(failure) => {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             };
             record.retries += acquired.failed_tries;
@@ -130,37 +138,37 @@ impl Connection {
             if let Some(text) = &mut record.text {
                 text.endpoint = acquired.in_flight.endpoint().address.to_string();
             }
-            let mut exchange = Exchange::new(acquired, self, &mut forward, worker);
-            let outcome = poll_fn(|cx| exchange.poll(cx, self, &mut forward, record, worker)).await;
+            let mut exchange = Exchange::new(acquired, self, forward, worker);
+            let outcome = poll_fn(|cx| exchange.poll(cx, self, forward, record, worker)).await;
             let failure = match outcome {
-                Ok(()) => return self.conclude(exchange, &forward, record, worker),
+                Ok(()) => return self.conclude(exchange, forward, record, worker),
                 Err(failure) => failure,
             };
             if repeats <= forward.limits(worker).retry_attempts
-                && exchange.may_be_repeated(failure, self, &forward)
+                && exchange.may_be_repeated(failure, self, forward)
             {
                 record.retries += 1;
                 repeats += 1;
                 fresh = true;
                 self.abandon_answer(worker);
             } else if exchange.is_unanswered() && forward.wants_another_try(failure, &self.to_endpoint) {
-                exchange.note(failure, &forward, worker);
+                exchange.note(failure, forward, worker);
                 let endpoint = exchange.in_flight.endpoint().clone();
-                self.set_aside(exchange, &forward, worker);
+                self.set_aside(exchange, forward, worker);
                 fresh = false;
-                let again = self.try_again(&mut forward, record, &mut tried, Some(endpoint));
+                let again = self.try_again(forward, record, &mut tried, Some(endpoint));
                 if let Err(failure) = Box::pin(again).await {
                     let out = worker.buffers.out();
-                    return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                    return Box::pin(self.give_up(forward, record, failure, out)).await;
                 }
             } else if self.may_be_answered(&exchange) {
-                exchange.note(failure, &forward, worker);
+                exchange.note(failure, forward, worker);
                 drop(exchange);
                 // Interim responses that are not out yet go first: the client may have seen the start of one.
                 let out = self.unsent_answer(worker);
-                return Box::pin(self.give_up(&forward, record, failure, out)).await;
+                return Box::pin(self.give_up(forward, record, failure, out)).await;
             } else {
-                return self.cut_short(&exchange, &forward, record, worker, failure);
+                return self.cut_short(&exchange, forward, record, worker, failure);
             }
         }
     }
