@@ -35,7 +35,7 @@ var roots = []any{
 	core.Binding{}, core.ConfigMap{}, core.Endpoints{}, core.Event{}, core.Namespace{}, core.Node{}, core.PersistentVolume{},
 	core.PersistentVolumeClaim{}, core.Pod{}, core.PodTemplate{}, core.Secret{}, core.Service{}, core.ServiceAccount{},
 	apps.ControllerRevision{}, apps.DaemonSet{}, apps.Deployment{}, apps.ReplicaSet{}, apps.StatefulSet{},
-	events.Event{}, authentication.SelfSubjectReview{}, authentication.TokenReview{}, authorization.LocalSubjectAccessReview{},
+	events.Event{}, authentication.SelfSubjectReview{}, authentication.TokenRequest{}, authentication.TokenReview{}, authorization.LocalSubjectAccessReview{},
 	authorization.SelfSubjectAccessReview{}, authorization.SelfSubjectRulesReview{}, authorization.SubjectAccessReview{},
 	autoscaling.HorizontalPodAutoscaler{}, autoscalingv1.Scale{}, batch.CronJob{}, batch.Job{}, networking.IngressClass{},
 	networking.Ingress{}, networking.NetworkPolicy{}, policy.PodDisruptionBudget{}, policy.Eviction{}, rbac.ClusterRole{},
