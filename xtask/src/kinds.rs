@@ -1,7 +1,8 @@
 //! The definitions of Weir's own kinds, and the table of their fields, made from the one table of limits.
 //!
-//! Owns the shape of both kinds beside their limits, and where each form goes: JSON that the binary brings, YAML for a cluster, a table in
-//! the documentation. Invariant: a limit's range in a schema is the table's, so what the API takes the data plane does.
+//! Owns the shape of both kinds beside their limits, and where each form goes: JSON that the binary brings, YAML in the chart for a cluster
+//! (there also the parameters of Kong's operator, kept by hand in `schema`), a table in the documentation. Invariant: a limit's range in a
+//! schema is the table's, so what the API takes the data plane does.
 //! Deliberately absent: defaults in the schemas. A field that was left out has to stay left out, so that a class's word can hold.
 
 use std::fmt::Write as _;
@@ -53,16 +54,26 @@ fn files(root: &Path) -> Result<Vec<(String, String)>> {
         let plural = definition["spec"]["names"]["plural"].as_str().context("a plural")?;
         let name = format!("weir.dev_{plural}");
         files.push((format!("crates/schema/crds/weir/{name}.json"), format!("{definition}\n")));
-        let yaml = serde_saphyr::to_string(&definition)?;
         let head = "# Made by `cargo xtask codegen kinds` from the table of limits; do not edit.\n---\n";
-        files.push((format!("deploy/crds/{name}.yaml"), format!("{head}{yaml}")));
+        files.push(chart_file(&name, head, &definition)?);
     }
+    let name = "gateway-operator.konghq.com_gatewayconfigurations";
+    let kept = format!("crates/schema/crds/kong/{name}.json");
+    let text = fs::read_to_string(root.join(&kept)).with_context(|| kept.clone())?;
+    let head = format!("# Made by `cargo xtask codegen kinds` from {kept}; do not edit.\n---\n");
+    files.push(chart_file(name, &head, &serde_json::from_str(&text)?)?);
     let page = "docs/parameters.md";
     let text = fs::read_to_string(root.join(page)).with_context(|| page.to_owned())?;
     let (before, rest) = text.split_once(TABLES_BEGIN).context("docs/parameters.md has lost its marker")?;
     let (_, after) = rest.split_once(TABLES_END).context("docs/parameters.md has lost its second marker")?;
     files.push((page.to_owned(), format!("{before}{TABLES_BEGIN}{}{TABLES_END}{after}", tables())));
     Ok(files)
+}
+
+/// A definition as the Helm chart brings it.
+fn chart_file(name: &str, head: &str, definition: &Value) -> Result<(String, String)> {
+    let yaml = serde_saphyr::to_string(definition)?;
+    Ok((format!("deploy/helm/weir/crds/{name}.yaml"), format!("{head}{yaml}")))
 }
 
 fn gateway_parameters() -> Value {

@@ -16,7 +16,10 @@ mod check;
 mod clients;
 mod conformance;
 mod crds;
+mod deploy;
+mod e2e;
 mod fuzz;
+mod image;
 mod kinds;
 mod step;
 mod test;
@@ -54,6 +57,10 @@ enum Task {
     Clients(clients::Options),
     /// Runs the fuzz targets, each for a bounded time.
     Fuzz(fuzz::Options),
+    /// The chart and the guides in a real cluster, by kubectl, helm and curl.
+    E2e(e2e::Options),
+    /// The container image as an OCI archive: one static program, made without a container engine.
+    Image(image::Options),
     /// CPU per request and latency beside nginx and HAProxy; the arguments are those of `weir-bench`.
     #[command(disable_help_flag = true)]
     Bench {
@@ -73,6 +80,8 @@ enum Codegen {
     Api,
     /// The CRDs of Weir's own kinds and their documentation, from the table of limits.
     Kinds,
+    /// The plain YAML of an installation, from the Helm chart (needs helm).
+    Deploy,
 }
 
 fn main() -> ExitCode {
@@ -99,9 +108,12 @@ fn run(task: &Task) -> Result<()> {
         }
         Task::Codegen { what: Codegen::Api } => api::generate(&root, false),
         Task::Codegen { what: Codegen::Kinds } => kinds::generate(&root, false),
+        Task::Codegen { what: Codegen::Deploy } => deploy::generate(&root, false),
         Task::Conformance(options) => conformance::run(&root, options),
         Task::Clients(options) => clients::run(&root, options),
         Task::Fuzz(options) => fuzz::run(&root, options),
+        Task::E2e(options) => e2e::run(&root, options),
+        Task::Image(options) => image::run(&root, options).map(drop),
         Task::Bench { arguments } => bench(&root, arguments),
     }
 }

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use super::{Context, Report};
-use crate::{api, crds, kinds, upstream};
+use crate::{api, crds, deploy, kinds, upstream};
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
     if let Err(error) = kinds::generate(context.root, true) {
@@ -22,6 +22,17 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
     }
     if let Err(error) = api::generate(context.root, true) {
         report.finding(format!("{error:#}; make them anew with `cargo xtask codegen api`"));
+    }
+    match deploy::helm() {
+        Ok(_) => {
+            if let Err(error) = deploy::generate(context.root, true) {
+                report.finding(format!("{error:#}; make it anew with `cargo xtask codegen deploy`"));
+            }
+            if let Err(error) = deploy::try_chart(context.root) {
+                report.finding(format!("{error:#}"));
+            }
+        }
+        Err(error) => report.left_out(format!("the chart, and deploy/weir.yaml held equal to it: {error:#}")),
     }
     Ok(())
 }

@@ -1,0 +1,90 @@
+{{/* Names follow the release's name: the controllers look for the others by it. */}}
+{{- define "weir.controller" -}}{{ .Release.Name }}-controller{{- end }}
+{{- define "weir.proxy" -}}{{ .Release.Name }}-gateway-proxy{{- end }}
+{{- define "weir.authority" -}}{{ .Release.Name }}-weir-authority{{- end }}
+{{- define "weir.lease" -}}{{ .Release.Name }}-weir-leader{{- end }}
+{{/* Of objects without a namespace: two releases of one name do not meet. */}}
+{{- define "weir.clusterName" -}}{{ .Release.Namespace }}-{{ include "weir.controller" . }}{{- end }}
+
+{{/* On everything that belongs to this installation, also what the controllers make. */}}
+{{- define "weir.instance" -}}
+{{- $name := printf "%s.%s" .Release.Namespace .Release.Name -}}
+{{- if gt (len $name) 63 -}}
+{{- fail (printf "the namespace and the name of the release are %d characters long together; 62 fit into a label" (sub (len $name) 1)) -}}
+{{- end -}}
+{{- if gt (len .Release.Name) 46 -}}
+{{- fail (printf "the name of the release is %d characters long; 46 leave room for those made from it" (len .Release.Name)) -}}
+{{- end -}}
+{{- if contains "." .Release.Name -}}
+{{- fail "the name of the release has a dot; a Service's name, which is made from it, cannot have one" -}}
+{{- end -}}
+{{- $name -}}
+{{- end }}
+
+{{- define "weir.labels" -}}
+app.kubernetes.io/name: weir
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "weir.controllerSelector" -}}
+app.kubernetes.io/name: weir
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{/* No pod of a Gateway's own data plane has these two together, whatever labels its Gateway asks for. */}}
+{{- define "weir.proxySelector" -}}
+weir.dev/instance: {{ include "weir.instance" . }}
+weir.dev/provisioned: shared
+{{- end }}
+
+{{- define "weir.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* What a pod of the chart says about where it runs. */}}
+{{- define "weir.placing" -}}
+{{- with .imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .of.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "weir.resources" -}}
+requests:
+  {{- toYaml .requests | nindent 2 }}
+{{- with .limits }}
+limits:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* As the Pod Security Standard `restricted` asks. */}}
+{{- define "weir.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}

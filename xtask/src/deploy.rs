@@ -1,0 +1,129 @@
+//! The plain YAML of the installation, made from the Helm chart: `deploy/weir.yaml`.
+//!
+//! Owns how the chart's rendering becomes that file, and what holds of the chart itself: it lints, and its schema refuses
+//! what it should. Invariant: what `kubectl apply` installs is what `helm install weir -n weir-system` does.
+//! Deliberately absent: definitions of kinds. They are files of their own, so that deleting an installation deletes no
+//! object of theirs.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::step;
+
+/// The variable that names a Helm which is not on the path.
+const HELM: &str = "WEIR_HELM";
+const CHART: &str = "deploy/helm/weir";
+const PLAIN: &str = "deploy/weir.yaml";
+
+const HEAD: &str = "\
+# Weir in the namespace weir-system, as `helm install weir deploy/helm/weir -n weir-system` makes it.
+# Made by `cargo xtask codegen deploy` from the chart; do not edit. The kinds come first:
+#   kubectl apply --server-side -f deploy/helm/weir/crds
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: weir-system
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+    pod-security.kubernetes.io/warn: restricted
+";
+
+/// Values that the schema has to refuse, and a word of what it says then.
+const REFUSED: &[(&str, &str)] = &[
+    ("controller.replicas=two", "replicas"),
+    ("gatewayProxy.service.type=ExternalName", "type"),
+    ("image.digest=latest", "digest"),
+    ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ("watchNamespaces[0]=Not A Name", "watchNamespaces"),
+    ("gatewayproxy.replicas=2", "gatewayproxy"),
+];
+
+/// `helm`, or why it cannot be used.
+pub(crate) fn helm() -> Result<Command> {
+    let program = std::env::var_os(HELM).unwrap_or_else(|| "helm".into());
+    ensure!(
+        step::is_installed(&program.to_string_lossy(), &["version", "--short"]),
+        "helm is missing ({HELM} names one; go install helm.sh/helm/v4/cmd/helm@latest)"
+    );
+    Ok(Command::new(program))
+}
+
+/// Writes the plain YAML, or, with `check`, says that it is not what would be written.
+pub(crate) fn generate(root: &Path, check: bool) -> Result<()> {
+    let text = rendered(root)?;
+    let path = root.join(PLAIN);
+    if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+        return Ok(());
+    }
+    ensure!(!check, "{PLAIN} is not what the chart renders");
+    fs::write(&path, text).with_context(|| PLAIN.to_owned())
+}
+
+/// The chart as it is installed with no option in a cluster that has the Gateway API.
+fn rendered(root: &Path) -> Result<String> {
+    let class = "--api-versions=gateway.networking.k8s.io/v1/GatewayClass";
+    let text = template(root, &["--namespace=weir-system", class])?;
+    let mut whole = HEAD.to_owned();
+    for document in text.split("---\n") {
+        let lines = document.lines().filter(|line| !line.starts_with("# Source: "));
+        let document = lines.map(str::trim_end).collect::<Vec<_>>().join("\n");
+        if !document.trim().is_empty() {
+            whole.push_str("---\n");
+            whole.push_str(document.trim());
+            whole.push('\n');
+        }
+    }
+    Ok(whole)
+}
+
+fn template(root: &Path, options: &[&str]) -> Result<String> {
+    let output = helm()?
+        .current_dir(root)
+        .args(["template", "weir", CHART])
+        .args(options)
+        .stdin(Stdio::null())
+        .output()
+        .context("helm did not start")?;
+    ensure!(output.status.success(), "helm template: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Lints the chart, and tries values that it has to refuse and sets that it has to take.
+pub(crate) fn try_chart(root: &Path) -> Result<()> {
+    let output = helm()?.current_dir(root).args(["lint", "--strict", CHART]).stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "helm lint: {}", String::from_utf8_lossy(&output.stdout).trim());
+    for (value, word) in REFUSED {
+        match template(root, &["--set", value]) {
+            Ok(_) => bail!("{CHART}/values.schema.json lets {value} through"),
+            Err(error) if format!("{error:#}").contains(word) => {}
+            Err(error) => bail!("{value} was refused for another reason: {error:#}"),
+        }
+    }
+    let long = "a".repeat(47);
+    let named = |name: &str, namespace: &str| {
+        let mut helm = helm()?;
+        helm.current_dir(root).args(["template", name, CHART, "--namespace", namespace]).stdin(Stdio::null());
+        let output = helm.output()?;
+        Ok::<_, anyhow::Error>((
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    };
+    ensure!(!named(&long, "a")?.0, "{CHART} takes a release whose name is too long");
+    ensure!(!named("kong.example", "a")?.0, "{CHART} takes a release with a dot in its name");
+    let (taken, why) = named("kong", "kong")?;
+    ensure!(taken, "{CHART} refuses the release of the guides: {why}");
+    let scoped = template(root, &["--namespace=weir-system", "--set=watchNamespaces={a,b}"])?;
+    let roles = scoped.matches("\nkind: Role\n").count();
+    ensure!(
+        roles == 4,
+        "watchNamespaces=a,b makes {roles} Roles; one in a, b and weir-system, and that of the Lease are 4"
+    );
+    let of_cluster = scoped.split("---\n").find(|document| document.contains("\nkind: ClusterRole\n"));
+    let of_cluster = of_cluster.context("no ClusterRole with watchNamespaces")?;
+    ensure!(!of_cluster.contains("secrets"), "with watchNamespaces the ClusterRole still reads Secrets");
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! A real cluster: where it comes from, how commands reach it, how images get into it.
+//!
+//! Owns the variables by which a machine says so. `WEIR_E2E_UP` is a command that brings a cluster up and prints
+//! `export KUBECONFIG=...` (and `PATH=...` where programs come with it). Beside its program may be `down`, and `enter`, under
+//! which addresses of pods and Services are reachable. `WEIR_E2E_DOWN`, `WEIR_E2E_ENTER` and `WEIR_E2E_LOAD` (a command
+//! that takes the path of an OCI archive) stand before those. Invariant: what was brought up is brought down.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::step;
+
+/// What a status may take until it is as it should be. Images are there, so this is a machine under load.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How a cluster is had.
+pub(super) enum Where {
+    There(PathBuf),
+    Up(String),
+}
+
+impl Where {
+    /// The named kubeconfig's, or what the variable or the folder beside the repository brings up.
+    pub(super) fn find(root: &Path, kubeconfig: Option<&Path>) -> Result<Where> {
+        if let Some(path) = kubeconfig {
+            return Ok(Where::There(path.canonicalize().with_context(|| path.display().to_string())?));
+        }
+        if let Ok(command) = std::env::var("WEIR_E2E_UP") {
+            return Ok(Where::Up(command));
+        }
+        let beside = root.parent().map(|parent| parent.join("shared/cluster/up")).filter(|up| up.is_file());
+        match beside {
+            Some(up) => Ok(Where::Up(up.display().to_string())),
+            None => bail!("neither --kubeconfig nor WEIR_E2E_UP says which"),
+        }
+    }
+}
+
+/// See the module's head.
+pub(super) struct Cluster {
+    root: PathBuf,
+    /// Set for every command: `KUBECONFIG`, `PATH`, and where the cluster's state is.
+    environment: Vec<(String, String)>,
+    /// Put before a command that talks to the cluster's addresses.
+    enter: Option<String>,
+    load: Option<String>,
+    down: Option<String>,
+    ours: bool,
+}
+
+impl Cluster {
+    pub(super) fn up(root: &Path, place: Where, keep: bool) -> Result<Cluster> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut cluster = Cluster {
+            root: root.to_owned(),
+            environment: Vec::new(),
+            enter: variable("WEIR_E2E_ENTER"),
+            load: variable("WEIR_E2E_LOAD"),
+            down: variable("WEIR_E2E_DOWN"),
+            ours: false,
+        };
+        let command = match place {
+            Where::There(path) => {
+                cluster.environment.push(("KUBECONFIG".to_owned(), path.display().to_string()));
+                return Ok(cluster);
+            }
+            Where::Up(command) => command,
+        };
+        let state = variable("CLUSTER_DIR")
+            .unwrap_or_else(|| step::target_folder(root).join("e2e/cluster").display().to_string());
+        cluster.environment.push(("CLUSTER_DIR".to_owned(), state));
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let beside = |name: &str| {
+            let path = Path::new(program).parent()?.join(name);
+            path.is_file().then(|| path.display().to_string())
+        };
+        cluster.enter = cluster.enter.take().or_else(|| beside("enter"));
+        let down = cluster.down.take().or_else(|| beside("down"));
+        cluster.ours = true;
+        let mut exports = String::new();
+        let mut up = Command::new("bash");
+        up.args(["-c", &command]).current_dir(root).envs(cluster.variables());
+        // From here on whatever was brought up is brought down, also where not all of it came.
+        cluster.down = down.filter(|_| !keep);
+        step::watch("bring a cluster up", &mut up, |line| {
+            if let Some((_, after)) = line.split_once("export KUBECONFIG=") {
+                exports = after.to_owned();
+            }
+        })?;
+        ensure!(!exports.is_empty(), "{command} prints no line with `export KUBECONFIG=`");
+        cluster.take_exports(&exports);
+        Ok(cluster)
+    }
+
+    /// `PATH_TO_FILE PATH=FOLDER:$PATH  # remark`
+    fn take_exports(&mut self, exports: &str) {
+        let mut words = exports.split('#').next().unwrap_or_default().split_whitespace();
+        let file = words.next().unwrap_or_default();
+        self.environment.push(("KUBECONFIG".to_owned(), file.to_owned()));
+        let known = std::env::var("PATH").unwrap_or_default();
+        if let Some(path) = words.find_map(|word| word.strip_prefix("PATH=")) {
+            self.environment.push(("PATH".to_owned(), path.replace("$PATH", &known)));
+        }
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether images can be loaded, so that nothing has to be pulled.
+    pub(super) fn takes_images(&self) -> bool {
+        self.load.is_some() || (self.ours && self.enter.is_some())
+    }
+
+    /// A program that came with the cluster.
+    pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
+        let path = self.environment.iter().find(|(variable, _)| variable == "PATH")?;
+        path.1.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+    }
+
+    /// Makes an image known to the cluster's nodes.
+    pub(super) fn load(&self, archive: &Path) -> Result<()> {
+        let path = archive.display();
+        let line = match (&self.load, &self.enter) {
+            (Some(load), _) => format!("{load} '{path}'"),
+            (None, Some(enter)) if self.ours => {
+                format!("{enter} ctr -n k8s.io images import --local '{path}'")
+            }
+            _ => {
+                println!(
+                    "    {path} is not loaded: WEIR_E2E_LOAD names no command; the nodes have to have it"
+                );
+                return Ok(());
+            }
+        };
+        let mut command = Command::new("bash");
+        command.args(["-c", &line]).current_dir(&self.root).envs(self.variables());
+        step::run("load an image", &mut command)?;
+        Ok(())
+    }
+
+    /// A line for bash, where the cluster's addresses are reachable.
+    fn command(&self, line: &str) -> Command {
+        let mut command = match &self.enter {
+            Some(enter) => {
+                let mut command = Command::new("bash");
+                // The prefix may be several words; the line stays one.
+                command.args(["-c", &format!("exec {enter} bash -c \"$0\""), line]);
+                command
+            }
+            None => {
+                let mut command = Command::new("bash");
+                command.args(["-c", line]);
+                command
+            }
+        };
+        command.current_dir(&self.root).envs(self.variables()).stdin(Stdio::null());
+        command
+    }
+
+    /// What a line prints; an error has what it said.
+    pub(super) fn shell(&self, line: &str) -> Result<String> {
+        let output = self.command(line).output().with_context(|| format!("{line} did not start"))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "$ {line}\n{printed}{said}({})", output.status);
+        Ok(printed)
+    }
+
+    /// A line whose output has to be this.
+    pub(super) fn says(&self, line: &str, expected: &str) -> Result<()> {
+        println!("    $ {line}");
+        let printed = self.shell(line)?;
+        ensure!(printed == expected, "$ {line}\nprinted\n{printed}instead of\n{expected}");
+        Ok(())
+    }
+
+    /// A line that has to succeed, and is shown.
+    pub(super) fn does(&self, line: &str) -> Result<String> {
+        println!("    $ {line}");
+        self.shell(line)
+    }
+
+    /// A line that goes on beside others; its output is read at its end.
+    pub(super) fn start(&self, line: &str) -> Result<Child> {
+        println!("    $ {line} &");
+        self.command(line).stdout(Stdio::piped()).spawn().with_context(|| format!("{line} did not start"))
+    }
+
+    /// Waits until a line succeeds and prints what `is` takes.
+    pub(super) fn until(&self, line: &str, is: impl Fn(&str) -> bool) -> Result<String> {
+        println!("    $ {line}    # until it is so");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let last = self.shell(line);
+            match &last {
+                Ok(printed) if is(printed) => return last,
+                _ if Instant::now() < end => std::thread::sleep(LOOK),
+                Ok(printed) => bail!("not within {} s: $ {line}\n{printed}", PATIENCE.as_secs()),
+                Err(error) => bail!("not within {} s: {error:#}", PATIENCE.as_secs()),
+            }
+        }
+    }
+
+    /// Shows what a person would look at after a failure.
+    pub(super) fn tell(&self) {
+        for line in [
+            "kubectl get pods,services -A -o wide",
+            "kubectl get gatewayclasses,gateways,httproutes -A -o yaml | tail -n 150",
+            "kubectl get events -A --sort-by=.lastTimestamp | tail -n 30",
+            "for n in kong kong-system; do kubectl -n $n logs -l app.kubernetes.io/name=weir --prefix --tail=40; done",
+        ] {
+            println!("$ {line}");
+            match self.shell(line) {
+                Ok(printed) => println!("{printed}"),
+                Err(error) => println!("{error:#}"),
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(down) = &self.down {
+            let mut command = Command::new("bash");
+            command.args(["-c", down]).current_dir(&self.root).envs(self.variables());
+            if let Err(error) = step::run("bring the cluster down", &mut command) {
+                println!("    {error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The guides, line by line, with the counts that they promise.
+//!
+//! Owns which way each guide was published, and what is awaited between its lines: statuses, as a person would by
+//! `kubectl wait`. A guide's own lines are run as they are printed.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::leftovers::Inventory;
+use super::{Run, faults};
+
+const CHART: &str = "deploy/helm/weir";
+
+/// Which definitions of kinds are installed.
+#[derive(Clone, Copy)]
+enum Crds {
+    /// The bundle that the guides' times had: four kinds.
+    V1_0_0,
+    Current,
+}
+
+/// One way of Kong Ingress Controller's guide.
+struct Kic {
+    crds: Crds,
+    gateway: &'static str,
+    route: &'static str,
+    namespace: &'static str,
+    /// Class and Gateway are there before anything is installed.
+    gateway_first: bool,
+    faults: bool,
+}
+
+const KIC: &[Kic] = &[
+    Kic {
+        crds: Crds::V1_0_0,
+        gateway: "gateway.yaml",
+        route: "httproute.yaml",
+        namespace: "default",
+        gateway_first: true,
+        faults: false,
+    },
+    Kic {
+        crds: Crds::Current,
+        gateway: "gateway-v1.yaml",
+        route: "httproute.yaml",
+        namespace: "kong",
+        gateway_first: false,
+        faults: true,
+    },
+];
+
+/// Only with `--long`.
+const KIC_LONG: &[Kic] = &[Kic {
+    crds: Crds::Current,
+    gateway: "gateway.yaml",
+    route: "httproute-v1beta1.yaml",
+    namespace: "default",
+    gateway_first: false,
+    faults: false,
+}];
+
+pub(super) fn all(run: &Run<'_>) -> Result<()> {
+    let long = KIC_LONG.iter().filter(|_| run.options.long);
+    for guide in KIC.iter().chain(long) {
+        let Kic { gateway, namespace, .. } = guide;
+        println!("==> guide kic: {gateway} in {namespace}");
+        kic(run, guide).with_context(|| format!("kic/{gateway} in {namespace}"))?;
+    }
+    println!("==> guide simple-apps");
+    simple_apps(run).context("simple-apps")?;
+    println!("==> guide operator");
+    operator(run).context("operator")
+}
+
+impl Run<'_> {
+    fn install_kinds(&self, crds: Crds) -> Result<()> {
+        let folder = match crds {
+            Crds::V1_0_0 => self.crds.join("older/v1.0.0"),
+            Crds::Current => self.crds.join("standard"),
+        };
+        self.cluster
+            .does(&format!("kubectl apply --server-side --force-conflicts -f {}", folder.display()))?;
+        let wait = "kubectl wait --for=condition=Established crd/httproutes.gateway.networking.k8s.io \
+                    crd/gateways.gateway.networking.k8s.io crd/gatewayclasses.gateway.networking.k8s.io --timeout=60s";
+        self.cluster.shell(wait).map(drop)
+    }
+
+    /// The guides' line; what it installs is awaited as `rollout status` does.
+    fn install(&self, line: &str, release: &str, namespace: &str) -> Result<()> {
+        self.cluster.does(line)?;
+        for part in ["controller", "gateway-proxy"] {
+            let line =
+                format!("kubectl -n {namespace} rollout status deployment/{release}-{part} --timeout=120s");
+            self.cluster.does(&line)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the release away, and the namespace that was made for it.
+    fn uninstall(&self, release: &str, namespace: &str, before: &Inventory) -> Result<()> {
+        self.cluster.does(&format!("helm uninstall {release} -n {namespace}"))?;
+        let left = "kubectl get all,secrets,configmaps,leases,networkpolicies,poddisruptionbudgets,roles,rolebindings";
+        let line = format!("{left} -n {namespace} -o name | grep -v -e configmap/kube-root-ca.crt || true");
+        self.cluster
+            .until(&line, str::is_empty)
+            .context("objects of the release are left in its namespace")?;
+        self.cluster.does(&format!("kubectl delete namespace {namespace} --timeout=120s"))?;
+        before.is_restored(self.cluster)
+    }
+
+    fn wait_gateway(&self, namespace: &str) -> Result<()> {
+        self.cluster
+            .does(&format!(
+                "kubectl wait -n {namespace} --for=condition=Programmed gateway/kong --timeout=120s"
+            ))
+            .map(drop)
+    }
+
+    /// Accepted at its current generation.
+    fn wait_route(&self, name: &str, namespace: &str) -> Result<()> {
+        let conditions = "{.metadata.generation}{range .status.parents[*].conditions[?(@.type==\"Accepted\")]} \
+                          {.observedGeneration}{.status}{end}";
+        let line = format!("kubectl get httproute {name} -n {namespace} -o jsonpath='{conditions}'");
+        let is = |printed: &str| {
+            printed.split_once(' ').is_some_and(|(generation, state)| state == format!("{generation}True"))
+        };
+        self.cluster.until(&line, is).context("the route is accepted").map(drop)
+    }
+
+    fn wait_deployments(&self, names: &[&str], namespace: &str) -> Result<()> {
+        for name in names {
+            self.cluster
+                .does(&format!("kubectl rollout status deployment/{name} -n {namespace} --timeout=120s"))?;
+        }
+        Ok(())
+    }
+
+    /// Lines counted by the Deployment whose pod printed them.
+    fn counts(&self, line: &str) -> Result<BTreeMap<String, u64>> {
+        println!("    $ {line}");
+        let mut counts = BTreeMap::new();
+        for pod in self.cluster.shell(line)?.lines() {
+            let (number, pod) = match pod.trim_start().split_once(' ') {
+                Some((number, pod)) => (number.parse().with_context(|| pod.to_owned())?, pod),
+                None => (1, pod),
+            };
+            let deployment = pod.rsplitn(3, '-').nth(2).unwrap_or(pod);
+            *counts.entry(deployment.to_owned()).or_default() += number;
+        }
+        println!("    {counts:?}");
+        Ok(counts)
+    }
+
+    /// `first` of `all` go to the first; off by at most `slack`.
+    fn assert_split(&self, line: &str, names: [&str; 2], first: u64, all: u64, slack: u64) -> Result<()> {
+        let counts = self.counts(line)?;
+        let of = |name: &str| counts.get(name).copied().unwrap_or_default();
+        let (a, b) = (of(names[0]), of(names[1]));
+        ensure!(a + b == all && counts.len() == 2, "{counts:?} are not {all} of both");
+        ensure!(
+            a.abs_diff(first) <= slack,
+            "{counts:?} instead of {first} and {}, off by {slack}",
+            all - first
+        );
+        Ok(())
+    }
+}
+
+const PROXY_IP: &str = "export PROXY_IP=$(kubectl get svc --namespace kong kong-gateway-proxy \
+                        -o jsonpath='{.status.loadBalancer.ingress[0].ip}')";
+
+fn kic(run: &Run<'_>, guide: &Kic) -> Result<()> {
+    let cluster = run.cluster;
+    let Kic { gateway, route, namespace, .. } = guide;
+    run.install_kinds(guide.crds)?;
+    let before = Inventory::take(cluster)?;
+    let mut made = "gatewayclass.gateway.networking.k8s.io/kong created\n\
+                    gateway.gateway.networking.k8s.io/kong created\n"
+        .to_owned();
+    let apply = format!("kubectl apply -f examples/kic/{gateway} -n {namespace}");
+    if guide.gateway_first {
+        cluster.says(&apply, &made)?;
+    }
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    if !guide.gateway_first {
+        if *namespace == "kong" {
+            // Its first document, which the installation has made already.
+            made = format!("namespace/kong configured\n{made}");
+        }
+        let printed = cluster.does(&apply)?;
+        ensure!(printed.replace("unchanged", "configured") == made, "{printed} instead of {made}");
+    }
+    run.wait_gateway(namespace)?;
+    let table = cluster.until("kubectl get svc -n kong kong-gateway-proxy --no-headers", |row| {
+        !row.contains("<pending>") && !row.contains("<none>")
+    })?;
+    ensure!(table.contains("LoadBalancer") && table.contains("80:"), "{table}");
+    first_look(run)?;
+    let expected = "service/echo created\ndeployment.apps/echo created\nservice/echo2 created\ndeployment.apps/echo2 created\n";
+    cluster.says(&format!("kubectl apply -f examples/kic/echo-services.yaml -n {namespace}"), expected)?;
+    run.wait_deployments(&["echo", "echo2"], namespace)?;
+    let expected = "httproute.gateway.networking.k8s.io/echo created\n";
+    cluster.says(&format!("kubectl apply -f examples/kic/{route} -n {namespace}"), expected)?;
+    run.wait_route("echo", namespace)?;
+    weights(run, namespace)?;
+    if guide.faults {
+        let address = cluster.shell(&format!("{PROXY_IP}; echo -n $PROXY_IP"))?;
+        faults::under_load(run, "kong", "kong", &format!("http://{address}/echo/hostname"))?;
+        three_pods(run)?;
+    }
+    for line in [
+        format!("kubectl delete -n {namespace} -f examples/kic/{route} -f examples/kic/echo-services.yaml"),
+        // Not its namespace, which is the release's.
+        format!("kubectl delete -n {namespace} gateway/kong gatewayclass/kong"),
+    ] {
+        cluster.does(&line)?;
+    }
+    run.uninstall("kong", "kong", &before)
+}
+
+/// The answer before any route, to the letter but for date and server.
+fn first_look(run: &Run<'_>) -> Result<()> {
+    let line = format!("{PROXY_IP}; curl -i -s $PROXY_IP");
+    println!("    $ {line}");
+    let answer = run.cluster.shell(&line)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
+    for wanted in [
+        "HTTP/1.1 404 Not Found",
+        "Content-Type: application/json; charset=utf-8",
+        "Connection: keep-alive",
+        "Content-Length: 48",
+        "X-Kong-Response-Latency: 0",
+    ] {
+        ensure!(head.lines().any(|line| line == wanted), "no {wanted:?} in\n{head}");
+    }
+    ensure!(body == r#"{"message":"no Route matched with those values"}"#, "{body}");
+    Ok(())
+}
+
+fn weights(run: &Run<'_>, namespace: &str) -> Result<()> {
+    let two = ["echo", "echo2"];
+    let guide = format!(
+        r#"{PROXY_IP}; curl -s "$PROXY_IP/echo/hostname?iteration="{{1..200}} -w "\n" | sort | uniq -c"#
+    );
+    run.assert_split(&guide, two, 100, 200, 0)?;
+    let range = format!(r#"{PROXY_IP}; curl -s "$PROXY_IP/echo/hostname?iteration=[1-200]" -w "\n""#);
+    run.assert_split(&range, two, 100, 200, 0)?;
+    let patch = format!(
+        r#"kubectl patch -n {namespace} --type json httproute echo -p="$(cat examples/kic/weights.json)""#
+    );
+    let patched = "httproute.gateway.networking.k8s.io/echo patched";
+    run.cluster.says(&patch, &format!("{patched}\n"))?;
+    run.wait_route("echo", namespace)?;
+    // 133 or 134, from the first request after the patch on.
+    let counts = run.counts(&guide)?;
+    let first = counts.get("echo").copied().unwrap_or_default();
+    ensure!((133..=134).contains(&first) && counts.values().sum::<u64>() == 200, "{counts:?}");
+    run.cluster.says(&patch, &format!("{patched} (no change)\n"))?;
+    let separate = format!(
+        r#"{PROXY_IP}; for i in {{1..200}}; do curl -s "$PROXY_IP/echo/hostname?iteration=$i" -w "\n"; done"#
+    );
+    run.assert_split(&separate, two, 133, 200, 2)?;
+    let eight = format!(
+        r#"{PROXY_IP}; seq 200 | xargs -P 8 -I@ bash -c 'echo "$(curl -s "$PROXY_IP/echo/hostname?iteration=@")"'"#
+    );
+    run.assert_split(&eight, two, 133, 200, 2)?;
+    run.cluster.does(&format!("kubectl scale deployment echo2 --replicas=20 -n {namespace}"))?;
+    run.wait_deployments(&["echo2"], namespace)?;
+    run.assert_split(&range, two, 133, 200, 2)
+}
+
+/// Each of three pods is exact for itself; together they are off by one for each.
+fn three_pods(run: &Run<'_>) -> Result<()> {
+    run.cluster.does(&format!("helm upgrade kong {CHART} -n kong --set gatewayProxy.replicas=3"))?;
+    run.cluster.does("kubectl -n kong rollout status deployment/kong-gateway-proxy --timeout=120s")?;
+    let line = format!(
+        r#"{PROXY_IP}; for i in {{1..300}}; do curl -s "$PROXY_IP/echo/hostname?iteration=$i" -w "\n"; done"#
+    );
+    run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)
+}
+
+fn simple_apps(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(cluster)?;
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    let files = [
+        "app-v1-deployment.yml",
+        "app-v1-service.yml",
+        "app-v2-deployment.yml",
+        "app-v2-service.yml",
+        "kong-gateway.yml",
+    ];
+    for file in files {
+        cluster.does(&format!("kubectl apply -f examples/simple-apps/{file}"))?;
+    }
+    run.wait_deployments(&["app-v1", "app-v2"], "default")?;
+    run.wait_gateway("default")?;
+    cluster.does("kubectl apply -f examples/simple-apps/simple-apps-http-route.yml")?;
+    run.wait_route("simple-apps", "default")?;
+    // One line for each page: the pod that it names.
+    let loads = |number: u32| {
+        format!(
+            r#"{PROXY_IP}; curl -s -f -H 'Host: simple-apps.isc' "http://$PROXY_IP/?[1-{number}]" | grep -o '<h1>[^<]*' | sed 's/<h1>//'"#
+        )
+    };
+    let two = ["app-v1", "app-v2"];
+    run.assert_split(&loads(20), two, 10, 20, 0)?;
+    for line in [
+        "curl -s -f --resolve simple-apps.isc:80:$PROXY_IP http://simple-apps.isc/ > /dev/null",
+        "curl -s -f -H 'Host: simple-apps.isc:8080' http://$PROXY_IP/ > /dev/null",
+    ] {
+        cluster.does(&format!("{PROXY_IP}; {line}"))?;
+    }
+    let other = r#"{"message":"no Route matched with those values"}"#;
+    cluster.says(&format!("{PROXY_IP}; curl -s -H 'Host: other.isc' http://$PROXY_IP/"), other)?;
+    let weighted =
+        "sed 's/# weight/weight/' examples/simple-apps/simple-apps-http-route.yml | kubectl apply -f -";
+    cluster.says(weighted, "httproute.gateway.networking.k8s.io/simple-apps configured\n")?;
+    run.wait_route("simple-apps", "default")?;
+    run.assert_split(&loads(4), two, 3, 4, 0)?;
+    run.assert_split(&loads(400), two, 300, 400, 1)?;
+    cluster.does("kubectl delete -f examples/simple-apps")?;
+    run.uninstall("kong", "kong", &before)
+}
+
+fn operator(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(cluster)?;
+    let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
+    run.install(line, "kong-operator", "kong-system")?;
+    cluster.says("kubectl create namespace kong", "namespace/kong created\n")?;
+    cluster.does("kubectl apply -f examples/operator/gateway.yaml")?;
+    let expected = "service/echo-v1 created\ndeployment.apps/echo-v1 created\n\
+                    service/echo-v2 created\ndeployment.apps/echo-v2 created\n";
+    cluster.says("kubectl apply -f examples/operator/echo.yaml -n kong", expected)?;
+    run.wait_deployments(&["echo-v1", "echo-v2"], "kong")?;
+    let expected = "httproute.gateway.networking.k8s.io/canary-route created\n";
+    cluster.says("kubectl apply -f examples/operator/canary-route.yaml", expected)?;
+    run.wait_gateway("kong")?;
+    run.wait_route("canary-route", "kong")?;
+    let address = "PROXY_IP=$(kubectl get gateway kong -n kong -o jsonpath='{.status.addresses[0].value}')";
+    let greetings = format!("{address}; for i in {{1..10}}; do curl -s http://$PROXY_IP/echo; done");
+    let printed = cluster.does(&greetings)?;
+    let of = |node: &str| printed.matches(&format!("Welcome, you are connected to node {node}.\n\n")).count();
+    ensure!((of("v1"), of("v2"), printed.lines().count()) == (5, 5, 20), "{printed}");
+    let patch = r#"kubectl patch httproute canary-route -n kong --type=json -p '[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":90},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":10}]'"#;
+    cluster.says(patch, "httproute.gateway.networking.k8s.io/canary-route patched\n")?;
+    run.wait_route("canary-route", "kong")?;
+    let hundred = format!("{address}; curl -s \"http://$PROXY_IP/echo?[1-100]\" | grep -o 'node v.'");
+    let printed = cluster.does(&hundred)?;
+    let of = |node: &str| printed.lines().filter(|line| *line == node).count();
+    ensure!((of("node v1"), of("node v2")) == (90, 10), "{printed}");
+    cluster
+        .does("kubectl delete -f examples/operator/canary-route.yaml -f examples/operator/gateway.yaml")?;
+    cluster.does("kubectl delete -n kong -f examples/operator/echo.yaml")?;
+    cluster
+        .until("kubectl get deployments,services,serviceaccounts,poddisruptionbudgets,networkpolicies -n kong -o name | grep -v serviceaccount/default || true", str::is_empty)
+        .context("what was made for the Gateway goes with it")?;
+    cluster.does("kubectl delete namespace kong --timeout=120s")?;
+    run.uninstall("kong-operator", "kong-system", &before)
+}

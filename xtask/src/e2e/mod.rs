@@ -1,0 +1,123 @@
+//! `cargo xtask e2e`: the installation in a real cluster, by `helm`, `kubectl` and `curl` as the guides have them.
+//!
+//! Owns the order of what is tried, and the image that is tried. Invariants: nothing stands in for the API; what is
+//! awaited is a status, never a request; after each installation's end nothing is left but definitions of kinds.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`cluster`] | bringing a cluster up, reaching it, loading images |
+//! | [`guides`] | the guides, line by line, and their counts |
+//! | [`faults`] | what dies under load |
+//! | [`leftovers`] | what is there before and after |
+
+mod cluster;
+mod faults;
+mod guides;
+mod leftovers;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::image;
+use crate::step::{self, LEFT_OUT};
+use crate::upstream;
+use cluster::{Cluster, Where};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// A cluster that is there already (default: the one that the command in WEIR_E2E_UP brings up).
+    #[arg(long, value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// An image as `cargo xtask image` makes it, named weir:dev (default: it is made).
+    #[arg(long, value_name = "PATH")]
+    image: Option<PathBuf>,
+    /// Profile of the image's build.
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Handed to cargo for the image's build.
+    #[arg(long, value_name = "KEY=VALUE")]
+    config: Vec<String>,
+    /// Seconds of load under which parts are ended.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..))]
+    seconds: u32,
+    /// Every way in which the guides were published; without it one of each.
+    #[arg(long)]
+    long: bool,
+    /// Leave the cluster up that was brought up.
+    #[arg(long)]
+    keep: bool,
+    /// What this machine cannot run is a failure, not a `left out:` line.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// What every part of the run needs.
+struct Run<'a> {
+    cluster: &'a Cluster,
+    /// Folder of upstream's definitions.
+    crds: PathBuf,
+    options: &'a Options,
+}
+
+pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
+    let place = match Where::find(root, options.kubeconfig.as_deref()) {
+        Ok(place) => place,
+        Err(missing) => {
+            println!("{LEFT_OUT}the chart and the guides in a real cluster: {missing:#}");
+            ensure!(!options.strict, "left out, a failure with --strict");
+            return Ok(());
+        }
+    };
+    let started = Instant::now();
+    let image = match &options.image {
+        Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
+        None => image::make(root, &options.profile, &options.config)?,
+    };
+    let cluster = Cluster::up(root, place, options.keep)?;
+    cluster.load(&image)?;
+    if cluster.takes_images() {
+        for archive in stand_ins(root, &cluster)? {
+            cluster.load(&archive)?;
+        }
+    }
+    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, options };
+    let tried = guides::all(&run);
+    if let Err(error) = &tried {
+        println!("    {error:#}");
+        cluster.tell();
+    }
+    tried?;
+    println!("e2e ok, {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Images of the guides that a cluster without a registry cannot have: Kubernetes' own test server where the cluster
+/// brings it, a program that answers alike for the rest.
+fn stand_ins(root: &Path, cluster: &Cluster) -> Result<Vec<PathBuf>> {
+    let folder = step::target_folder(root).join("e2e");
+    fs::create_dir_all(&folder)?;
+    let program = folder.join("standin");
+    let mut go = Command::new("go");
+    go.current_dir(root.join("clients")).env("CGO_ENABLED", "0");
+    go.args(["build", "-trimpath", "-o"]).arg(&program).arg("./standin");
+    step::run("build the stand-in", &mut go)?;
+    let agnhost = cluster.program("agnhost").unwrap_or_else(|| program.clone());
+    let images = [
+        // The guide's manifest names the program in it.
+        ("registry.k8s.io/e2e-test-images/agnhost:2.40", "agnhost", agnhost),
+        ("kong/go-echo:latest", "standin", program.clone()),
+        ("kong-ingress-multi-backends:latest", "standin", program),
+    ];
+    let mut archives = Vec::new();
+    for (at, (name, file, program)) in images.iter().enumerate() {
+        let path = folder.join(format!("standin-{at}.tar"));
+        fs::write(&path, image::of_program(name, file, &fs::read(program)?)?)?;
+        archives.push(path);
+    }
+    Ok(archives)
+}
