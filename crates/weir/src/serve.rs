@@ -18,7 +18,6 @@ use weir_control::{ControlStatus, Fixed, Provision};
 use crate::admin::{self, AdminSource};
 use crate::cli::ServeOptions;
 use crate::files;
-use crate::process;
 use crate::status;
 use crate::wire::{self, GatewayReport, Room};
 
@@ -58,18 +57,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
     ];
     let outcome = wait_until_ready(report.as_ref()).and_then(|()| {
         println!("ready: serving {}, admin port at http://{admin}", options.files.display());
-        wire::block_on(async {
-            let signal = process::stop_signal().await?;
-            eprintln!(
-                "weir: {signal}: no new connections after {} s; a second signal ends at once",
-                proxy.drain_times()[0].as_secs()
-            );
-            tokio::select! {
-                () = proxy.end() => {}
-                again = process::stop_signal() => { again?; }
-            }
-            Ok(ExitCode::SUCCESS)
-        })
+        wire::block_on(wire::serve_until_signal(&proxy, || ()))
     });
     shutdown.cancel();
     rooms.into_iter().for_each(Room::join);

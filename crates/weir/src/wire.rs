@@ -4,6 +4,7 @@
 //! so that none can starve another. Invariant: control and data plane know each other only by a pair of channels.
 
 use std::future::Future;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -104,6 +105,21 @@ pub(crate) async fn run_control(
 /// tell of afterwards.
 fn with_newest_binds(applied: Applied, binds: &mut watch::Receiver<Arc<[BindReport]>>) -> Applied {
     Applied { binds: binds.borrow_and_update().to_vec(), ..applied }
+}
+
+/// Serves until a signal to end, then drains; a second signal ends at once. `leaving` is called at the first, before anything else.
+pub(crate) async fn serve_until_signal(proxy: &Proxy, leaving: impl FnOnce()) -> Result<ExitCode> {
+    let signal = process::stop_signal().await?;
+    leaving();
+    eprintln!(
+        "weir: {signal}: no new connections after {} s; a second signal ends at once",
+        proxy.drain_times()[0].as_secs()
+    );
+    tokio::select! {
+        () = proxy.end() => {}
+        again = process::stop_signal() => { again?; }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A named thread with a runtime of its own, for a task that ends by itself (on a cancelled token).

@@ -344,10 +344,13 @@ impl Fleet {
         }
         let mut applied = Applied { sequence: self.sequence, ..Applied::default() };
         let mut rejected: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut by_plane: BTreeMap<PlaneId, Vec<&Session>> = BTreeMap::new();
+        for session in self.sessions.values() {
+            by_plane.entry(session.plane).or_default().push(session);
+        }
         for (plane, name) in self.graph.planes() {
             let state = self.states.entry(plane).or_default();
-            let sessions: Vec<&Session> =
-                self.sessions.values().filter(|session| session.plane == plane).collect();
+            let sessions = by_plane.remove(&plane).unwrap_or_default();
             let place = name.place();
             if sessions.is_empty() && self.graph.entries(plane).is_empty() {
                 continue;

@@ -35,7 +35,6 @@ use self::state::State;
 use self::status::PlaneStatus;
 use crate::admin;
 use crate::cli::ProxyOptions;
-use crate::process;
 use crate::wire::{self, Room};
 
 /// The address that stands for a data plane's own on the wire.
@@ -87,21 +86,11 @@ pub(crate) fn run(options: &ProxyOptions) -> Result<ExitCode> {
         Room::start("weir-link", 1, async move || plane.work(stop).await)?
     };
     println!("data plane {}: admin port at http://{admin}", options.data_plane);
-    let outcome = wire::block_on(async {
-        let signal = process::stop_signal().await?;
-        // First of all nobody is to be sent here any more.
+    let outcome = wire::block_on(wire::serve_until_signal(&proxy, || {
+        // Nobody is to be sent here any more.
         plane.status.drain();
         plane.stirred.send_replace(());
-        eprintln!(
-            "weir: {signal}: no new connections after {} s; a second signal ends at once",
-            proxy.drain_times()[0].as_secs()
-        );
-        tokio::select! {
-            () = proxy.end() => {}
-            again = process::stop_signal() => { again?; }
-        }
-        Ok(ExitCode::SUCCESS)
-    });
+    }));
     shutdown.cancel();
     room.join();
     outcome

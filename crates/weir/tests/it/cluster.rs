@@ -123,6 +123,15 @@ impl Rig {
         self.create(GATEWAY, namespace, name, spec).await;
     }
 
+    /// Kong's class without a data plane for each Gateway.
+    async fn unmanaged_class(&self) {
+        let class = json!({
+            "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
+            "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
+        });
+        self.create(CLASS, "", "kong", class).await;
+    }
+
     async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
         let patch = Patch::Merge(patch);
         self.objects(kind, namespace)
@@ -377,16 +386,7 @@ async fn a_deleted_gateway_takes_its_data_plane_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     let rig = Rig::start().await;
-    rig.create(
-        CLASS,
-        "",
-        "kong",
-        json!({
-            "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
-            "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
-        }),
-    )
-    .await;
+    rig.unmanaged_class().await;
     rig.gateway("default", "a", "kong").await;
     let _control = rig.control(Leadership::always(), true, &[]);
     // Class and Gateway may be there before the installation.
@@ -511,16 +511,7 @@ async fn a_class_of_kongs_is_left_alone_while_a_controller_of_kongs_lives() {
         json!({"spec": {"holderIdentity": "kong-1", "leaseDurationSeconds": 15}}),
     )
     .await;
-    rig.create(
-        CLASS,
-        "",
-        "kong",
-        json!({
-            "metadata": {"annotations": {"konghq.com/gatewayclass-unmanaged": "true"}},
-            "spec": {"controllerName": "konghq.com/kic-gateway-controller"},
-        }),
-    )
-    .await;
+    rig.unmanaged_class().await;
     rig.gateway("default", "theirs", "kong").await;
     let control = rig.control(Leadership::always(), false, &[]);
     rig.gateway("default", "ours", "weir").await;

@@ -5,6 +5,7 @@
 //! repaired more and more slowly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,8 +234,11 @@ impl Table {
             return (None, None);
         }
         let mut later: Option<Instant> = None;
-        let suspects: Vec<Id> = self.suspect.iter().filter(|id| !self.busy.contains(id)).cloned().collect();
-        for id in suspects {
+        let mut after = Bound::Unbounded;
+        while let Some(id) =
+            self.suspect.range((after, Bound::Unbounded)).find(|id| !self.busy.contains(*id)).cloned()
+        {
+            after = Bound::Excluded(id.clone());
             let action = if self.wishes.contains_key(&id) { self.repair(&id) } else { self.removal(&id) };
             let Some(action) = action else {
                 self.suspect.remove(&id);
