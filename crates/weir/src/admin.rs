@@ -1,4 +1,4 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics` (Prometheus text), `/splits` (JSON).
+//! The admin port: `/livez`, `/readyz`, `/metrics` (Prometheus text), `/splits` and `/snapshot` (JSON).
 //!
 //! Owns a runtime thread of its own, so that a busy data plane cannot starve a health check. Read-only.
 //! Deliberately absent: TLS and authentication; it listens on loopback unless told otherwise.
@@ -33,6 +33,8 @@ pub(crate) trait AdminSource: Send + Sync + 'static {
     /// Prometheus text format.
     fn metrics(&self) -> String;
     fn splits(&self) -> BoxFuture<'_, serde_json::Value>;
+    /// What data planes have, by name.
+    fn snapshot(&self) -> serde_json::Value;
 }
 
 /// Binds now, serves on a thread of its own until `shutdown`. Returns the bound address.
@@ -99,7 +101,8 @@ async fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Respon
         },
         "/metrics" => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", source.metrics()),
         "/splits" => with_type(StatusCode::OK, "application/json", format!("{:#}\n", source.splits().await)),
-        _ => text(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /splits\n".to_owned()),
+        "/snapshot" => with_type(StatusCode::OK, "application/json", format!("{}\n", source.snapshot())),
+        _ => text(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics, /splits or /snapshot\n".to_owned()),
     }
 }
 

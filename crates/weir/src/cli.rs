@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Status(ClientOptions),
     /// Show each rule's weights, what was served, and the largest deviation so far.
     Split(ClientOptions),
+    /// Show what each data plane is to have and has: resources by kind, name and hash, never their bytes.
+    Snapshot(SnapshotOptions),
     /// Say whether a cluster is fit for Weir, and why a Gateway is not programmed.
     Check(CheckOptions),
 }
@@ -49,7 +51,7 @@ pub(crate) struct ProcessOptions {
     /// Worker threads of the data plane (default: one for each core that the process may use).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
-    /// Address of the admin port: /readyz, /livez, /metrics, /splits (default: a free port on 127.0.0.1).
+    /// Address of the admin port: /readyz, /livez, /metrics, /splits, /snapshot (default: a free port on 127.0.0.1).
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
     /// Seed of the split's phases, for reproducible runs (default: random).
@@ -141,7 +143,7 @@ pub(crate) struct ControllerOptions {
     /// Name of this replica, for people (default: the host's name).
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub(crate) instance: Option<String>,
-    /// Address of the admin port: /readyz, /livez, /metrics, /splits (default: a free port on 127.0.0.1).
+    /// Address of the admin port: /readyz, /livez, /metrics, /splits, /snapshot (default: a free port on 127.0.0.1).
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
 }
@@ -191,6 +193,15 @@ pub(crate) struct CheckOptions {
     /// The Gateway to look at (default: all).
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) gateway: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotOptions {
+    /// The data plane, or its Gateway (default: all).
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) data_plane: Option<String>,
     #[command(flatten)]
     pub(crate) client: ClientOptions,
 }

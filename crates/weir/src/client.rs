@@ -1,4 +1,4 @@
-//! How the client commands (`status`, `split`) and the demo reach the Kubernetes API and the admin port.
+//! How the client commands (`status`, `split`, `snapshot`, `check`) and the demo reach the Kubernetes API and the admin port.
 
 use std::path::{Path, PathBuf};
 
@@ -80,10 +80,26 @@ pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let mut answers = Vec::with_capacity(leases.len());
+    let mut failed = None;
     for lease in &leases {
-        answers.push(Bytes::from(ask_leader(&client, lease, path).await?));
+        match ask_leader(&client, lease, path).await {
+            Ok(answer) => answers.push(Bytes::from(answer)),
+            // Another installation may have an answer.
+            Err(error) => {
+                if let Some(error) = failed.replace(error) {
+                    eprintln!("weir: {error:#}");
+                }
+            }
+        }
     }
-    Ok(answers)
+    match failed {
+        Some(error) if answers.is_empty() => Err(error),
+        Some(error) => {
+            eprintln!("weir: {error:#}");
+            Ok(answers)
+        }
+        None => Ok(answers),
+    }
 }
 
 /// The Leases of Weir's controllers; none where the API does not serve Leases.

@@ -23,7 +23,7 @@ use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Prov
 use crate::admin::{self, AdminSource};
 use crate::cli::ControllerOptions;
 use crate::wire::{self, Room};
-use crate::{client, process};
+use crate::{client, process, snapshot};
 
 /// Updates and answers under way between control and distribution.
 const CHANNEL: usize = 4;
@@ -269,6 +269,11 @@ impl AdminSource for Report {
 
     fn metrics(&self) -> String {
         self.control.render() + &self.distributed.render()
+    }
+
+    fn snapshot(&self) -> Value {
+        let contents = self.runs.borrow().as_ref().map(Distribution::contents);
+        snapshot::of_controller(contents.unwrap_or_default())
     }
 
     fn splits(&self) -> BoxFuture<'_, Value> {

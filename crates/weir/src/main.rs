@@ -20,6 +20,7 @@ mod plane;
 mod process;
 mod sandbox;
 mod serve;
+mod snapshot;
 mod split;
 mod status;
 mod validate;
@@ -53,6 +54,7 @@ fn run(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Validate(options) => validate::run(&options),
         cli::Command::Status(options) => status::run(&options),
         cli::Command::Split(options) => split::run(&options),
+        cli::Command::Snapshot(options) => snapshot::run(&options),
         cli::Command::Check(options) => check::run(&options),
     }
 }

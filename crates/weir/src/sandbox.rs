@@ -69,7 +69,11 @@ impl Sandbox {
         let proxy = wire::start_proxy(&options.process, true, Duration::ZERO)?;
         let shutdown = CancellationToken::new();
         let control = Arc::new(ControlStatus::default());
-        let report = Arc::new(GatewayReport { proxy: proxy.clone(), control: control.clone() });
+        let report = Arc::new(GatewayReport {
+            proxy: proxy.clone(),
+            control: control.clone(),
+            contents: Arc::default(),
+        });
         let admin = admin::start(options.process.admin, report.clone(), shutdown.clone())?;
         let pods = PodsConfig { addresses: pod_range.to_string().parse()?, ..PodsConfig::default() };
         let provision = Provision::Sandbox(weir_control::Sandbox::new(gateway_range.to_string().parse()?));
@@ -90,9 +94,9 @@ impl Sandbox {
             },
             {
                 let (api, proxy, stop) = (api.clone(), proxy.clone(), shutdown.clone());
-                let status = control.clone();
+                let (status, contents) = (control.clone(), report.contents.clone());
                 Room::start("weir-control", 1, async move || {
-                    wire::run_control(api.client(), proxy, provision, status, stop).await;
+                    wire::run_control(api.client(), proxy, provision, status, contents, stop).await;
                 })?
             },
         ];

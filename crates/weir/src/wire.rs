@@ -23,6 +23,7 @@ use weir_proxy::{Proxy, ProxyConfig};
 use crate::admin::AdminSource;
 use crate::cli::ProcessOptions;
 use crate::process;
+use crate::snapshot::Contents;
 
 /// Updates and answers under way between control and data plane; control sends the next one after an answer.
 const CHANNEL: usize = 4;
@@ -63,12 +64,13 @@ pub(crate) fn control_config(provision: Provision, status: Arc<ControlStatus>) -
     config
 }
 
-/// Runs control over `client` until `shutdown`, each update through `proxy`.
+/// Runs control over `client` until `shutdown`, each update through `proxy`; `contents` is told.
 pub(crate) async fn run_control(
     client: kube::Client,
     proxy: Proxy,
     provision: Provision,
     status: Arc<ControlStatus>,
+    contents: Arc<Contents>,
     shutdown: CancellationToken,
 ) {
     let (updates, mut wanted) = mpsc::channel::<Update>(CHANNEL);
@@ -82,7 +84,9 @@ pub(crate) async fn run_control(
                 update = wanted.recv() => match update {
                     Some(update) => {
                         sequence = update.sequence;
+                        contents.give(&update);
                         let applied = proxy.apply(update).await;
+                        contents.applied(&applied);
                         with_newest_binds(applied, &mut binds)
                     }
                     None => return,
@@ -163,6 +167,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 pub(crate) struct GatewayReport {
     pub(crate) proxy: Proxy,
     pub(crate) control: Arc<ControlStatus>,
+    pub(crate) contents: Arc<Contents>,
 }
 
 impl AdminSource for GatewayReport {
@@ -182,6 +187,10 @@ impl AdminSource for GatewayReport {
 
     fn splits(&self) -> BoxFuture<'_, Value> {
         futures::future::ready(splits(&self.proxy)).boxed()
+    }
+
+    fn snapshot(&self) -> Value {
+        self.contents.json(self.ready().is_ok())
     }
 }
 

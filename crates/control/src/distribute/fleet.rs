@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing is sent before the set of resources is complete; one message of a lane is under way to an instance, and what
 //! changes meanwhile is one more key to send and never a queue of messages; a message is a set of one moment, but for endpoints, of
-//! which the newest are sent; an instance that does not acknowledge in time is let go.
+//! which the newest are sent; an instance that does not acknowledge in time is let go; what an instance says of resources that are not
+//! its data plane's counts for nothing, and its words are cut short; a data plane that has no listener and no instance is forgotten.
 //!
 //! Deliberately absent: connections, certificates and who may be whom.
 
@@ -43,6 +44,10 @@ const LINGER: Duration = Duration::from_secs(10);
 /// The longest that a set is held back because something that it depends on is waited for. Unit: time. Source: ours, above the time for
 /// which translation waits.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// The longest that an instance's words about a socket or a resource may be. Unit: bytes. Source: ours; a condition's message has
+/// 32,768 at most, and may put together several.
+const WORDS_MAX: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(u64);
@@ -129,6 +134,8 @@ struct UnderWay {
     /// The update that it is up to date with.
     sequence: u64,
     position: Option<Position>,
+    /// How many it names.
+    keys: usize,
     /// When its last part was made.
     moved: Instant,
 }
@@ -159,6 +166,34 @@ pub struct PlaneReport {
     pub instances: Vec<InstanceReport>,
     /// Everything up to this update runs there, as statuses have it.
     pub sequence: u64,
+}
+
+/// What a data plane is to have, and how far its instances are. No resource is in it: some hold private keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneContents {
+    pub name: DataPlaneName,
+    /// The last update, and that up to which everything runs there, as statuses have it.
+    pub newest: u64,
+    pub sequence: u64,
+    pub entries: Vec<EntryName>,
+    pub instances: Vec<InstanceContents>,
+}
+
+/// A resource by its key, with the hash and the number of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryName {
+    pub key: Arc<str>,
+    pub hash: Bytes,
+    pub bytes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceContents {
+    pub report: InstanceReport,
+    /// Keys that are not acknowledged yet, on either lane; everything counts before its first message.
+    pub waiting: usize,
+    /// Resources that it cannot use, with why.
+    pub rejected: Vec<(String, String)>,
 }
 
 impl Fleet {
@@ -301,9 +336,12 @@ impl Fleet {
             return false;
         };
         lane.runs = under_way.sequence;
-        session.rejected = said.rejected.into_iter().map(|one| (one.key, one.reason)).collect();
+        // Nobody has a say about what is another's.
+        let entries = self.graph.entries(session.plane);
+        let own = said.rejected.into_iter().filter(|one| entries.contains_key(one.key.as_str()));
+        session.rejected = own.map(|one| (one.key, shortened(one.reason))).collect();
         if let Some(report) = said.report {
-            session.report = report;
+            session.report = bounded(report);
         }
         session.wake.notify_one();
         true
@@ -311,7 +349,7 @@ impl Fleet {
 
     pub(crate) fn reported(&mut self, id: SessionId, report: Report) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.report = report;
+            session.report = bounded(report);
         }
     }
 
@@ -375,7 +413,25 @@ impl Fleet {
         applied.rejected = rejected
             .map(|(key, reason)| Rejected { key: key.to_owned(), reason: reason.to_owned() })
             .collect();
+        self.forget_gone(now);
         applied
+    }
+
+    /// Gateways come and go for as long as this process runs.
+    fn forget_gone(&mut self, now: Instant) {
+        let there: BTreeSet<PlaneId> = self.sessions.values().map(|session| session.plane).collect();
+        let lingers = |plane: &PlaneId| {
+            let lingering = self.states.get(plane).and_then(|state| state.lingering.as_ref());
+            lingering.is_some_and(|(_, until)| *until > now)
+        };
+        let all = self.graph.planes().map(|(plane, _)| plane);
+        let gone: Vec<PlaneId> = all
+            .filter(|plane| !there.contains(plane) && !self.graph.has_listeners(*plane) && !lingers(plane))
+            .collect();
+        for plane in gone {
+            self.graph.forget(plane);
+            self.states.remove(&plane);
+        }
     }
 
     /// When [`Fleet::applied`] may say something else though nothing happened.
@@ -391,18 +447,35 @@ impl Fleet {
         let planes = self.graph.planes().map(|(plane, name)| PlaneReport {
             name: name.clone(),
             resources: self.graph.entries(plane).len(),
-            instances: self
-                .of_plane(plane)
-                .map(|session| InstanceReport {
-                    name: session.instance.clone(),
-                    ready: session.report.ready,
-                    draining: session.report.draining,
-                    sequence: session.runs(self.sequence),
-                })
-                .collect(),
+            instances: self.of_plane(plane).map(|session| session.told(self.sequence)).collect(),
             sequence: self.states.get(&plane).map_or(0, |state| state.runs),
         });
         planes.filter(|report| report.resources > 0 || !report.instances.is_empty()).collect()
+    }
+
+    /// The same, with every resource by name.
+    pub(crate) fn contents(&self) -> Vec<PlaneContents> {
+        let planes = self.graph.planes().map(|(plane, name)| {
+            let entries = self.graph.entries(plane);
+            let instance = |session: &Session| InstanceContents {
+                report: session.told(self.sequence),
+                waiting: session.waiting(entries.len()),
+                rejected: session.rejected.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
+            };
+            let name_of = |(key, entry): (&Key, &Arc<Entry>)| EntryName {
+                key: key.clone(),
+                hash: entry.hash.clone(),
+                bytes: entry.body.len(),
+            };
+            PlaneContents {
+                name: name.clone(),
+                newest: self.sequence,
+                sequence: self.states.get(&plane).map_or(0, |state| state.runs),
+                entries: entries.iter().map(name_of).collect(),
+                instances: self.of_plane(plane).map(instance).collect(),
+            }
+        });
+        planes.filter(|plane| !plane.entries.is_empty() || !plane.instances.is_empty()).collect()
     }
 }
 
@@ -420,6 +493,21 @@ impl PlaneState {
         let worst = sessions.iter().map(runs).min().unwrap_or(best);
         self.runs = self.runs.max(worst.min(best)).max(best.min(aged));
     }
+}
+
+/// What an instance says of itself, within bounds: an instance may be anybody's by now.
+fn bounded(mut report: Report) -> Report {
+    report.binds.retain(|bind| (1..=u32::from(u16::MAX)).contains(&bind.port));
+    for bind in &mut report.binds {
+        bind.error = shortened(std::mem::take(&mut bind.error));
+    }
+    report
+}
+
+/// Words that get into statuses.
+fn shortened(mut words: String) -> String {
+    words.truncate(words.floor_char_boundary(WORDS_MAX));
+    words
 }
 
 /// The state of a data plane's sockets: bound where one instance that is ready has it.
@@ -501,6 +589,23 @@ impl Session {
         self.lanes[0].begin(rest, sequence, Some(position), now);
     }
 
+    fn told(&self, sequence: u64) -> InstanceReport {
+        InstanceReport {
+            name: self.instance.clone(),
+            ready: self.report.ready,
+            draining: self.report.draining,
+            sequence: self.runs(sequence),
+        }
+    }
+
+    /// How many keys it has not acknowledged; `wanted`: as many as it is to have.
+    fn waiting(&self, wanted: usize) -> usize {
+        if self.held.is_some() || self.full || self.lanes[0].runs == 0 {
+            return wanted;
+        }
+        self.lanes.iter().map(|lane| lane.dirty.len() + lane.under_way.as_ref().map_or(0, |one| one.keys)).sum()
+    }
+
     /// Everything up to which update runs there.
     fn runs(&self, sequence: u64) -> u64 {
         let [configuration, endpoints] = &self.lanes;
@@ -528,7 +633,8 @@ fn difference(entries: &BTreeMap<Key, Arc<Entry>>, held: &HashMap<String, Bytes>
 impl LaneState {
     fn begin(&mut self, rest: Rest, sequence: u64, position: Option<Position>, now: Instant) {
         self.number += 1;
-        self.under_way = Some(UnderWay { rest: Some(rest), sequence, position, moved: now });
+        let keys = rest.upserts.len() + rest.removals.len();
+        self.under_way = Some(UnderWay { rest: Some(rest), sequence, position, keys, moved: now });
     }
 
     fn is_idle(&self) -> bool {

@@ -3,7 +3,8 @@
 //! Owns the set of all resources, what refers to what, and for each data plane the set of entries that it is to have: its listeners, the
 //! routes attached to them (and of these only the attachments that are there), and whatever those refer to. Invariants: the sets
 //! depend on the resources only, not on the order or grouping in which they came; an edit costs the same among a hundred resources and
-//! among ten thousand (references are counted for each data plane); what no listener of a data plane leads to is not in its set.
+//! among ten thousand (references are counted for each data plane); what no listener of a data plane leads to is not in its set; a
+//! data plane without listeners can be forgotten, and nothing of it stays.
 //!
 //! Deliberately absent: instances, connections and time.
 
@@ -23,9 +24,9 @@ use weir_model::wire::Entry;
 /// The address that stands for a data plane's own on the way to it.
 pub(crate) const WILDCARD: &str = "::";
 
-/// Names a data plane that was ever heard of.
+/// Names a data plane until it is forgotten; never used for a second one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PlaneId(u32);
+pub(crate) struct PlaneId(u64);
 
 type Key = Arc<str>;
 
@@ -43,7 +44,8 @@ pub(crate) struct Graph {
     /// Routes by the listeners that they name.
     attached: HashMap<Key, BTreeSet<Key>>,
     names: BTreeMap<DataPlaneName, PlaneId>,
-    planes: Vec<Plane>,
+    planes: HashMap<PlaneId, Plane>,
+    planes_made: u64,
     /// Counts that were changed, and entries that were made anew; for those who hold the cost down.
     work: usize,
 }
@@ -51,6 +53,8 @@ pub(crate) struct Graph {
 #[derive(Debug)]
 struct Plane {
     name: DataPlaneName,
+    /// How many are its own.
+    listeners: usize,
     entries: BTreeMap<Key, Arc<Entry>>,
 }
 
@@ -86,11 +90,25 @@ impl Graph {
         if let Some(known) = self.names.get(name) {
             return *known;
         }
-        // Names are bounded by the Gateways that ever were and the data planes that authenticated.
-        let id = PlaneId(u32::try_from(self.planes.len()).unwrap_or(u32::MAX));
+        self.planes_made += 1;
+        let id = PlaneId(self.planes_made);
         self.names.insert(name.clone(), id);
-        self.planes.push(Plane { name: name.clone(), entries: BTreeMap::new() });
+        self.planes.insert(id, Plane { name: name.clone(), listeners: 0, entries: BTreeMap::new() });
         id
+    }
+
+    /// Whether a listener is the data plane's. Without one nothing leads to it, and it has nothing.
+    pub(crate) fn has_listeners(&self, plane: PlaneId) -> bool {
+        self.planes.get(&plane).is_some_and(|plane| plane.listeners > 0)
+    }
+
+    /// Forgets a data plane, unless a listener is its own.
+    pub(crate) fn forget(&mut self, plane: PlaneId) {
+        if !self.has_listeners(plane)
+            && let Some(plane) = self.planes.remove(&plane)
+        {
+            self.names.remove(&plane.name);
+        }
     }
 
     pub(crate) fn planes(&self) -> impl Iterator<Item = (PlaneId, &DataPlaneName)> {
@@ -98,13 +116,13 @@ impl Graph {
     }
 
     pub(crate) fn name(&self, plane: PlaneId) -> Option<&DataPlaneName> {
-        self.planes.get(plane.0 as usize).map(|plane| &plane.name)
+        self.planes.get(&plane).map(|plane| &plane.name)
     }
 
     /// What a data plane is to have.
     pub(crate) fn entries(&self, plane: PlaneId) -> &BTreeMap<Key, Arc<Entry>> {
         static NONE: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
-        self.planes.get(plane.0 as usize).map_or(&NONE, |plane| &plane.entries)
+        self.planes.get(&plane).map_or(&NONE, |plane| &plane.entries)
     }
 
     /// Takes an update in; what changed, for each data plane to which it did.
@@ -127,6 +145,12 @@ impl Graph {
             self.take_out(&key, &mut touched);
         }
         self.settle(touched)
+    }
+
+    /// How much of everything is kept.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> [usize; 4] {
+        [self.slots.len(), self.attached.len(), self.names.len(), self.planes.len()]
     }
 
     fn put(&mut self, resource: &Resource, touched: &mut Touched) {
@@ -226,6 +250,11 @@ impl Graph {
         new: Option<PlaneId>,
         touched: &mut Touched,
     ) {
+        for (plane, is_new) in [(new, true), (old, false)] {
+            if let Some(plane) = plane.and_then(|plane| self.planes.get_mut(&plane)) {
+                plane.listeners = if is_new { plane.listeners + 1 } else { plane.listeners.saturating_sub(1) };
+            }
+        }
         let routes: Vec<Key> =
             self.attached.get(key).map(|routes| routes.iter().cloned().collect()).unwrap_or_default();
         for key in routes.iter().chain([key]) {
@@ -318,7 +347,7 @@ impl Graph {
         for (plane, key) in touched {
             self.work += 1;
             let after = self.entry(plane, &key);
-            let Some(entries) = self.planes.get_mut(plane.0 as usize).map(|plane| &mut plane.entries) else {
+            let Some(entries) = self.planes.get_mut(&plane).map(|plane| &mut plane.entries) else {
                 continue;
             };
             let before = entries.get(&key);

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use weir_model::resource::{Applied, DataPlaneName, Update};
 
 pub use self::authority::{Authority, AuthorityError, AuthorityPolicy, Issued};
-pub use self::fleet::{InstanceReport, PlaneReport};
+pub use self::fleet::{EntryName, InstanceContents, InstanceReport, PlaneContents, PlaneReport};
 pub use self::status::DistributeStatus;
 
 use self::fleet::Fleet;
@@ -155,6 +155,11 @@ impl Distribution {
 
     pub fn planes(&self) -> Vec<PlaneReport> {
         self.shared.fleet.lock().reports()
+    }
+
+    /// What each data plane is to have, resource by resource.
+    pub fn contents(&self) -> Vec<PlaneContents> {
+        self.shared.fleet.lock().contents()
     }
 
     /// What every instance served so far; of those that answer within two seconds.

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
@@ -34,6 +35,7 @@ use self::link::Link;
 use self::state::State;
 use self::status::PlaneStatus;
 use crate::admin;
+use crate::snapshot;
 use crate::cli::ProxyOptions;
 use crate::wire::{self, Room};
 
@@ -220,7 +222,22 @@ impl admin::AdminSource for Admin {
     }
 
     fn splits(&self) -> BoxFuture<'_, serde_json::Value> {
-        self.0.status.splits()
+        futures::future::ready(wire::splits(self.0.status.proxy())).boxed()
+    }
+
+    fn snapshot(&self) -> serde_json::Value {
+        let Plane { options, status, .. } = &*self.0;
+        let instance = instance(options).unwrap_or_default();
+        let state = self.0.state();
+        let (epoch, rejected) = (state.position().epoch, state.rejected());
+        snapshot::of_plane(
+            &options.data_plane,
+            epoch,
+            state.entries(),
+            &instance,
+            status.ready().is_ok(),
+            &rejected,
+        )
     }
 }
 

@@ -4,16 +4,11 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use serde_json::Value;
 use weir_model::resource::BindReport;
 use weir_model::wire::Report;
 use weir_proxy::Proxy;
 
 use super::identity::unix_seconds;
-use crate::admin::AdminSource;
-use crate::wire;
 
 /// A clock that differs by more is told of. Unit: seconds. Source: ours; certificates bear two hours.
 const SKEW_TOLD_SECONDS: i64 = 300;
@@ -140,10 +135,9 @@ impl PlaneStatus {
             _ => bind.clone(),
         }
     }
-}
 
-impl AdminSource for PlaneStatus {
-    fn ready(&self) -> Result<(), String> {
+    /// `Err` says what is still missing.
+    pub(crate) fn ready(&self) -> Result<(), String> {
         if self.draining.load(Relaxed) {
             return Err("the data plane is ending".to_owned());
         }
@@ -163,7 +157,8 @@ impl AdminSource for PlaneStatus {
         }
     }
 
-    fn remark(&self) -> Option<String> {
+    /// What is to be known of one that is ready.
+    pub(crate) fn remark(&self) -> Option<String> {
         if self.connected.load(Relaxed) {
             return None;
         }
@@ -176,7 +171,7 @@ impl AdminSource for PlaneStatus {
         Some(format!("serving what the last controller said: {why}"))
     }
 
-    fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let mut out = self.proxy.metrics();
         let mut one = |name: &str, kind: &str, help: &str, value: i64| {
             // Writing to a String cannot fail.
@@ -209,9 +204,5 @@ impl AdminSource for PlaneStatus {
         let failed = count(&all.write_failures);
         one("state_write_failures_total", "counter", "Writes of it that failed.", failed);
         out
-    }
-
-    fn splits(&self) -> BoxFuture<'_, Value> {
-        futures::future::ready(wire::splits(&self.proxy)).boxed()
     }
 }

@@ -333,3 +333,101 @@ fn ten_thousand_routes_are_sent_in_bounded_parts_and_one_edit_alone() {
     let delta = part(&mut fleet, id, now).unwrap();
     assert!(delta.last && prost::Message::encoded_len(&delta) < 400);
 }
+
+#[test]
+fn gateways_that_come_and_go_leave_nothing_behind() {
+    let mut now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let sizes = |fleet: &Fleet| (fleet.graph.sizes(), fleet.states.len(), fleet.sessions.len(), fleet.sent.len());
+    fleet.applied(now);
+    let before = sizes(&fleet);
+    for turn in 0..200_u64 {
+        let (name, sequence) = (format!("gone{turn}"), 2 + turn * 3);
+        let place = plane(&name).place();
+        let made = upserts(vec![
+            listener(&name, &place, Some(&name)),
+            certificate(&name, 1),
+            route(&name, &[&name], &[&name]),
+            backend(&name, None),
+            endpoints(&name, 1),
+        ]);
+        let keys = made.upserts.iter().map(|resource| resource.key().to_owned()).collect();
+        fleet.apply(&update(sequence, made), now);
+        let id = fleet.connect(&plane(&name), hello("x", Vec::new()), Arc::default());
+        drink(&mut fleet, id, &mut Instance::default(), now);
+        assert_eq!(of(&fleet.applied(now), &name).ready, 1);
+        if turn % 2 == 0 {
+            // Its pod goes last, and without a word.
+            fleet.apply(&update(sequence + 1, Update { removals: keys, ..Update::default() }), now);
+            fleet.disconnect(id, now);
+        } else {
+            fleet.reported(id, Report { ready: false, draining: true, ..report(false) });
+            fleet.disconnect(id, now);
+            fleet.apply(&update(sequence + 1, Update { removals: keys, ..Update::default() }), now);
+        }
+        fleet.applied(now);
+        // One that nobody knows comes, with a certificate that it still has.
+        let id = fleet.connect(&plane(&name), hello("y", Vec::new()), Arc::default());
+        fleet.disconnect(id, now);
+        now += 10 * SECOND;
+        fleet.applied(now);
+        assert_eq!(sizes(&fleet), (before.0, before.1, before.2, 0), "after {name}");
+        assert_eq!(fleet.applied_deadline(), None, "nothing is waited for");
+    }
+}
+
+#[test]
+fn an_instance_has_no_say_about_what_is_anothers() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    fleet.apply(
+        &update(2, upserts(vec![listener("b", "plane:default/b", None), route("theirs", &["b"], &["two"])])),
+        now,
+    );
+    let id = connect(&mut fleet, "x");
+    let begun = part(&mut fleet, id, now).unwrap();
+    let rejected = |key: &str| Rejected { key: key.to_owned(), reason: "é".repeat(4_000) };
+    let bind = |port| BindReport { address: "192.0.2.1".to_owned(), port, ..report(true).binds.remove(0) };
+    let said = Acknowledged {
+        lane: begun.lane,
+        number: begun.number,
+        rejected: vec![rejected("httproute/default/theirs"), rejected("httproute/default/r")],
+        report: Some(Report { ready: true, binds: vec![bind(80), bind(70_000), bind(0)], draining: false }),
+    };
+    assert!(fleet.acknowledged(id, said));
+    let applied = fleet.applied(now);
+    let told: Vec<(&str, usize)> =
+        applied.rejected.iter().map(|one| (one.key.as_str(), one.reason.len())).collect();
+    assert_eq!(told, [("httproute/default/r", 1_024)]);
+    let binds: Vec<(&str, u32)> = applied.binds.iter().map(|bind| (bind.address.as_str(), bind.port)).collect();
+    assert_eq!(binds, [("plane:default/a", 80)], "its own place, and ports that there are");
+}
+
+#[test]
+fn what_a_data_plane_is_to_have_is_told_by_name_and_not_by_content() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    let contents = fleet.contents();
+    let keys: Vec<&str> = contents[0].entries.iter().map(|entry| &*entry.key).collect();
+    assert_eq!(
+        keys,
+        ["backend/default/one/80", "certificate/a", "endpoints/default/one/80", "httproute/default/r", "listener/default/a"]
+    );
+    assert_eq!((contents[0].instances[0].waiting, contents[0].instances[0].report.sequence), (5, 0));
+    let mut instance = Instance::default();
+    drink(&mut fleet, id, &mut instance, now);
+    let contents = fleet.contents();
+    assert_eq!((contents[0].instances[0].waiting, contents[0].instances[0].report.sequence), (0, 1));
+    for entry in &contents[0].entries {
+        let held = &instance.entries[&*entry.key];
+        assert_eq!((&held.hash, held.body.len()), (&entry.hash, entry.bytes), "{}", entry.key);
+    }
+    fleet.apply(&update(2, upserts(vec![endpoints("one", 2)])), now);
+    assert_eq!(fleet.contents()[0].instances[0].waiting, 1);
+    part(&mut fleet, id, now).unwrap();
+    assert_eq!(fleet.contents()[0].instances[0].waiting, 1, "sent is not acknowledged");
+}

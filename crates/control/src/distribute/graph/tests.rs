@@ -360,6 +360,15 @@ proptest! {
                     .map(|key| &**key)
                     .collect();
                 prop_assert_eq!(told, differs);
+                // One without listeners has left nothing behind, and may be forgotten.
+                let place = plane(name).place();
+                let is_its = |one: &Resource| matches!(&one.body, Some(Body::Listener(of)) if of.address == place);
+                let has_listeners = all.values().any(is_its);
+                prop_assert_eq!(graph.has_listeners(id), has_listeners);
+                graph.forget(id);
+                prop_assert_eq!(graph.name(id).is_some(), has_listeners);
+                let leads_to = |slot: &super::Slot| slot.counts.iter().any(|(of, _)| *of == id);
+                prop_assert!(has_listeners || !graph.slots.values().any(leads_to));
             }
         }
     }
