@@ -5,7 +5,8 @@
 //! that want it one gets it; leadership ends by this machine's clock that goes on while the process is stopped or the
 //! machine sleeps (`CLOCK_BOOTTIME`), [`LeaseTimes::renewal`] after the last renewal *began*, and so before anybody else
 //! may take it; another's Lease runs out by the time for which it was seen unchanged here, never by the times written in
-//! it, so clocks that differ do no harm. Deliberately absent: what leaders do; every write asks [`Leadership::holds`].
+//! it, so clocks that differ do no harm; an epoch is larger than every one before it, also where the Lease was deleted meanwhile (it
+//! follows the wall clock where that is ahead). Deliberately absent: what leaders do; every write asks [`Leadership::holds`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,15 @@ const ADDRESS_ANNOTATION: &str = "weir.dev/address";
 
 /// Where it tells on which port of its pod it answers questions about itself.
 pub const ADMIN_PORT_ANNOTATION: &str = "weir.dev/admin-port";
+
+/// Where it tells which namespaces it reads, comma-separated; empty or absent: all.
+pub(crate) const NAMESPACES_ANNOTATION: &str = "weir.dev/watch-namespaces";
+
+/// Where it tells its epoch.
+const EPOCH_ANNOTATION: &str = "weir.dev/epoch";
+
+/// What the name of an installation's Lease ends with, behind the name of the release.
+pub(crate) const LEASE_END: &str = "-weir-leader";
 
 /// The label, `NAME=VALUE`, by which the Leases of Weir's controllers are found.
 pub const LEASE_LABEL: &str = "app.kubernetes.io/part-of=weir";
@@ -157,6 +167,8 @@ pub struct LeaseConfig {
     pub address: String,
     /// The port of this process's admin server.
     pub admin_port: u16,
+    /// The only namespaces that this process reads; none: all.
+    pub namespaces: Vec<String>,
     pub times: LeaseTimes,
 }
 
@@ -166,6 +178,8 @@ pub struct Elector {
     config: LeaseConfig,
     leadership: Leadership,
     seen: Option<Seen>,
+    /// The highest epoch that was ever seen here.
+    epoch: u64,
     /// The Lease could not be read or written at the last try.
     failing: bool,
 }
@@ -178,6 +192,7 @@ struct Seen {
     address: String,
     /// What a leader says of itself beside the spec.
     annotations: Value,
+    labels: Value,
     /// When it was first seen to say what it says: on our clock.
     since: u64,
 }
@@ -195,7 +210,7 @@ impl Seen {
 
 impl Elector {
     pub(crate) fn new(caller: Caller, config: LeaseConfig) -> Elector {
-        Elector { caller, config, leadership: Leadership::none(), seen: None, failing: false }
+        Elector { caller, config, leadership: Leadership::none(), seen: None, epoch: 0, failing: false }
     }
 
     /// What the candidate has to say about it.
@@ -290,7 +305,7 @@ impl Elector {
                 "name": self.config.name,
                 "namespace": self.config.namespace,
                 "labels": {label: value},
-                "annotations": self.annotations(&Value::Null),
+                "annotations": self.annotations(&Value::Null, self.next_epoch()),
             },
             "spec": self.spec(&Value::Null, true),
         });
@@ -307,9 +322,18 @@ impl Elector {
             json!({"op": "test", "path": "/metadata/resourceVersion", "value": seen.version}),
             json!({"op": "add", "path": "/spec", "value": self.spec(&seen.spec, !renews)}),
         ];
-        let annotations = self.annotations(&seen.annotations);
+        let known = epoch_of(&seen.annotations);
+        let epoch = known.filter(|_| renews).unwrap_or_else(|| self.next_epoch());
+        let annotations = self.annotations(&seen.annotations, epoch);
         if annotations != seen.annotations {
             steps.push(json!({"op": "add", "path": "/metadata/annotations", "value": annotations}));
+        }
+        // By it the others find this one.
+        let (label, value) = LEASE_LABEL.split_once('=').unwrap_or_default();
+        if seen.labels[label] != value {
+            let mut labels = seen.labels.as_object().cloned().unwrap_or_default();
+            labels.insert(label.to_owned(), Value::from(value));
+            steps.push(json!({"op": "add", "path": "/metadata/labels", "value": labels}));
         }
         let path = LEASES.path(&self.config.namespace, &self.config.name);
         let answer = self.caller.patch(&path, PatchKind::Json, &Value::Array(steps)).await?;
@@ -318,11 +342,19 @@ impl Elector {
     }
 
     /// Those that are there, and ours.
-    fn annotations(&self, there: &Value) -> Value {
+    fn annotations(&self, there: &Value, epoch: u64) -> Value {
         let mut all = there.as_object().cloned().unwrap_or_default();
         all.insert(ADDRESS_ANNOTATION.to_owned(), Value::from(self.config.address.as_str()));
         all.insert(ADMIN_PORT_ANNOTATION.to_owned(), Value::from(self.config.admin_port.to_string()));
+        all.insert(NAMESPACES_ANNOTATION.to_owned(), Value::from(self.config.namespaces.join(",")));
+        all.insert(EPOCH_ANNOTATION.to_owned(), Value::from(epoch.to_string()));
         Value::Object(all)
+    }
+
+    /// One that is larger than all before, also those of a Lease that was deleted: nobody counts faster than seconds go by.
+    fn next_epoch(&self) -> u64 {
+        let seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        seconds.max(self.epoch.saturating_add(1))
     }
 
     fn won(&mut self, lease: &Value, began: u64) {
@@ -330,7 +362,7 @@ impl Elector {
         if !self.leadership.holds() {
             tracing::info!(identity = self.config.identity, "this process leads");
         }
-        let epoch = seen.spec["leaseTransitions"].as_u64().unwrap_or_default().saturating_add(1);
+        let epoch = epoch_of(&seen.annotations).unwrap_or(self.epoch);
         self.leadership.lead(began.saturating_add(nanos(self.config.times.renewal)), epoch);
     }
 
@@ -355,9 +387,11 @@ impl Elector {
             version: lease["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned(),
             address: annotations[ADDRESS_ANNOTATION].as_str().unwrap_or_default().to_owned(),
             annotations: annotations.clone(),
+            labels: lease["metadata"]["labels"].clone(),
             spec,
             since,
         };
+        self.epoch = self.epoch.max(epoch_of(annotations).unwrap_or_default());
         self.seen = Some(seen.clone());
         seen
     }
@@ -389,4 +423,8 @@ impl Elector {
             tracing::info!("the lease could not be given back; it runs out by itself");
         }
     }
+}
+
+fn epoch_of(annotations: &Value) -> Option<u64> {
+    annotations[EPOCH_ANNOTATION].as_str()?.parse().ok()
 }

@@ -121,8 +121,14 @@ pub async fn run(
         }
     }
     match &provision {
-        Provision::Cluster(cluster) if !cluster.take_over => {
-            tasks.spawn(rivals::look(caller.clone(), namespaces.clone(), found, stop.clone()));
+        Provision::Cluster(cluster) => {
+            let own = rivals::Own {
+                namespace: cluster.namespace.clone(),
+                lease: cluster.lease_name(),
+                namespaces: namespaces.clone(),
+                take_over: cluster.take_over,
+            };
+            tasks.spawn(rivals::look(caller.clone(), own, Arc::clone(&status), found, stop.clone()));
         }
         _ => _ = found.send(Some(StandBack::default())),
     }

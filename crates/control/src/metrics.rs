@@ -3,6 +3,7 @@
 //! Invariants: every number is an atomic, so a reader never waits; names follow `weir_control_<thing>_<unit>` and
 //! carry no label, so there are as many series as fields. Deliberately absent: any HTTP.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,6 +40,7 @@ macro_rules! control_status {
             ready: AtomicBool,
             pub(crate) rights: Rights,
             missing: Mutex<Vec<&'static str>>,
+            left_alone: Mutex<BTreeMap<String, String>>,
         }
 
         impl ControlStatus {
@@ -120,6 +122,8 @@ control_status! {
     gauge "weir_control_provision_pending" provision_pending;
     /// Whether this process leads: writes, provisions and serves data planes.
     gauge "weir_control_leader" leader;
+    /// Controller names of ours whose classes are left to another controller.
+    gauge "weir_control_names_left_alone" names_left_alone;
     /// Calls to the API that failed, except NotFound and Conflict.
     counter "weir_control_call_errors_total" call_errors;
 }
@@ -147,6 +151,16 @@ impl ControlStatus {
                 "weir_control_denied{{verb=\"{verb}\",resource=\"{resource}\",namespace=\"{namespace}\"}} 1"
             );
         }
+    }
+
+    /// Controller names of ours whose classes are left to another controller, each with why.
+    pub fn left_alone(&self) -> BTreeMap<String, String> {
+        self.left_alone.lock().clone()
+    }
+
+    pub(crate) fn set_left_alone(&self, names: BTreeMap<String, String>) {
+        self.names_left_alone.set(names.len() as u64);
+        *self.left_alone.lock() = names;
     }
 
     /// Kinds whose first list has not come.

@@ -1,11 +1,14 @@
-//! Other controllers that live and answer for names of ours: Kong's.
+//! Other controllers that live and answer for names of ours: Kong's, and other installations of Weir.
 //!
-//! Owns the look before anything is written to a class of Kong's: their election Leases, by name, in every namespace that
-//! is read. Invariants: while it is not known whether a controller lives its classes are left alone; one lives whose
-//! Lease changes while we look, whatever the times in it say; what was found holds for the life of this process, so that
-//! a rival that restarts, or dies for a moment, is not robbed. Deliberately absent: taking over, which is an order.
+//! Owns the look before anything is written to a class: election Leases in every namespace that may be read. Invariants: while it is
+//! not known whether a controller of Kong's lives its classes are left alone; one lives whose Lease changes while we look, whatever
+//! the times in it say; what was found of Kong holds for the life of this process, so that a rival that restarts, or dies for a
+//! moment, is not robbed. Of several installations of Weir that read a common namespace the one whose Lease is the oldest answers,
+//! alive or not, until its Lease goes with it; the others see that within seconds. Deliberately absent: taking over from Kong, which is
+//! an order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,7 +19,8 @@ use weir_api::kong::{CONTROLLERS, KIC_CONTROLLER, OPERATOR_CONTROLLER};
 
 use crate::backoff::Backoff;
 use crate::call::{CallError, Caller};
-use crate::lease::LEASES;
+use crate::lease::{LEASE_END, LEASE_LABEL, LEASES, NAMESPACES_ANNOTATION};
+use crate::metrics::ControlStatus;
 use crate::source::{RETRY_CAP, RETRY_FIRST};
 use crate::status_writer::OurNames;
 
@@ -30,6 +34,12 @@ const KIC_LEASE_BEGINNING: &str = "kong-ingress-controller-leader";
 const LOOK: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
+/// How often other installations of Weir are looked for.
+const LOOK_FOR_OURS: Duration = Duration::from_secs(5);
+
+/// The selector of Weir's own Leases: [`LEASE_LABEL`], escaped.
+const OURS: &str = "?labelSelector=app.kubernetes.io%2Fpart-of%3Dweir";
+
 /// Controllers that others answer for, each with how that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StandBack(pub(crate) BTreeMap<String, String>);
@@ -40,51 +50,171 @@ impl StandBack {
         let ours = CONTROLLERS.iter().filter(|name| !self.0.contains_key(**name));
         OurNames(ours.map(|name| (*name).to_owned()).collect())
     }
+
+    /// Another installation answers for every name.
+    fn for_all(first: &Installation) -> StandBack {
+        let Installation { made, namespace, lease, .. } = first;
+        let release = lease.strip_suffix(LEASE_END).unwrap_or(lease);
+        let why = format!(
+            "installation {release} of Weir in namespace {namespace} was there first (Lease {namespace}/{lease}, made {made}). \
+             Uninstall one of the two, or give each namespaces of its own (watchNamespaces)"
+        );
+        StandBack(CONTROLLERS.iter().map(|name| ((*name).to_owned(), why.clone())).collect())
+    }
 }
 
-/// Look for rivals until it is known which live. `namespaces` that may be read; none: all.
+/// This installation, among others of Weir.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) namespace: String,
+    /// The name of its Lease.
+    pub(crate) lease: String,
+    /// The only namespaces that it reads; none: all.
+    pub(crate) namespaces: Vec<String>,
+    /// It was told to answer for Kong's names, whoever lives.
+    pub(crate) take_over: bool,
+}
+
+/// Looks for rivals until shutdown, and tells of each change.
 pub(crate) async fn look(
     caller: Caller,
-    namespaces: Vec<String>,
+    own: Own,
+    status: Arc<ControlStatus>,
     found: watch::Sender<Option<StandBack>>,
     shutdown: CancellationToken,
 ) {
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = find(&caller, &namespaces, &found) => {}
+        () = find(&caller, &own, &status, &found) => {}
     }
 }
 
-async fn find(caller: &Caller, namespaces: &[String], found: &watch::Sender<Option<StandBack>>) {
-    let mut first: Option<BTreeMap<String, Held>> = None;
-    let mut started = Instant::now();
+async fn find(
+    caller: &Caller,
+    own: &Own,
+    status: &ControlStatus,
+    found: &watch::Sender<Option<StandBack>>,
+) {
+    let mut kongs = (!own.take_over).then(Kongs::default);
+    let mut settled = StandBack::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {
-        let held = match held(caller, namespaces).await {
-            Ok(held) => held,
+        // Kong's Leases have no label in common.
+        let selector = if kongs.is_some() { "" } else { OURS };
+        let leases = match leases(caller, &own.namespaces, selector).await {
+            Ok(leases) => leases,
             Err(error) => {
-                tracing::warn!(%error, "cannot look for Kong's controllers");
+                tracing::warn!(%error, "cannot look for other controllers");
                 tokio::time::sleep(backoff.next_wait()).await;
                 continue;
             }
         };
         backoff.reset();
-        let before = first.get_or_insert_with(|| {
-            started = Instant::now();
-            held.clone()
-        });
-        let over = started.elapsed() >= LOOK;
-        let (back, open) = judge(before, &held, over);
-        found.send_if_modified(|known| {
-            let changed = known.as_ref() != Some(&back);
-            *known = Some(back);
-            changed
-        });
-        if !open {
-            return;
+        if let Some(looking) = &mut kongs {
+            let (back, open) = looking.look(&leases);
+            settled = back;
+            if !open {
+                kongs = None;
+            }
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        let first = first_installation(own, &leases);
+        let back = first.map_or_else(|| settled.clone(), |first| StandBack::for_all(&first));
+        tell(back, status, found);
+        tokio::time::sleep(if kongs.is_some() { LOOK_AGAIN } else { LOOK_FOR_OURS }).await;
     }
+}
+
+fn tell(back: StandBack, status: &ControlStatus, found: &watch::Sender<Option<StandBack>>) {
+    found.send_if_modified(|known| {
+        if known.as_ref() == Some(&back) {
+            return false;
+        }
+        for (controller, why) in &back.0 {
+            tracing::warn!(controller, why, "classes of this controller name are left alone");
+        }
+        let before = known.iter().flat_map(|known| known.0.keys());
+        for controller in before.filter(|name| !back.0.contains_key(*name)) {
+            tracing::info!(controller, "classes of this controller name are answered for from now on");
+        }
+        status.set_left_alone(back.0.clone());
+        *known = Some(back);
+        true
+    });
+}
+
+/// The look at Kong's Leases.
+#[derive(Default)]
+struct Kongs {
+    first: Option<(Instant, BTreeMap<String, Held>)>,
+}
+
+impl Kongs {
+    fn look(&mut self, leases: &[Value]) -> (StandBack, bool) {
+        let held: BTreeMap<String, Held> = leases.iter().filter_map(rival).collect();
+        let (started, before) = self.first.get_or_insert_with(|| (Instant::now(), held.clone()));
+        judge(before, &held, started.elapsed() >= LOOK)
+    }
+}
+
+/// The Lease of an installation of Weir.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Installation {
+    /// As the API server wrote it: in their order as text.
+    made: String,
+    namespace: String,
+    lease: String,
+    /// The only namespaces that it reads; none: all.
+    namespaces: Vec<String>,
+}
+
+impl Installation {
+    fn of(lease: &Value) -> Option<Installation> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let metadata = &lease["metadata"];
+        let (label, value) = LEASE_LABEL.split_once('=')?;
+        let name = metadata["name"].as_str().filter(|name| name.ends_with(LEASE_END))?;
+        if metadata["labels"][label] != value {
+            return None;
+        }
+        let namespaces = text(&metadata["annotations"][NAMESPACES_ANNOTATION]);
+        let namespaces = namespaces.split(',').map(str::to_owned).filter(|name| !name.is_empty());
+        Some(Installation {
+            made: text(&metadata["creationTimestamp"]),
+            namespace: text(&metadata["namespace"]),
+            lease: name.to_owned(),
+            namespaces: namespaces.collect(),
+        })
+    }
+
+    fn meets(&self, namespaces: &[String]) -> bool {
+        let is_everywhere = self.namespaces.is_empty() || namespaces.is_empty();
+        is_everywhere || self.namespaces.iter().any(|name| namespaces.contains(name))
+    }
+}
+
+/// The installation that was there before this one and reads what it reads, if there is one.
+fn first_installation(own: &Own, leases: &[Value]) -> Option<Installation> {
+    let is_own = |one: &Installation| one.namespace == own.namespace && one.lease == own.lease;
+    let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
+    // One that has no Lease was not there before anybody.
+    let ours = all.iter().find(|one| is_own(one));
+    let before = all.iter().filter(|one| !is_own(one) && ours.is_none_or(|ours| *one < ours));
+    before.filter(|one| one.meets(&own.namespaces)).min().cloned()
+}
+
+/// All Leases, or those of the namespaces that may be read.
+async fn leases(caller: &Caller, namespaces: &[String], selector: &str) -> Result<Vec<Value>, CallError> {
+    let path = |namespace: &str| format!("{}{selector}", LEASES.path(namespace, ""));
+    match caller.list(&path(""), false).await {
+        Ok((_, leases)) => return Ok(leases),
+        Err(error) if error.is_denied() && !namespaces.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    let mut all = Vec::new();
+    for namespace in namespaces {
+        all.extend(caller.list(&path(namespace), false).await?.1);
+    }
+    Ok(all)
 }
 
 /// A Lease that somebody holds.
@@ -116,17 +246,6 @@ fn judge(before: &BTreeMap<String, Held>, now: &BTreeMap<String, Held>, over: bo
         back.0.insert((*controller).to_owned(), why);
     }
     (back, open)
-}
-
-async fn held(caller: &Caller, namespaces: &[String]) -> Result<BTreeMap<String, Held>, CallError> {
-    let everywhere = [String::new()];
-    let places = if namespaces.is_empty() { &everywhere[..] } else { namespaces };
-    let mut held = BTreeMap::new();
-    for namespace in places {
-        let (_, leases) = caller.list(&LEASES.path(namespace, ""), false).await?;
-        held.extend(leases.iter().filter_map(rival));
-    }
-    Ok(held)
 }
 
 fn rival(lease: &Value) -> Option<(String, Held)> {
@@ -175,6 +294,57 @@ mod tests {
         assert!(!open);
         assert!(back.0[OPERATOR_CONTROLLER].contains("kong/a7feedc84.konghq.com"));
         assert_eq!(back.ours().0, ["weir.dev/gateway-controller", "konghq.com/kic-gateway-controller"]);
+    }
+
+    fn installation(made: u32, namespace: &str, reads: Option<&str>) -> Value {
+        let annotations = reads.map(|reads| json!({ NAMESPACES_ANNOTATION: reads }));
+        json!({"metadata": {
+            "namespace": namespace,
+            "name": "weir-weir-leader",
+            "labels": {"app.kubernetes.io/part-of": "weir"},
+            "annotations": annotations,
+            "creationTimestamp": format!("2026-01-01T00:00:{made:02}Z"),
+        }})
+    }
+
+    fn own(namespace: &str, reads: &[&str]) -> Own {
+        Own {
+            namespace: namespace.to_owned(),
+            lease: "weir-weir-leader".to_owned(),
+            namespaces: reads.iter().map(|name| (*name).to_owned()).collect(),
+            take_over: true,
+        }
+    }
+
+    #[test]
+    fn of_several_installations_exactly_one_answers() {
+        let all = [installation(3, "c", None), installation(1, "b", Some("")), installation(1, "a", None)];
+        let first_of = |namespace| first_installation(&own(namespace, &[]), &all).map(|first| first.namespace);
+        assert_eq!(["a", "b", "c"].map(first_of), [None, Some("a".to_owned()), Some("a".to_owned())]);
+        // Without a Lease of its own it is the last.
+        assert_eq!(first_of("d"), Some("a".to_owned()));
+        assert_eq!(first_installation(&own("d", &[]), &[]), None);
+        let back = StandBack::for_all(&first_installation(&own("c", &[]), &all).unwrap());
+        assert_eq!(back.ours().0, [] as [String; 0]);
+        let why = &back.0["weir.dev/gateway-controller"];
+        assert!(why.contains("installation weir of Weir in namespace a"), "{why}");
+    }
+
+    #[test]
+    fn installations_with_namespaces_of_their_own_do_not_meet() {
+        let all = [installation(1, "a", Some("a,x")), installation(2, "b", None)];
+        let first_of = |reads: &[&str]| first_installation(&own("b", reads), &all).map(|first| first.namespace);
+        assert_eq!(first_of(&["b", "y"]), None);
+        assert_eq!(first_of(&["b", "x"]), Some("a".to_owned()));
+        assert_eq!(first_of(&[]), Some("a".to_owned()), "it reads the other's too");
+        let mut other = installation(1, "a", None);
+        other["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "else"});
+        assert_eq!(first_installation(&own("b", &[]), &[other]), None, "not of Weir");
+    }
+
+    #[test]
+    fn the_selector_is_the_label() {
+        assert_eq!(OURS, format!("?labelSelector={}", crate::call::percent_encode(LEASE_LABEL)));
     }
 
     #[test]

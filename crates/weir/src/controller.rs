@@ -17,7 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use weir_control::distribute::{self, AuthorityPolicy, DEFAULT_AUDIENCE, DistributeConfig, Distribution};
+use weir_control::distribute::{self, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, Distribution};
 use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Provision};
 
 use crate::admin::{self, AdminSource};
@@ -151,20 +151,6 @@ impl Work {
     async fn run(self, shutdown: CancellationToken) -> Result<()> {
         let Work { options, names, config, control, distributed, running, admin_port } = self;
         let client = client::client(config)?;
-        let (leadership, election) = if options.leader_election {
-            let lease = LeaseConfig {
-                namespace: names.namespace.clone(),
-                name: format!("{}-weir-leader", names.release),
-                identity: names.identity.clone(),
-                address: names.own_address.clone(),
-                admin_port,
-                times: LeaseTimes::default(),
-            };
-            let elector = weir_control::elector(client.clone(), Arc::clone(&control), lease);
-            (elector.leadership(), elector.run(shutdown.clone()).left_future())
-        } else {
-            (weir_control::Leadership::always(), futures::future::ready(()).right_future())
-        };
         let distribution = Distribution::new(
             client.clone(),
             DistributeConfig {
@@ -173,20 +159,36 @@ impl Work {
                 secret: format!("{}-weir-authority", names.release),
                 audience: DEFAULT_AUDIENCE.to_owned(),
                 policy: AuthorityPolicy::default(),
+                clock: Clock::default(),
                 status: distributed,
             },
         );
         running.send_replace(Some(distribution.clone()));
-        let provision = Provision::Cluster(Cluster {
-            namespace: names.namespace,
-            release: names.release,
+        let cluster = Cluster {
+            namespace: names.namespace.clone(),
+            release: names.release.clone(),
             image: options.image,
-            controller: names.address,
+            controller: names.address.clone(),
             audience: DEFAULT_AUDIENCE.to_owned(),
             trust: distribution.trust(),
             take_over: options.take_over,
-        });
-        let mut settings = wire::control_config(provision, control);
+        };
+        let (leadership, election) = if options.leader_election {
+            let lease = LeaseConfig {
+                namespace: names.namespace.clone(),
+                name: cluster.lease_name(),
+                identity: names.identity.clone(),
+                address: names.own_address.clone(),
+                admin_port,
+                namespaces: options.watch_namespaces.clone(),
+                times: LeaseTimes::default(),
+            };
+            let elector = weir_control::elector(client.clone(), Arc::clone(&control), lease);
+            (elector.leadership(), elector.run(shutdown.clone()).left_future())
+        } else {
+            (weir_control::Leadership::always(), futures::future::ready(()).right_future())
+        };
+        let mut settings = wire::control_config(Provision::Cluster(cluster), control);
         settings.instance = names.identity;
         settings.namespaces = options.watch_namespaces;
         settings.leadership = leadership.clone();
@@ -264,7 +266,10 @@ impl AdminSource for Report {
     }
 
     fn remark(&self) -> Option<String> {
-        self.refused()
+        let left = self.control.left_alone();
+        let left = left.iter().map(|(name, why)| format!("classes of {name} are left alone: {why}"));
+        let all: Vec<String> = self.refused().into_iter().chain(left).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     fn metrics(&self) -> String {

@@ -19,7 +19,7 @@ use weir_model::wire::{
 
 use super::fleet::{Next, Parting, SessionId};
 use super::server::Peer;
-use super::{InstanceSplits, Leadership, Shared, unix_seconds};
+use super::{InstanceSplits, Leadership, Shared};
 
 /// How long an instance gets for its first message. Unit: time. Source: ours.
 const HELLO: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub(super) async fn begin(
     status.streams.add(1);
     status.instances.set(shared.fleet.lock().connected() as u64);
     shared.moved.notify_one();
-    let now_seconds = unix_seconds();
+    let now_seconds = shared.config.clock.now();
     let left = u64::try_from(peer.not_after.saturating_sub(now_seconds)).unwrap_or_default();
     let following = Following {
         id,

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Authority, AuthorityError, AuthorityPolicy};
-use super::{Leadership, unix_seconds};
+use super::{Clock, Leadership};
 use crate::call::{CallError, Caller, Collection, PatchKind};
 
 /// How often the Secret is looked at. Unit: time. Source: ours; a rotation that somebody asks for begins so soon.
@@ -64,6 +64,7 @@ pub(crate) struct Keeper {
     pub(crate) namespace: String,
     pub(crate) secret: String,
     pub(crate) policy: AuthorityPolicy,
+    pub(crate) clock: Clock,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) live: watch::Sender<Option<Arc<Live>>>,
     /// PEM.
@@ -107,7 +108,7 @@ impl Keeper {
     /// Reads the Secret, and does to it what is due.
     async fn look(&mut self) -> Result<(), KeepError> {
         let leads = matches!(*self.leadership.borrow_and_update(), Leadership::Leader { .. });
-        let now = unix_seconds();
+        let now = self.clock.now();
         let known = self.live.borrow().as_ref().map(|live| live.authority.clone());
         let secret = match self.caller.get(&SECRETS.path(&self.namespace, &self.secret)).await {
             Ok(secret) => Some(secret),
@@ -171,7 +172,7 @@ impl Keeper {
         if is_in_use {
             return Ok(());
         }
-        let server = Arc::new(server(&authority, &self.policy, now)?);
+        let server = Arc::new(server(&authority, &self.policy, &self.clock)?);
         let trusted = authority.trusted();
         self.live.send_replace(Some(Arc::new(Live { authority, server, made: now })));
         self.trusted.send_if_modified(|known| {
@@ -195,9 +196,9 @@ fn read(secret: &Value) -> Result<Authority, AuthorityError> {
 }
 
 /// TLS with a new certificate of the controller's. Clients show a certificate, or none and a token later.
-fn server(authority: &Authority, policy: &AuthorityPolicy, now: i64) -> Result<ServerConfig, KeepError> {
+fn server(authority: &Authority, policy: &AuthorityPolicy, clock: &Clock) -> Result<ServerConfig, KeepError> {
     let key = KeyPair::generate().map_err(AuthorityError::from)?;
-    let issued = authority.issue_controller(&key, policy, now)?;
+    let issued = authority.issue_controller(&key, policy, clock.now())?;
     let mut roots = RootCertStore::empty();
     for root in authority.roots() {
         roots.add(root)?;
@@ -208,7 +209,7 @@ fn server(authority: &Authority, policy: &AuthorityPolicy, now: i64) -> Result<S
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![issued.certificate], key)?;

@@ -14,6 +14,7 @@
 //! | [`server`], [`follow`] | connections, calls, streams |
 
 mod authority;
+mod clock;
 mod fleet;
 mod follow;
 mod graph;
@@ -25,7 +26,7 @@ mod token;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use weir_model::resource::{Applied, DataPlaneName, Update};
 
 pub use self::authority::{Authority, AuthorityError, AuthorityPolicy, Issued};
+pub use self::clock::Clock;
 pub use self::fleet::{EntryName, InstanceContents, InstanceReport, PlaneContents, PlaneReport};
 pub use self::status::DistributeStatus;
 
@@ -69,6 +71,8 @@ pub struct DistributeConfig {
     /// Tokens must be for it.
     pub audience: String,
     pub policy: AuthorityPolicy,
+    /// By which certificates are made and judged.
+    pub clock: Clock,
     /// Counters; keep a clone to read them.
     pub status: Arc<DistributeStatus>,
 }
@@ -199,6 +203,7 @@ impl Distribution {
             namespace: self.shared.config.namespace.clone(),
             secret: self.shared.config.secret.clone(),
             policy: self.shared.config.policy,
+            clock: self.shared.config.clock.clone(),
             leadership: leadership.clone(),
             live: self.shared.live.clone(),
             trusted: self.shared.trusted.clone(),
@@ -265,10 +270,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// The wall clock.
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

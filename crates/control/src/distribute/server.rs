@@ -28,7 +28,7 @@ use weir_model::wire::{
 use super::authority::Issued;
 use super::follow;
 use super::token::{self, TokenError};
-use super::{Leadership, Shared, unix_seconds};
+use super::{Leadership, Shared};
 
 /// Connections at a time. Unit: connections. Source: ours; a data plane's instance has one.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -227,7 +227,7 @@ impl Door {
     fn issue(&self, name: &DataPlaneName, public_key: &[u8]) -> Result<Response<CertificateReply>, Status> {
         let live = self.shared.live.borrow().clone();
         let live = live.ok_or_else(|| Status::unavailable("there is no authority now"))?;
-        let now_seconds = unix_seconds();
+        let now_seconds = self.shared.config.clock.now();
         let issued = live.authority.issue_plane(name, public_key, &self.shared.config.policy, now_seconds);
         let Issued { certificate, not_before, not_after } =
             issued.map_err(|error| self.refuse(Status::invalid_argument(error.to_string())))?;
@@ -242,7 +242,7 @@ impl Door {
     }
 
     fn known(&self, peer: Option<Peer>) -> Result<Peer, Status> {
-        peer.filter(|peer| peer.not_after > unix_seconds()).ok_or_else(|| {
+        peer.filter(|peer| peer.not_after > self.shared.config.clock.now()).ok_or_else(|| {
             self.refuse(Status::unauthenticated(
                 "a data plane's certificate is needed; a token gives the first",
             ))

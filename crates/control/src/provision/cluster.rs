@@ -27,6 +27,7 @@ use self::table::{Table, Wish};
 use super::objects::{LABEL_BYTES, short};
 use super::{Assigned, Assignment, GatewayView, PlanePlace};
 use crate::call::Caller;
+use crate::lease::LEASE_END;
 use crate::metrics::ControlStatus;
 
 /// Settings of provisioning in a cluster.
@@ -64,6 +65,11 @@ impl Cluster {
     /// The name of the ConfigMap with the authority's certificates, in each namespace with a data plane.
     pub fn trust_name(&self) -> String {
         short(&format!("{}-weir-authority", self.release))
+    }
+
+    /// The Lease of the installation's controllers.
+    pub fn lease_name(&self) -> String {
+        format!("{}{LEASE_END}", self.release)
     }
 
     fn shared_service(&self) -> Id {

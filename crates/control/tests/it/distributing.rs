@@ -25,7 +25,7 @@ use tonic::client::Grpc;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use weir_control::distribute::{
-    Authority, AuthorityPolicy, DEFAULT_AUDIENCE, DistributeConfig, DistributeStatus, Distribution,
+    Authority, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, DistributeStatus, Distribution,
     Leadership,
 };
 use weir_model::resource::{
@@ -76,6 +76,7 @@ async fn site() -> Site {
         secret: "weir-authority".to_owned(),
         audience: DEFAULT_AUDIENCE.to_owned(),
         policy: AuthorityPolicy::default(),
+        clock: Clock::default(),
         status: status.clone(),
     };
     let distribution = Distribution::new(api.client(), config);

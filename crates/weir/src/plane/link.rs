@@ -295,7 +295,7 @@ impl Link {
             TlsConnector::from(config).connect(server_name(), stream).await
         };
         let stream = match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(stream) => stream.with_context(|| format!("connecting to {address}"))?,
+            Ok(stream) => stream.map_err(hinted).with_context(|| format!("connecting to {address}"))?,
             Err(_elapsed) => return Err(anyhow!("connecting to {address}: not within {CONNECT:?}").into()),
         };
         let mut http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
@@ -503,6 +503,23 @@ async fn begin(
         Ok(stream) => stream,
         Err(_elapsed) => Err(anyhow!("no answer within {CALL:?}").into()),
     }
+}
+
+/// A certificate that is out of its time is more often a clock's fault than anybody else's.
+fn hinted(error: std::io::Error) -> anyhow::Error {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let is_of_time = matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ))
+    );
+    let error = anyhow::Error::from(error);
+    if is_of_time {
+        return error.context("the controller's certificate is out of its time by this node's clock: do their clocks agree?");
+    }
+    error
 }
 
 fn stream_of(saying: mpsc::Receiver<FromPlane>) -> impl Stream<Item = FromPlane> + Send {

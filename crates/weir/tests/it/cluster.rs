@@ -60,9 +60,20 @@ impl Rig {
     }
 
     fn control(&self, leadership: Leadership, take_over: bool, namespaces: &[&str]) -> Replica {
+        self.control_of("test", leadership, take_over, namespaces)
+    }
+
+    /// The control plane of one installation among several.
+    fn control_of(
+        &self,
+        release: &str,
+        leadership: Leadership,
+        take_over: bool,
+        namespaces: &[&str],
+    ) -> Replica {
         let mut config = ControlConfig::new(Provision::Cluster(Cluster {
             namespace: "default".to_owned(),
-            release: "test".to_owned(),
+            release: release.to_owned(),
             image: "weir:test".to_owned(),
             controller: "test-controller.default.svc:9902".to_owned(),
             audience: "weir.dev/controller".to_owned(),
@@ -82,12 +93,21 @@ impl Rig {
 
     /// A candidate with the task that stands for election.
     fn candidate(&self, name: &str) -> (Leadership, CancellationToken, tokio::task::JoinHandle<()>) {
+        self.candidate_of("test", name)
+    }
+
+    fn candidate_of(
+        &self,
+        release: &str,
+        name: &str,
+    ) -> (Leadership, CancellationToken, tokio::task::JoinHandle<()>) {
         let config = LeaseConfig {
             namespace: "default".to_owned(),
-            name: "test-weir-leader".to_owned(),
+            name: format!("{release}-weir-leader"),
             identity: name.to_owned(),
             address: format!("{name}:9902"),
             admin_port: 9_903,
+            namespaces: Vec::new(),
             times: TIMES,
         };
         let elector = weir_control::elector(self.client.clone(), Arc::default(), config);
@@ -427,6 +447,7 @@ async fn of_two_candidates_one_leads_and_the_other_follows_when_it_ends() {
         seen.wait_for(|leader| matches!(leader, Leader::Other { .. })).await.expect("it looks").clone();
     assert_eq!(other, Leader::Other { identity: "first".to_owned(), address: "first:9902".to_owned() });
     assert!(!second.holds());
+    let before = epoch(&first);
     // Who ends gives the Lease back, and nobody waits for its end.
     let asked = Instant::now();
     end.cancel();
@@ -434,11 +455,92 @@ async fn of_two_candidates_one_leads_and_the_other_follows_when_it_ends() {
     assert!(!first.holds());
     until("the second leads", || second.holds()).await;
     assert!(asked.elapsed() < TIMES.duration, "{:?}", asked.elapsed());
-    assert_eq!(
-        *second.watch().borrow(),
-        Leader::Own { epoch: 2 },
-        "who took a Lease that was given back is one more"
-    );
+    assert!(epoch(&second) > before, "who took a Lease that was given back is later");
+}
+
+/// Of one who leads.
+fn epoch(leadership: &Leadership) -> u64 {
+    match *leadership.watch().borrow() {
+        Leader::Own { epoch } => epoch,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_deleted_makes_no_leader_older_than_those_before() {
+    let rig = Rig::start().await;
+    // As the chart brings it: without a word in it, and without the label by which it is found.
+    rig.create(LEASE, "default", "test-weir-leader", json!({})).await;
+    let (first, end, task) = rig.candidate("first");
+    until("the first leads", || first.holds()).await;
+    let lease = rig.get(LEASE, "default", "test-weir-leader").await;
+    assert_eq!(lease["metadata"]["labels"]["app.kubernetes.io/part-of"], "weir", "{lease:#}");
+    let before = epoch(&first);
+    let leases = rig.objects(LEASE, "default");
+    leases.delete("test-weir-leader", &DeleteParams::default()).await.expect("it is deleted");
+    until("the first leads again", || {
+        matches!(*first.watch().borrow(), Leader::Own { epoch } if epoch > before)
+    })
+    .await;
+    let before = epoch(&first);
+    // And where nobody is left who knew it.
+    end.cancel();
+    task.await.expect("it ends");
+    leases.delete("test-weir-leader", &DeleteParams::default()).await.expect("it is deleted");
+    let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    until("the next second", || seconds().as_secs() > before).await;
+    let (second, _, _) = rig.candidate("second");
+    until("the second leads", || second.holds()).await;
+    assert!(epoch(&second) > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
+    let rig = Rig::start().await;
+    let (leads, end, task) = rig.candidate_of("first", "first-0");
+    until("the first leads", || leads.holds()).await;
+    let first = rig.control_of("first", leads, true, &[]);
+    rig.gateway("default", "g", "weir").await;
+    rig.until(GATEWAY, "default", "g", |g| condition(g, "Accepted").0 == "True").await;
+    let deployment = rig.until(DEPLOYMENT, "default", "weir-g", Value::is_object).await;
+    assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.first");
+
+    // An order to take over from Kong is none to take over from another installation.
+    let (leads, _, _) = rig.candidate_of("second", "second-0");
+    until("the second leads its own", || leads.holds()).await;
+    let second = rig.control_of("second", leads, true, &[]);
+    let event = rig.event("StandingBack").await;
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.contains("installation first of Weir in namespace default was there first"), "{message}");
+    until("the second is ready", || second.status.ready()).await;
+    let left = second.status.left_alone();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(left["weir.dev/gateway-controller"].contains("Lease default/first-weir-leader"), "{left:?}");
+    rig.gateway("default", "h", "weir").await;
+    rig.until(GATEWAY, "default", "h", |g| condition(g, "Accepted").0 == "True").await;
+    rig.until(DEPLOYMENT, "default", "weir-h", Value::is_object).await;
+    let writes = || {
+        let status = &second.status;
+        (status.status_writes.get(), status.provision_writes.get(), status.status_conflicts.get())
+    };
+    assert_eq!(writes().0, 0, "no status is the second's");
+    assert!(first.status.left_alone().is_empty());
+
+    // All its controllers are gone, and it is still installed.
+    first.stop.cancel();
+    end.cancel();
+    task.await.expect("it ends");
+    rig.gateway("default", "nobodys", "weir").await;
+    assert_eq!(condition(&rig.get(GATEWAY, "default", "nobodys").await, "Accepted").1, "Pending");
+    assert_eq!(writes().0, 0);
+    rig.objects(LEASE, "default")
+        .delete("first-weir-leader", &DeleteParams::default())
+        .await
+        .expect("it is uninstalled");
+    rig.until(GATEWAY, "default", "nobodys", |g| condition(g, "Accepted").0 == "True").await;
+    let deployment = rig.until(DEPLOYMENT, "default", "weir-nobodys", Value::is_object).await;
+    assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.second");
+    assert!(second.status.left_alone().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

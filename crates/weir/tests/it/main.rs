@@ -23,3 +23,4 @@ mod control;
 mod echo_basic;
 mod harness;
 mod plane;
+mod snapshot;

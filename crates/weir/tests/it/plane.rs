@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use weir_apiserver::{ApiServer, ApiServerConfig};
+use weir_apiserver::{ApiServer, ApiServerConfig, ServingTls};
 use weir_control::distribute::{
-    AuthorityPolicy, DEFAULT_AUDIENCE, DistributeConfig, DistributeStatus, Distribution, Leadership,
+    AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, DistributeStatus, Distribution, Leadership,
 };
 use weir_model::resource::{
     Applied, Attachment, Backend, Body, DataPlaneName, Endpoint, Endpoints, HttpMatch, HttpRoute, HttpRule,
@@ -29,29 +30,54 @@ use crate::harness::{eventually, within};
 const SECRET: &str = "weir-authority";
 
 /// The API of a cluster, which outlives its controllers.
-struct Cluster {
-    runtime: tokio::runtime::Runtime,
-    api: ApiServer,
+pub(crate) struct Cluster {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) api: ApiServer,
     files: TempDir,
+    /// How far the clocks of the API and of controllers are ahead. Unit: seconds.
+    api_ahead: Arc<AtomicI64>,
+    controllers_ahead: Arc<AtomicI64>,
+}
+
+fn unix_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
 }
 
 impl Cluster {
-    fn new() -> Cluster {
+    pub(crate) fn new() -> Cluster {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let api = ApiServer::new(ApiServerConfig::default()).expect("an API");
-        Cluster { runtime, api, files: tempfile::tempdir().expect("a directory") }
+        let api_ahead = Arc::<AtomicI64>::default();
+        let ahead = api_ahead.clone();
+        let clock = weir_apiserver::Clock::from_fn(move || {
+            jiff::Timestamp::from_second(unix_seconds() + ahead.load(Relaxed)).expect("a time")
+        });
+        let api = ApiServer::new(ApiServerConfig { clock, ..ApiServerConfig::default() }).expect("an API");
+        let files = tempfile::tempdir().expect("a directory");
+        Cluster { runtime, api, files, api_ahead, controllers_ahead: Arc::default() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// Serves the API on a socket; the kubeconfig for it.
+    pub(crate) fn serve(&self) -> PathBuf {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("https://{}", listener.local_addr().expect("it is bound"));
+        let tls = ServingTls::generate(&[std::net::Ipv4Addr::LOCALHOST.into()]).expect("a certificate");
+        let path = self.path("kubeconfig");
+        std::fs::write(&path, self.api.kubeconfig(&url, &tls)).expect("a file");
+        let api = self.api.clone();
+        self.runtime.spawn(async move { api.serve(listener, tls, CancellationToken::new()).await });
+        path
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.files.path().join(name)
     }
 
     /// Makes the service account of a data plane, where it is not there, and writes a token of it to a file.
-    fn token(&self, name: &str, audience: &str) -> PathBuf {
+    pub(crate) fn token(&self, name: &str, audience: &str) -> PathBuf {
         let path = self.path(&format!("token-{name}-{}", audience.len()));
         let token = self.runtime.block_on(async {
             let client = self.api.client();
@@ -91,6 +117,10 @@ impl Cluster {
                 secret: SECRET.to_owned(),
                 audience: DEFAULT_AUDIENCE.to_owned(),
                 policy,
+                clock: {
+                    let ahead = self.controllers_ahead.clone();
+                    Clock::from_fn(move || unix_seconds() + ahead.load(Relaxed))
+                },
                 status: status.clone(),
             },
         );
@@ -131,7 +161,7 @@ impl Cluster {
         Controller { distribution, status, updates, applied, leads, shutdown, running, address, sequence: 0 }
     }
 
-    fn data_plane(&self, name: &str, controller: SocketAddr, token: &Path, state: &str) -> DataPlane {
+    pub(crate) fn data_plane(&self, name: &str, controller: SocketAddr, token: &Path, state: &str) -> DataPlane {
         let (address, admin) = (self.address(), free_address());
         let mut command = clean_command(env!("CARGO_BIN_EXE_weir"), self.files.path());
         command
@@ -205,14 +235,14 @@ impl Controller {
     }
 }
 
-struct DataPlane {
-    process: Process,
-    admin: SocketAddr,
+pub(crate) struct DataPlane {
+    pub(crate) process: Process,
+    pub(crate) admin: SocketAddr,
     address: std::net::IpAddr,
 }
 
 impl DataPlane {
-    fn admin(&self, path: &str) -> Answer {
+    pub(crate) fn admin(&self, path: &str) -> Answer {
         let mut connection = Connection::open(self.admin).expect("the admin port is there");
         connection.get("admin", path).expect("it answers")
     }
@@ -222,7 +252,7 @@ impl DataPlane {
         (answer.status, answer.text())
     }
 
-    fn wait_ready(&self) -> String {
+    pub(crate) fn wait_ready(&self) -> String {
         eventually("the data plane is ready", || {
             let (status, text) = self.ready();
             (status == 200).then_some(text)
@@ -237,7 +267,7 @@ impl DataPlane {
         });
     }
 
-    fn get(&self, port: u16) -> std::io::Result<String> {
+    pub(crate) fn get(&self, port: u16) -> std::io::Result<String> {
         let mut connection = Connection::open(SocketAddr::new(self.address, port))?;
         Ok(connection.get("example.com", "/")?.text())
     }
@@ -251,7 +281,7 @@ impl DataPlane {
 }
 
 /// Answers every request with its name.
-fn origin(name: &'static str) -> SocketAddr {
+pub(crate) fn origin(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
@@ -539,4 +569,108 @@ fn a_data_plane_that_ends_is_unready_first_and_answers_what_is_under_way() {
     let status = eventually("the process has ended", || plane.process.exited());
     assert!(status.success(), "{status}");
     controller.end(&cluster);
+}
+
+#[test]
+fn a_token_that_has_expired_gives_no_certificate() {
+    let cluster = Cluster::new();
+    let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
+    controller.send(&cluster, full(site("weir-g", 8080, origin("one"))));
+    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+    cluster.api_ahead.store(500, Relaxed);
+    let _in_time = cluster.data_plane("weir-g", controller.address, &token, "in-time");
+    eventually("it has a certificate", || (controller.status.certificates.get() == 1).then_some(()));
+    cluster.api_ahead.store(601, Relaxed);
+    let late = cluster.data_plane("weir-g", controller.address, &token, "late");
+    late.wait_unready("the token is not good: token has expired");
+    assert_eq!(controller.status.certificates.get(), 1);
+    controller.end(&cluster);
+}
+
+#[test]
+fn clocks_that_differ_by_an_hour_do_no_harm_and_by_more_it_is_said() {
+    for ahead in [3_600, -3_600] {
+        let cluster = Cluster::new();
+        let port = free_address().port();
+        cluster.controllers_ahead.store(ahead, Relaxed);
+        let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
+        controller.send(&cluster, full(site("weir-g", port, origin("one"))));
+        let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+        let mut plane = cluster.data_plane("weir-g", controller.address, &token, "one");
+        assert_eq!(plane.wait_ready(), "ok\n");
+        assert_eq!(plane.get(port).expect("it serves"), "one");
+        controller.runs("weir-g");
+        let skew = plane.metric("weir_plane_clock_skew_seconds");
+        assert!((skew + ahead).abs() <= 5, "{skew}");
+        assert!(plane.process.stderr().contains("this node's clock and the controller's differ"));
+        let left = plane.metric("weir_plane_certificate_end_seconds") - unix_seconds();
+        assert!(left > 22 * 3_600, "{left}");
+        // The certificate does after a restart too, and changes come.
+        plane.process.kill();
+        controller.send(&cluster, Update { upserts: vec![endpoints("weir-g", origin("two"))], ..Update::default() });
+        let again = cluster.data_plane("weir-g", controller.address, &token, "one");
+        eventually("the new state is served", || (again.get(port).ok()? == "two").then_some(()));
+        assert_eq!(again.metric("weir_plane_certificates_total"), 0);
+        controller.end(&cluster);
+    }
+    for ahead in [3 * 3_600, -25 * 3_600] {
+        let cluster = Cluster::new();
+        cluster.controllers_ahead.store(ahead, Relaxed);
+        let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
+        controller.send(&cluster, full(site("weir-g", 8080, origin("one"))));
+        let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+        let plane = cluster.data_plane("weir-g", controller.address, &token, "one");
+        plane.wait_unready("do their clocks agree?");
+        controller.end(&cluster);
+    }
+}
+
+#[test]
+fn an_authority_whose_secret_is_deleted_is_put_back_and_nobody_notices() {
+    let cluster = Cluster::new();
+    let port = free_address().port();
+    let mut leader = cluster.start(free_address(), AuthorityPolicy::default());
+    let mut standby = cluster.start_as(
+        free_address(),
+        AuthorityPolicy::default(),
+        Leadership::Standby { leader: Some(leader.address.to_string()) },
+    );
+    leader.send(&cluster, full(site("weir-g", port, origin("one"))));
+    standby.send(&cluster, full(site("weir-g", port, origin("one"))));
+    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+    let plane = cluster.data_plane("weir-g", leader.address, &token, "one");
+    plane.wait_ready();
+    leader.runs("weir-g");
+    eventually("the standby knows the authority", || standby.distribution.ready().ok());
+    let secrets = kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+    let authority = || {
+        let secret = cluster.runtime.block_on(secrets.get_opt(SECRET)).expect("an answer")?;
+        secret.data?.remove("authority.json")
+    };
+    let before = authority().expect("there is one");
+    let delete = || {
+        let options = kube::api::DeleteParams::default();
+        cluster.runtime.block_on(secrets.delete(SECRET, &options)).expect("the Secret is there");
+    };
+    delete();
+    let mut looks = 0;
+    let after = eventually("it is put back", || {
+        let applied = leader.applied();
+        assert!(applied.planes[0].ready == 1 && !applied.binds.is_empty(), "programmed throughout: {applied:?}");
+        looks += 1;
+        authority()
+    });
+    assert!(looks > 1 && after == before, "{looks}");
+    assert_eq!(plane.metric("weir_plane_connections_total"), 1, "no stream was cut");
+
+    // And if the leader ends at that moment, the next one has it from memory.
+    leader.leads.send_replace(Leadership::Standby { leader: Some(standby.address.to_string()) });
+    delete();
+    standby.leads.send_replace(Leadership::Leader { epoch: 2 });
+    eventually("it is put back", || (authority()? == before).then_some(()));
+    standby.send(&cluster, Update { upserts: vec![endpoints("weir-g", origin("two"))], ..Update::default() });
+    eventually("the new state is served", || (plane.get(port).ok()? == "two").then_some(()));
+    assert_eq!(plane.metric("weir_plane_certificates_total"), 1, "the token was not needed again");
+    leader.end(&cluster);
+    standby.end(&cluster);
 }

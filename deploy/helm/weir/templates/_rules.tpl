@@ -43,10 +43,6 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
-# The Lease of a controller of Kong's says that it lives: Weir stands back then.
-- apiGroups: [coordination.k8s.io]
-  resources: [leases]
-  verbs: [list]
 # A Gateway's data plane: made, kept as it should be, and taken away. ServiceAccounts have no rights; ConfigMaps hold the
 # certificates by which data planes know the controllers.
 - apiGroups: [""]
