@@ -89,12 +89,7 @@ pub(crate) async fn look(
     }
 }
 
-async fn find(
-    caller: &Caller,
-    own: &Own,
-    status: &ControlStatus,
-    found: &watch::Sender<Option<StandBack>>,
-) {
+async fn find(caller: &Caller, own: &Own, status: &ControlStatus, found: &watch::Sender<Option<StandBack>>) {
     let mut kongs = (!own.take_over).then(Kongs::default);
     let mut settled = StandBack::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
@@ -319,7 +314,8 @@ mod tests {
     #[test]
     fn of_several_installations_exactly_one_answers() {
         let all = [installation(3, "c", None), installation(1, "b", Some("")), installation(1, "a", None)];
-        let first_of = |namespace| first_installation(&own(namespace, &[]), &all).map(|first| first.namespace);
+        let first_of =
+            |namespace| first_installation(&own(namespace, &[]), &all).map(|first| first.namespace);
         assert_eq!(["a", "b", "c"].map(first_of), [None, Some("a".to_owned()), Some("a".to_owned())]);
         // Without a Lease of its own it is the last.
         assert_eq!(first_of("d"), Some("a".to_owned()));
@@ -333,7 +329,8 @@ mod tests {
     #[test]
     fn installations_with_namespaces_of_their_own_do_not_meet() {
         let all = [installation(1, "a", Some("a,x")), installation(2, "b", None)];
-        let first_of = |reads: &[&str]| first_installation(&own("b", reads), &all).map(|first| first.namespace);
+        let first_of =
+            |reads: &[&str]| first_installation(&own("b", reads), &all).map(|first| first.namespace);
         assert_eq!(first_of(&["b", "y"]), None);
         assert_eq!(first_of(&["b", "x"]), Some("a".to_owned()));
         assert_eq!(first_of(&[]), Some("a".to_owned()), "it reads the other's too");

@@ -17,6 +17,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use crate::process;
+
 /// A connection that sends no complete head for so long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections served at once; more wait in the accept queue.
@@ -44,6 +46,7 @@ pub(crate) fn start(
     shutdown: CancellationToken,
 ) -> Result<SocketAddr> {
     let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    let address = process::listen_address(address);
     let listener =
         std::net::TcpListener::bind(address).with_context(|| format!("--admin: binding {address}"))?;
     listener.set_nonblocking(true)?;

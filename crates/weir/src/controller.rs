@@ -17,7 +17,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use weir_control::distribute::{self, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, Distribution};
+use weir_control::distribute::{
+    self, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, Distribution,
+};
 use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Provision};
 
 use crate::admin::{self, AdminSource};
@@ -154,7 +156,7 @@ impl Work {
         let distribution = Distribution::new(
             client.clone(),
             DistributeConfig {
-                listen: options.listen,
+                listen: process::listen_address(options.listen),
                 namespace: names.namespace.clone(),
                 secret: format!("{}-weir-authority", names.release),
                 audience: DEFAULT_AUDIENCE.to_owned(),

@@ -1,6 +1,7 @@
-//! What belongs to the process as a whole: logging, signals, the limit of open files.
+//! What belongs to the process as a whole: logging, signals, the limit of open files, whether there is IPv6.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -32,5 +33,45 @@ pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Where to listen for `address`: all addresses (`[::]`) are those of IPv4 where the kernel has no IPv6.
+pub(crate) fn listen_address(address: SocketAddr) -> SocketAddr {
+    listen_address_by(address, || std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).map(drop))
+}
+
+fn listen_address_by(address: SocketAddr, try_ipv6: impl FnOnce() -> io::Result<()>) -> SocketAddr {
+    use rustix::io::Errno;
+    if address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return address;
+    }
+    let without = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|errno| Some(errno.raw_os_error()));
+    match try_ipv6() {
+        Err(error) if without.contains(&error.raw_os_error()) => {
+            (Ipv4Addr::UNSPECIFIED, address.port()).into()
+        }
+        _ => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_all_addresses_are_those_of_ipv4() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let by = |text, errno: Option<rustix::io::Errno>| {
+            let outcome =
+                errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno.raw_os_error())));
+            listen_address_by(address(text), || outcome).to_string()
+        };
+        let none = Some(rustix::io::Errno::AFNOSUPPORT);
+        assert_eq!(by("[::]:9901", None), "[::]:9901");
+        assert_eq!(by("[::]:9901", none), "0.0.0.0:9901");
+        assert_eq!(by("[::]:9901", Some(rustix::io::Errno::MFILE)), "[::]:9901", "another error is its own");
+        assert_eq!(by("[::1]:9901", none), "[::1]:9901", "one address is not all");
+        assert_eq!(by("127.0.0.1:9901", none), "127.0.0.1:9901");
     }
 }

@@ -37,11 +37,8 @@ pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
         wire::start_proxy(&options.process, false, Duration::from_secs(u64::from(options.drain_delay)))?;
     let shutdown = CancellationToken::new();
     let control = Arc::new(ControlStatus::default());
-    let report = Arc::new(GatewayReport {
-            proxy: proxy.clone(),
-            control: control.clone(),
-            contents: Arc::default(),
-        });
+    let report =
+        Arc::new(GatewayReport { proxy: proxy.clone(), control: control.clone(), contents: Arc::default() });
     let admin = admin::start(options.process.admin, report.clone(), shutdown.clone())?;
     let provision = Provision::Fixed(Fixed::new(options.address));
     let rooms = vec![

@@ -58,7 +58,8 @@ fn summary(planes: &[Value]) -> Vec<Vec<String>> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for plane in planes {
         let instances = list(&plane["instances"]);
-        let title = [text(&plane["dataPlane"]), list(&plane["entries"]).len().to_string(), text(&plane["newest"])];
+        let title =
+            [text(&plane["dataPlane"]), list(&plane["entries"]).len().to_string(), text(&plane["newest"])];
         if instances.is_empty() {
             rows.push([&title[..], &["none is connected".to_owned()]].concat());
         }
@@ -188,7 +189,8 @@ impl Contents {
 /// What a controller's data planes are to have, and how far they are.
 pub(crate) fn of_controller(planes: Vec<PlaneContents>) -> Value {
     let plane = |plane: PlaneContents| {
-        let entries = plane.entries.iter().map(|entry| entry_json(&entry.key, &hex(&entry.hash), entry.bytes));
+        let entries =
+            plane.entries.iter().map(|entry| entry_json(&entry.key, &hex(&entry.hash), entry.bytes));
         let instances = plane.instances.iter().map(|instance| {
             let rejected = instance.rejected.iter().map(|(key, why)| rejected_json(key, why));
             json!({

@@ -603,7 +603,10 @@ impl Session {
         if self.held.is_some() || self.full || self.lanes[0].runs == 0 {
             return wanted;
         }
-        self.lanes.iter().map(|lane| lane.dirty.len() + lane.under_way.as_ref().map_or(0, |one| one.keys)).sum()
+        self.lanes
+            .iter()
+            .map(|lane| lane.dirty.len() + lane.under_way.as_ref().map_or(0, |one| one.keys))
+            .sum()
     }
 
     /// Everything up to which update runs there.

@@ -252,7 +252,8 @@ impl Graph {
     ) {
         for (plane, is_new) in [(new, true), (old, false)] {
             if let Some(plane) = plane.and_then(|plane| self.planes.get_mut(&plane)) {
-                plane.listeners = if is_new { plane.listeners + 1 } else { plane.listeners.saturating_sub(1) };
+                plane.listeners =
+                    if is_new { plane.listeners + 1 } else { plane.listeners.saturating_sub(1) };
             }
         }
         let routes: Vec<Key> =

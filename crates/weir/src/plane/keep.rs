@@ -1,12 +1,14 @@
 //! What outlives the process: the last state that ran, and the certificate with which controllers know this data plane.
 //!
-//! Invariants: a file is written beside its place and moved there when it is whole; what is read is what was written (a checksum says so)
+//! Invariants: a file is written beside its place and moved there when it is whole, and what could not be written whole is taken away
+//! again; a disk that is full keeps nobody from starting; what is read is what was written (a checksum says so)
 //! and was written for this data plane, or it is nothing; files hold private keys, so only their owner may read them.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
@@ -64,16 +66,24 @@ impl std::fmt::Debug for KeptIdentity {
 pub(crate) struct Store {
     directory: PathBuf,
     name: DataPlaneName,
+    /// One at a time: a write that nobody waits for any more may still be under way.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Store {
     /// Makes the directory where it is not there, and tries whether it can be written to.
     pub(crate) fn open(directory: &Path, name: &DataPlaneName) -> Result<Store> {
-        let store = Store { directory: directory.to_owned(), name: name.clone() };
+        let store = Store { directory: directory.to_owned(), name: name.clone(), writing: Arc::default() };
         let what = || format!("--state-dir: {}", directory.display());
         DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(what)?;
         let trial = store.directory.join("trial");
-        private(&trial).and_then(|_| std::fs::remove_file(&trial)).with_context(what)?;
+        match private(&trial).and_then(|_| std::fs::remove_file(&trial)) {
+            // What is there can be read, and a controller may have everything.
+            Err(error) if is_full(&error) => {
+                tracing::warn!(directory = %directory.display(), %error, "the state directory is full: nothing new is kept");
+            }
+            outcome => outcome.with_context(what)?,
+        }
         Ok(store)
     }
 
@@ -108,12 +118,12 @@ impl Store {
 
     fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let (place, beside) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-        let mut file = private(&beside)?;
-        file.write_all(MAGIC)?;
-        file.write_all(&Sha256::digest(content))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &place)?;
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = write_whole(&beside, content).and_then(|()| std::fs::rename(&beside, &place)) {
+            // A part of it would take the room that the next try needs. What stands in its place is as it was.
+            let _ = std::fs::remove_file(&beside);
+            return Err(error);
+        }
         File::open(&self.directory)?.sync_all()
     }
 
@@ -133,6 +143,18 @@ impl Store {
         }
         Ok(Some(M::decode(content).with_context(|| path.display().to_string())?))
     }
+}
+
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = private(path)?;
+    file.write_all(MAGIC)?;
+    file.write_all(&Sha256::digest(content))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A new, empty file that only its owner may read.

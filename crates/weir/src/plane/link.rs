@@ -517,7 +517,9 @@ fn hinted(error: std::io::Error) -> anyhow::Error {
     );
     let error = anyhow::Error::from(error);
     if is_of_time {
-        return error.context("the controller's certificate is out of its time by this node's clock: do their clocks agree?");
+        return error.context(
+            "the controller's certificate is out of its time by this node's clock: do their clocks agree?",
+        );
     }
     error
 }

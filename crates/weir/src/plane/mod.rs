@@ -35,8 +35,8 @@ use self::link::Link;
 use self::state::State;
 use self::status::PlaneStatus;
 use crate::admin;
-use crate::snapshot;
 use crate::cli::ProxyOptions;
+use crate::snapshot;
 use crate::wire::{self, Room};
 
 /// The address that stands for a data plane's own on the wire.
@@ -48,6 +48,9 @@ const CONTROLLER_FIRST: Duration = Duration::from_secs(2);
 /// Between two writes of the state at least, and so many times as long as a write takes. Unit: time. Source: ours.
 const WRITE_SPACING: Duration = Duration::from_millis(500);
 const WRITE_SHARE: u32 = 20;
+
+/// After a write that failed it is tried again, whether something changed or not. Unit: time. Source: ours.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the parts of this process share.
 struct Plane {
@@ -129,7 +132,9 @@ impl Plane {
             () = shutdown.cancelled() => {}
         }
         // What came last is there for the next run.
-        self.write_once().await;
+        if let Err(error) = self.write_once().await {
+            tracing::warn!(%error, "the last state could not be written");
+        }
     }
 
     /// Serves what ran last where no controller is there soon.
@@ -170,17 +175,29 @@ impl Plane {
 
     /// Writes the state whenever it changed, and not all the time.
     async fn write(&self) {
+        let mut failing = false;
         loop {
-            self.changed.notified().await;
-            let took = self.write_once().await;
-            tokio::time::sleep(WRITE_SPACING.max(took * WRITE_SHARE)).await;
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(WRITE_AGAIN), if failing => {}
+            }
+            let started = Instant::now();
+            let outcome = self.write_once().await;
+            match &outcome {
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "the state could not be written: a restart without a controller would serve an older one");
+                }
+                Ok(()) if failing => tracing::info!("the state is written again"),
+                _ => {}
+            }
+            failing = outcome.is_err();
+            tokio::time::sleep(WRITE_SPACING.max(started.elapsed() * WRITE_SHARE)).await;
         }
     }
 
-    async fn write_once(&self) -> Duration {
-        let started = Instant::now();
+    async fn write_once(&self) -> std::io::Result<()> {
         if !self.status.is_applied() {
-            return Duration::ZERO;
+            return Ok(());
         }
         let kept = {
             let state = self.state();
@@ -194,14 +211,10 @@ impl Plane {
         let store = self.store.clone();
         let written = tokio::task::spawn_blocking(move || store.save_state(&kept.encode_to_vec())).await;
         let counters = &self.status.counters;
-        match written.map_err(std::io::Error::other).and_then(|written| written) {
-            Ok(()) => _ = counters.writes.fetch_add(1, Relaxed),
-            Err(error) => {
-                counters.write_failures.fetch_add(1, Relaxed);
-                tracing::warn!(%error, "the state could not be written; it is tried again with the next change");
-            }
-        }
-        started.elapsed()
+        let written = written.map_err(std::io::Error::other).and_then(|written| written);
+        let counter = if written.is_ok() { &counters.writes } else { &counters.write_failures };
+        counter.fetch_add(1, Relaxed);
+        written
     }
 }
 

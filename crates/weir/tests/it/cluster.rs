@@ -478,9 +478,10 @@ async fn a_lease_that_is_deleted_makes_no_leader_older_than_those_before() {
     let before = epoch(&first);
     let leases = rig.objects(LEASE, "default");
     leases.delete("test-weir-leader", &DeleteParams::default()).await.expect("it is deleted");
-    until("the first leads again", || {
-        matches!(*first.watch().borrow(), Leader::Own { epoch } if epoch > before)
-    })
+    until(
+        "the first leads again",
+        || matches!(*first.watch().borrow(), Leader::Own { epoch } if epoch > before),
+    )
     .await;
     let before = epoch(&first);
     // And where nobody is left who knew it.

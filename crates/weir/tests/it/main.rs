@@ -23,4 +23,5 @@ mod control;
 mod echo_basic;
 mod harness;
 mod plane;
+mod plane_places;
 mod snapshot;

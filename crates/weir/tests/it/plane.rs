@@ -1,13 +1,14 @@
 //! `weir proxy` as it runs in a pod: a real process, a distribution in this one, mutual TLS between them.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tempfile::TempDir;
@@ -60,11 +61,16 @@ impl Cluster {
         Cluster { runtime, api, files, api_ahead, controllers_ahead: Arc::default() }
     }
 
+    pub(crate) fn secrets(&self) -> kube::Api<Secret> {
+        let _inside = self.runtime.enter();
+        kube::Api::default_namespaced(self.api.client())
+    }
+
     /// Serves the API on a socket; the kubeconfig for it.
     pub(crate) fn serve(&self) -> PathBuf {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("https://{}", listener.local_addr().expect("it is bound"));
-        let tls = ServingTls::generate(&[std::net::Ipv4Addr::LOCALHOST.into()]).expect("a certificate");
+        let tls = ServingTls::generate(&[Ipv4Addr::LOCALHOST.into()]).expect("a certificate");
         let path = self.path("kubeconfig");
         std::fs::write(&path, self.api.kubeconfig(&url, &tls)).expect("a file");
         let api = self.api.clone();
@@ -102,7 +108,7 @@ impl Cluster {
         path
     }
 
-    fn start(&self, listen: SocketAddr, policy: AuthorityPolicy) -> Controller {
+    pub(crate) fn start(&self, listen: SocketAddr, policy: AuthorityPolicy) -> Controller {
         self.start_as(listen, policy, Leadership::Leader { epoch: 1 })
     }
 
@@ -161,9 +167,28 @@ impl Cluster {
         Controller { distribution, status, updates, applied, leads, shutdown, running, address, sequence: 0 }
     }
 
-    pub(crate) fn data_plane(&self, name: &str, controller: SocketAddr, token: &Path, state: &str) -> DataPlane {
-        let (address, admin) = (self.address(), free_address());
-        let mut command = clean_command(env!("CARGO_BIN_EXE_weir"), self.files.path());
+    pub(crate) fn data_plane(
+        &self,
+        name: &str,
+        controller: SocketAddr,
+        token: &Path,
+        state: &str,
+    ) -> DataPlane {
+        let command = clean_command(env!("CARGO_BIN_EXE_weir"), self.files.path());
+        self.data_plane_by(command, Some(self.address()), name, controller, token, state)
+    }
+
+    /// `command`: the program, or what ends in it. `address`: where it serves, if not everywhere.
+    pub(crate) fn data_plane_by(
+        &self,
+        mut command: Command,
+        address: Option<IpAddr>,
+        name: &str,
+        controller: SocketAddr,
+        token: &Path,
+        state: &str,
+    ) -> DataPlane {
+        let admin = free_address();
         command
             .arg("--log=info")
             .args(["proxy", "--workers=1", "--drain-delay=0"])
@@ -173,34 +198,37 @@ impl Cluster {
             .arg(format!("--ca-file={}", self.path("ca.crt").display()))
             .arg(format!("--state-dir={}", self.path(state).display()))
             .arg(format!("--instance={state}"))
-            .arg(format!("--admin={admin}"))
-            .arg(format!("--address={address}"));
+            .arg(format!("--admin={admin}"));
+        if let Some(address) = address {
+            command.arg(format!("--address={address}"));
+        }
+        let address = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let mut process = Process::start(&mut command);
         process.line_with("admin port");
         DataPlane { process, admin, address }
     }
 
     /// Listeners of this test are served there.
-    fn address(&self) -> std::net::IpAddr {
+    fn address(&self) -> IpAddr {
         let [a, b] = (std::process::id() as u16).to_be_bytes();
-        std::net::Ipv4Addr::new(127, 90, a, b.max(1)).into()
+        Ipv4Addr::new(127, 90, a, b.max(1)).into()
     }
 }
 
-struct Controller {
-    distribution: Distribution,
+pub(crate) struct Controller {
+    pub(crate) distribution: Distribution,
     status: Arc<DistributeStatus>,
     updates: mpsc::Sender<Update>,
     applied: Arc<Mutex<Applied>>,
     leads: watch::Sender<Leadership>,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<()>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     sequence: u64,
 }
 
 impl Controller {
-    fn send(&mut self, cluster: &Cluster, update: Update) -> u64 {
+    pub(crate) fn send(&mut self, cluster: &Cluster, update: Update) -> u64 {
         self.sequence += 1;
         let versions = vec![KindVersion {
             kind: "HTTPRoute".to_owned(),
@@ -217,7 +245,7 @@ impl Controller {
     }
 
     /// Waits until the data plane of this name runs everything.
-    fn runs(&self, name: &str) -> Applied {
+    pub(crate) fn runs(&self, name: &str) -> Applied {
         let place = plane(name).place();
         let sequence = self.sequence;
         eventually(&format!("{name} runs update {sequence}"), || {
@@ -229,7 +257,7 @@ impl Controller {
         })
     }
 
-    fn end(self, cluster: &Cluster) {
+    pub(crate) fn end(self, cluster: &Cluster) {
         self.shutdown.cancel();
         cluster.runtime.block_on(self.running).expect("it ends well");
     }
@@ -238,7 +266,7 @@ impl Controller {
 pub(crate) struct DataPlane {
     pub(crate) process: Process,
     pub(crate) admin: SocketAddr,
-    address: std::net::IpAddr,
+    address: IpAddr,
 }
 
 impl DataPlane {
@@ -260,7 +288,7 @@ impl DataPlane {
     }
 
     /// Waits for these words of a data plane that is not ready.
-    fn wait_unready(&self, words: &str) {
+    pub(crate) fn wait_unready(&self, words: &str) {
         eventually(&format!("the data plane says {words:?}\n{}", self.process.stderr()), || {
             let (status, text) = self.ready();
             (status != 200 && text.contains(words)).then_some(())
@@ -272,7 +300,7 @@ impl DataPlane {
         Ok(connection.get("example.com", "/")?.text())
     }
 
-    fn metric(&self, name: &str) -> i64 {
+    pub(crate) fn metric(&self, name: &str) -> i64 {
         let text = self.admin("/metrics").text();
         let line = text.lines().find(|line| line.split(' ').next() == Some(name));
         let value = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
@@ -303,7 +331,7 @@ fn plane(name: &str) -> DataPlaneName {
 }
 
 /// A listener of the data plane with a route to one endpoint.
-fn site(name: &str, port: u16, origin: SocketAddr) -> Vec<Resource> {
+pub(crate) fn site(name: &str, port: u16, origin: SocketAddr) -> Vec<Resource> {
     let listener = Listener {
         key: format!("listener/default/{name}/http"),
         gateway: format!("default/{name}"),
@@ -344,7 +372,7 @@ fn site(name: &str, port: u16, origin: SocketAddr) -> Vec<Resource> {
     all
 }
 
-fn endpoints(name: &str, origin: SocketAddr) -> Resource {
+pub(crate) fn endpoints(name: &str, origin: SocketAddr) -> Resource {
     let endpoints = Endpoints {
         key: format!("endpoints/default/{name}/80"),
         backend_key: format!("backend/default/{name}/80"),
@@ -353,7 +381,7 @@ fn endpoints(name: &str, origin: SocketAddr) -> Resource {
     Resource { body: Some(Body::Endpoints(endpoints)) }
 }
 
-fn full(upserts: Vec<Resource>) -> Update {
+pub(crate) fn full(upserts: Vec<Resource>) -> Update {
     Update { full: true, upserts, ..Update::default() }
 }
 
@@ -462,8 +490,7 @@ fn certificates_are_renewed_and_the_authority_rotated_while_requests_go_on() {
     std::fs::remove_file(&token).expect("it was there");
     let annotated = json!({"metadata": {"annotations": {"weir.dev/rotate-authority": "true"}}});
     cluster.runtime.block_on(async {
-        let secrets =
-            kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+        let secrets = kube::Api::<Secret>::default_namespaced(cluster.api.client());
         let patch = Patch::Merge(&annotated);
         secrets.patch(SECRET, &PatchParams::default(), &patch).await.expect("the Secret is there");
     });
@@ -502,8 +529,7 @@ fn an_authority_that_is_lost_costs_the_token_once_more() {
     controller.runs("weir-g");
     controller.end(&cluster);
     cluster.runtime.block_on(async {
-        let secrets =
-            kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+        let secrets = kube::Api::<Secret>::default_namespaced(cluster.api.client());
         secrets.delete(SECRET, &kube::api::DeleteParams::default()).await.expect("the Secret is there");
     });
     let mut controller = cluster.start_as(at, AuthorityPolicy::default(), Leadership::Leader { epoch: 2 });
@@ -607,7 +633,10 @@ fn clocks_that_differ_by_an_hour_do_no_harm_and_by_more_it_is_said() {
         assert!(left > 22 * 3_600, "{left}");
         // The certificate does after a restart too, and changes come.
         plane.process.kill();
-        controller.send(&cluster, Update { upserts: vec![endpoints("weir-g", origin("two"))], ..Update::default() });
+        controller.send(
+            &cluster,
+            Update { upserts: vec![endpoints("weir-g", origin("two"))], ..Update::default() },
+        );
         let again = cluster.data_plane("weir-g", controller.address, &token, "one");
         eventually("the new state is served", || (again.get(port).ok()? == "two").then_some(()));
         assert_eq!(again.metric("weir_plane_certificates_total"), 0);
@@ -642,7 +671,7 @@ fn an_authority_whose_secret_is_deleted_is_put_back_and_nobody_notices() {
     plane.wait_ready();
     leader.runs("weir-g");
     eventually("the standby knows the authority", || standby.distribution.ready().ok());
-    let secrets = kube::Api::<k8s_openapi::api::core::v1::Secret>::default_namespaced(cluster.api.client());
+    let secrets = cluster.secrets();
     let authority = || {
         let secret = cluster.runtime.block_on(secrets.get_opt(SECRET)).expect("an answer")?;
         secret.data?.remove("authority.json")
@@ -656,7 +685,10 @@ fn an_authority_whose_secret_is_deleted_is_put_back_and_nobody_notices() {
     let mut looks = 0;
     let after = eventually("it is put back", || {
         let applied = leader.applied();
-        assert!(applied.planes[0].ready == 1 && !applied.binds.is_empty(), "programmed throughout: {applied:?}");
+        assert!(
+            applied.planes[0].ready == 1 && !applied.binds.is_empty(),
+            "programmed throughout: {applied:?}"
+        );
         looks += 1;
         authority()
     });

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use kube::Api;
-use k8s_openapi::api::core::v1::Secret;
-
 use crate::harness::eventually;
 use crate::harness::process::{Done, Process, clean_command, finish};
 use crate::harness::sandbox::{Sandbox, WEIR, free_address};
@@ -13,7 +10,11 @@ use crate::plane::{Cluster, origin};
 const KEY_MARK: &str = "PRIVATE KEY";
 
 /// A class, a Gateway with a certificate, a route and its endpoint.
-fn objects(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>, port: u16, origin: std::net::SocketAddr) -> String {
+fn objects(
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    port: u16,
+    origin: std::net::SocketAddr,
+) -> String {
     use base64::Engine as _;
     let encoded = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
     format!(
@@ -74,8 +75,11 @@ fn a_sandbox_shows_what_its_data_plane_has() {
     sandbox.kubectl(&["patch", "httproute", "r", "--type=json", "-p", patch]).ok();
     eventually("the route has another hash", || {
         let after = entries(&show(), "this process");
-        let changed: Vec<&str> =
-            before.iter().filter(|(key, value)| after.get(*key) != Some(value)).map(|(key, _)| key.0.as_str()).collect();
+        let changed: Vec<&str> = before
+            .iter()
+            .filter(|(key, value)| after.get(*key) != Some(value))
+            .map(|(key, _)| key.0.as_str())
+            .collect();
         (changed == ["httproute"]).then_some(())
     });
     let refused = sandbox.weir(&["snapshot", "default/g"]).refused();
@@ -101,8 +105,8 @@ fn a_controller_and_its_data_plane_show_the_same_resources() {
     command.args(["--namespace=default", "--release=test", "--take-over"]);
     let _controller =
         Process::start(command.arg(format!("--listen={listen}")).arg(format!("--admin={admin}")));
+    let secrets = cluster.secrets();
     let trusted = eventually("the controller has made an authority", || {
-        let secrets = Api::<Secret>::default_namespaced(cluster.api.client());
         let secret = cluster.runtime.block_on(secrets.get_opt("test-weir-authority")).expect("an answer")?;
         secret.data?.remove("ca.crt")
     });

@@ -339,7 +339,8 @@ fn gateways_that_come_and_go_leave_nothing_behind() {
     let mut now = Instant::now();
     let mut fleet = Fleet::default();
     fleet.apply(&first(), now);
-    let sizes = |fleet: &Fleet| (fleet.graph.sizes(), fleet.states.len(), fleet.sessions.len(), fleet.sent.len());
+    let sizes =
+        |fleet: &Fleet| (fleet.graph.sizes(), fleet.states.len(), fleet.sessions.len(), fleet.sent.len());
     fleet.applied(now);
     let before = sizes(&fleet);
     for turn in 0..200_u64 {
@@ -401,7 +402,8 @@ fn an_instance_has_no_say_about_what_is_anothers() {
     let told: Vec<(&str, usize)> =
         applied.rejected.iter().map(|one| (one.key.as_str(), one.reason.len())).collect();
     assert_eq!(told, [("httproute/default/r", 1_024)]);
-    let binds: Vec<(&str, u32)> = applied.binds.iter().map(|bind| (bind.address.as_str(), bind.port)).collect();
+    let binds: Vec<(&str, u32)> =
+        applied.binds.iter().map(|bind| (bind.address.as_str(), bind.port)).collect();
     assert_eq!(binds, [("plane:default/a", 80)], "its own place, and ports that there are");
 }
 
@@ -415,7 +417,13 @@ fn what_a_data_plane_is_to_have_is_told_by_name_and_not_by_content() {
     let keys: Vec<&str> = contents[0].entries.iter().map(|entry| &*entry.key).collect();
     assert_eq!(
         keys,
-        ["backend/default/one/80", "certificate/a", "endpoints/default/one/80", "httproute/default/r", "listener/default/a"]
+        [
+            "backend/default/one/80",
+            "certificate/a",
+            "endpoints/default/one/80",
+            "httproute/default/r",
+            "listener/default/a"
+        ]
     );
     assert_eq!((contents[0].instances[0].waiting, contents[0].instances[0].report.sequence), (5, 0));
     let mut instance = Instance::default();
