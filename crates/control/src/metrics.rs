@@ -98,6 +98,8 @@ control_status! {
     gauge "weir_control_wanted_references" wanted_references;
     /// References that are not known and Services without EndpointSlices that some result waits for, a second at most.
     gauge "weir_control_awaited_references" awaited_references;
+    /// Objects of which it is remembered that they are not there, or that nothing of theirs is waited for.
+    gauge "weir_control_remembered_absent_objects" remembered_absent;
     /// References that were put off because the table of wanted references was full.
     counter "weir_control_wanted_dropped_total" wanted_dropped;
     /// Statuses written.

@@ -38,6 +38,9 @@ use crate::status_writer::StatusWriter;
 /// How long a reference that has not been seen, or a new Service without EndpointSlices, is waited for.
 const REFERENCE_WAIT: Duration = Duration::from_secs(1);
 
+/// What is not there is remembered without a look at it up to here. Unit: objects. Source: ours.
+const REMEMBERED: usize = 2_048;
+
 /// The longest sleep until a certificate's validity begins or ends: the time of day may be set meanwhile.
 const LONGEST_TURN_WAIT: Duration = Duration::from_secs(600);
 
@@ -78,6 +81,8 @@ pub(crate) struct Reconciler {
     listed: BTreeSet<Kind>,
     /// Kinds that were read once and are not served now.
     lost: BTreeSet<Kind>,
+    /// So much may be remembered of what is not there before it is gone through.
+    remember: usize,
     /// When to stop waiting for a reference.
     waits: BTreeMap<ObjectKey, Instant>,
     sequence: u64,
@@ -117,6 +122,7 @@ impl Reconciler {
             changes: BTreeMap::new(),
             listed: BTreeSet::new(),
             lost: BTreeSet::new(),
+            remember: REMEMBERED,
             waits: BTreeMap::new(),
             sequence: 0,
             oldest_event: None,
@@ -238,6 +244,7 @@ impl Reconciler {
             self.tools.status.translations.add(1);
             words::append(&mut output, rest);
         }
+        self.forget_absent();
         self.tools.status.awaited_references.set(self.translator.waits().len() as u64);
         self.tools.status.translation_last_micros.set(micros(started.elapsed()));
         let update = self.number(&mut output);
@@ -247,6 +254,17 @@ impl Reconciler {
         }
         self.tools.status.set_ready();
         update
+    }
+
+    /// Everything that was ever deleted would be remembered as long as this process runs. To go through it costs no more than
+    /// what was deleted since.
+    fn forget_absent(&mut self) {
+        if self.objects.remembered() >= self.remember {
+            let translator = &self.translator;
+            self.objects.forget(|key| translator.is_read(key));
+            self.remember = REMEMBERED.max(self.objects.remembered() * 2);
+        }
+        self.tools.status.remembered_absent.set(self.objects.remembered() as u64);
     }
 
     /// Give the update its number; `None` if there is nothing in it.

@@ -51,13 +51,21 @@ impl StandBack {
         OurNames(ours.map(|name| (*name).to_owned()).collect())
     }
 
+    /// Nobody may be seen: Kong's names are left alone unless there is an order, and the others are nobody else's that is known.
+    fn blind(take_over: bool) -> StandBack {
+        let why = "Leases may not be listed (list leases.coordination.k8s.io), so whether a controller of Kong's lives is not known";
+        let names = [KIC_CONTROLLER, OPERATOR_CONTROLLER].into_iter().filter(|_| !take_over);
+        StandBack(names.map(|name| (name.to_owned(), why.to_owned())).collect())
+    }
+
     /// Another installation answers for every name.
     fn for_all(first: &Installation) -> StandBack {
         let Installation { made, namespace, lease, .. } = first;
         let release = lease.strip_suffix(LEASE_END).unwrap_or(lease);
         let why = format!(
             "installation {release} of Weir in namespace {namespace} was there first (Lease {namespace}/{lease}, made {made}). \
-             Uninstall one of the two, or give each namespaces of its own (watchNamespaces)"
+             Uninstall one of the two (or delete that Lease, if nothing else is left of it), or give each namespaces of its own \
+             (watchNamespaces)"
         );
         StandBack(CONTROLLERS.iter().map(|name| ((*name).to_owned(), why.clone())).collect())
     }
@@ -100,6 +108,9 @@ async fn find(caller: &Caller, own: &Own, status: &ControlStatus, found: &watch:
             Ok(leases) => leases,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for other controllers");
+                if error.is_denied() && found.borrow().is_none() {
+                    tell(StandBack::blind(own.take_over), status, found);
+                }
                 tokio::time::sleep(backoff.next_wait()).await;
                 continue;
             }
@@ -337,6 +348,12 @@ mod tests {
         let mut other = installation(1, "a", None);
         other["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "else"});
         assert_eq!(first_installation(&own("b", &[]), &[other]), None, "not of Weir");
+    }
+
+    #[test]
+    fn who_may_not_look_leaves_kongs_names_alone_and_serves_the_others() {
+        assert_eq!(StandBack::blind(false).ours().0, ["weir.dev/gateway-controller"]);
+        assert_eq!(StandBack::blind(true), StandBack::default());
     }
 
     #[test]

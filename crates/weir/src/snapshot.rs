@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_process_tells_what_it_was_given_and_no_byte_of_it() {
         let contents = Contents::default();
-        let upserts = vec![certificate("c", b"-----BEGIN PRIVATE KEY-----"), backend("a"), backend("b")];
+        let upserts = vec![certificate("c", b"PRIVATE bytes"), backend("a"), backend("b")];
         contents.give(&Update { sequence: 1, full: true, upserts, ..Update::default() });
         let rejected = Rejected { key: "certificate/c".to_owned(), reason: "no certificate".to_owned() };
         contents.applied(&Applied { sequence: 1, rejected: vec![rejected], ..Applied::default() });
@@ -286,7 +286,7 @@ mod tests {
 
         let hash = |key: &str| contents.inner().entries.get(key).cloned();
         let before = hash("certificate/c");
-        let upserts = vec![certificate("c", b"-----BEGIN OTHER KEY-----")];
+        let upserts = vec![certificate("c", b"other bytes")];
         let removals = vec!["backend/default/b/80".to_owned()];
         contents.give(&Update { sequence: 2, upserts, removals, ..Update::default() });
         assert_ne!(hash("certificate/c"), before);

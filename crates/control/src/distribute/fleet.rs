@@ -28,6 +28,16 @@ type Key = Arc<str>;
 /// A part is ended when it is so large. Unit: bytes. Source: ours.
 const PART_BYTES: usize = 512 * 1024;
 
+/// [`PART_BYTES`], but where a test wants many small parts.
+#[derive(Clone, Copy, Debug)]
+struct PartSize(usize);
+
+impl Default for PartSize {
+    fn default() -> PartSize {
+        PartSize(PART_BYTES)
+    }
+}
+
 /// Keys that may wait for an instance beyond those that it is to have; with more, all is sent. Unit: keys. Source: ours.
 const DIRTY_SLACK: usize = 4_096;
 
@@ -47,7 +57,10 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// The longest that an instance's words about a socket or a resource may be. Unit: bytes. Source: ours; a condition's message has
 /// 32,768 at most, and may put together several.
-const WORDS_MAX: usize = 1024;
+pub(super) const WORDS_MAX: usize = 1024;
+
+/// The longest name of an instance. Unit: bytes. Source: that of a pod.
+const NAME_MAX: usize = 253;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(u64);
@@ -86,6 +99,7 @@ pub(crate) struct Fleet {
     states: BTreeMap<PlaneId, PlaneState>,
     sessions_made: u64,
     splits_requested: u64,
+    part_size: PartSize,
 }
 
 /// What is known of a data plane as a whole.
@@ -112,7 +126,9 @@ struct Session {
     report: Report,
     rejected: BTreeMap<String, String>,
     parting: Option<Parting>,
+    /// A request for served counts that is to be sent, and the one that was sent and not answered.
     splits: Option<u64>,
+    splits_sent: Option<u64>,
     wake: Arc<Notify>,
 }
 
@@ -245,7 +261,7 @@ impl Fleet {
         let held = hello.held.into_iter().map(|held| (held.key, held.hash)).collect();
         let session = Session {
             plane,
-            instance: hello.instance,
+            instance: shortened(hello.instance, NAME_MAX),
             run: hello.run,
             lanes: [LaneState::default(), LaneState::default()],
             held: Some(held),
@@ -254,6 +270,7 @@ impl Fleet {
             rejected: BTreeMap::new(),
             parting: None,
             splits: None,
+            splits_sent: None,
             wake,
         };
         self.sessions.insert(id, session);
@@ -296,6 +313,7 @@ impl Fleet {
             return Next::End(Parting::Slow);
         }
         if let Some(request) = session.splits.take() {
+            session.splits_sent = Some(request);
             return Next::SplitsWanted(request);
         }
         if !is_open {
@@ -307,12 +325,12 @@ impl Fleet {
         let is_first = session.lanes[0].runs == 0;
         if !is_first {
             session.begin_endpoints(entries, self.sequence, now);
-            if let Some(part) = session.lanes[1].part(Lane::Endpoints, entries, now) {
+            if let Some(part) = session.lanes[1].part(Lane::Endpoints, entries, self.part_size, now) {
                 return Next::Part(part);
             }
         }
         session.begin_configuration(entries, self.sequence, position, now);
-        match session.lanes[0].part(Lane::Configuration, entries, now) {
+        match session.lanes[0].part(Lane::Configuration, entries, self.part_size, now) {
             Some(part) => Next::Part(part),
             None => Next::Nothing,
         }
@@ -339,7 +357,7 @@ impl Fleet {
         // Nobody has a say about what is another's.
         let entries = self.graph.entries(session.plane);
         let own = said.rejected.into_iter().filter(|one| entries.contains_key(one.key.as_str()));
-        session.rejected = own.map(|one| (one.key, shortened(one.reason))).collect();
+        session.rejected = own.map(|one| (one.key, shortened(one.reason, WORDS_MAX))).collect();
         if let Some(report) = said.report {
             session.report = bounded(report);
         }
@@ -347,10 +365,13 @@ impl Fleet {
         true
     }
 
-    pub(crate) fn reported(&mut self, id: SessionId, report: Report) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.report = bounded(report);
-        }
+    /// Whether it says something else than before.
+    pub(crate) fn reported(&mut self, id: SessionId, report: Report) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let report = bounded(report);
+        let is_news = session.report != report;
+        session.report = report;
+        is_news
     }
 
     /// Asks every instance for its served counts; the number under which they answer, and how many are asked.
@@ -361,6 +382,12 @@ impl Fleet {
             session.wake.notify_one();
         }
         (self.splits_requested, self.sessions.len())
+    }
+
+    /// An instance answers a request for served counts: who it is, if it was asked and has not answered yet.
+    pub(crate) fn answered_splits(&mut self, id: SessionId, request: u64) -> Option<(DataPlaneName, String)> {
+        self.sessions.get_mut(&id)?.splits_sent.take_if(|sent| *sent == request)?;
+        self.whose(id)
     }
 
     /// Data plane and instance of a stream.
@@ -499,14 +526,14 @@ impl PlaneState {
 fn bounded(mut report: Report) -> Report {
     report.binds.retain(|bind| (1..=u32::from(u16::MAX)).contains(&bind.port));
     for bind in &mut report.binds {
-        bind.error = shortened(std::mem::take(&mut bind.error));
+        bind.error = shortened(std::mem::take(&mut bind.error), WORDS_MAX);
     }
     report
 }
 
-/// Words that get into statuses.
-fn shortened(mut words: String) -> String {
-    words.truncate(words.floor_char_boundary(WORDS_MAX));
+/// Words that get into statuses and logs.
+pub(super) fn shortened(mut words: String, max: usize) -> String {
+    words.truncate(words.floor_char_boundary(max));
     words
 }
 
@@ -649,19 +676,25 @@ impl LaneState {
     }
 
     /// The next part of what is under way.
-    fn part(&mut self, lane: Lane, entries: &BTreeMap<Key, Arc<Entry>>, now: Instant) -> Option<Part> {
+    fn part(
+        &mut self,
+        lane: Lane,
+        entries: &BTreeMap<Key, Arc<Entry>>,
+        size: PartSize,
+        now: Instant,
+    ) -> Option<Part> {
         let under_way = self.under_way.as_mut()?;
         let rest = under_way.rest.as_mut()?;
         let mut part = Part { lane: lane.into(), number: self.number, ..Part::default() };
         part.full = std::mem::take(&mut rest.full);
         let mut bytes = 0;
-        while bytes < PART_BYTES
+        while bytes < size.0
             && let Some(key) = rest.removals.pop_front()
         {
             bytes += key.len() + 4;
             part.removals.push(key);
         }
-        while bytes < PART_BYTES
+        while bytes < size.0
             && let Some(entry) = rest.upserts.pop_front()
         {
             // Endpoints may have gone ahead on their own lane.

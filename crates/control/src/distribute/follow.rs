@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
 use weir_model::wire::{
-    self, FromPlane, Hello, OLDEST_PROTOCOL, PROTOCOL, Said, Splits, SplitsWanted, ToPlane, Told, Welcome,
+    self, FromPlane, OLDEST_PROTOCOL, PROTOCOL, Said, Splits, SplitsWanted, ToPlane, Told, Welcome,
 };
 
-use super::fleet::{Next, Parting, SessionId};
+use super::fleet::{Next, Parting, SessionId, WORDS_MAX, shortened};
 use super::server::Peer;
 use super::{InstanceSplits, Leadership, Shared};
 
@@ -55,7 +55,7 @@ pub(super) async fn begin(
     };
     let theirs = (hello.oldest_protocol, hello.protocol);
     let Some(protocol) = wire::agree((OLDEST_PROTOCOL, PROTOCOL), theirs) else {
-        let Hello { release, .. } = hello;
+        let release = shortened(hello.release, WORDS_MAX);
         let message = format!(
             "release {release} speaks protocols {} to {}, this controller {OLDEST_PROTOCOL} to {PROTOCOL}: they are \
              more than one release apart",
@@ -106,11 +106,17 @@ async fn listen(
         while let Ok(Some(message)) = said.message().await {
             match message.said {
                 Some(Said::Acknowledged(one)) => {
-                    if !shared.fleet.lock().acknowledged(id, one) {
+                    if shared.fleet.lock().acknowledged(id, one) {
+                        shared.moved.notify_one();
+                    } else {
                         tracing::debug!("a data plane acknowledged what it was not sent");
                     }
                 }
-                Some(Said::Report(report)) => shared.fleet.lock().reported(id, report),
+                Some(Said::Report(report)) => {
+                    if shared.fleet.lock().reported(id, report) {
+                        shared.moved.notify_one();
+                    }
+                }
                 Some(Said::Splits(splits)) => shared.collect(id, splits),
                 Some(Said::Refused(refused)) => {
                     shared.config.status.stale.add(1);
@@ -118,7 +124,7 @@ async fn listen(
                     let name = whose.map(|(name, _)| name.to_string()).unwrap_or_default();
                     tracing::warn!(
                         data_plane = name,
-                        reason = refused.reason,
+                        reason = shortened(refused.reason, WORDS_MAX),
                         "a data plane has a newer state"
                     );
                     return;
@@ -126,7 +132,6 @@ async fn listen(
                 // A second Hello says nothing, nor does what a newer release says.
                 Some(Said::Hello(_)) | None => {}
             }
-            shared.moved.notify_one();
         }
     };
     tokio::select! {
@@ -213,9 +218,11 @@ impl Drop for Following {
 
 impl Shared {
     fn collect(&self, id: SessionId, splits: Splits) {
-        let Some((data_plane, instance)) = self.fleet.lock().whose(id) else { return };
+        let Some((data_plane, instance)) = self.fleet.lock().answered_splits(id, splits.request) else {
+            return;
+        };
         if let Some(collector) = self.collectors.lock().get(&splits.request) {
-            // One that answers twice finds no room.
+            // There is room for one answer of each that was asked.
             let _ = collector.try_send(InstanceSplits { data_plane, instance, json: splits.json });
         }
     }

@@ -15,6 +15,7 @@
 
 mod authority;
 mod clock;
+mod crowd;
 mod fleet;
 mod follow;
 mod graph;
@@ -32,7 +33,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use weir_model::resource::{Applied, DataPlaneName, Update};
 
@@ -51,6 +52,10 @@ pub const DEFAULT_AUDIENCE: &str = "weir.dev/controller";
 
 /// How long instances get to tell their counts. Unit: time. Source: ours.
 const SPLITS_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two looks at how far data planes are at least: instances say something as often as they like, and each look is at all of
+/// them. Unit: time. Source: ours, far below what anybody waits for in a status.
+const TELL_SPACING: Duration = Duration::from_millis(5);
 
 /// Whether this process may act, or who does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,7 +239,10 @@ impl Shared {
     /// Tells how far data planes are, each time that it is something else.
     async fn tell(&self, applied: mpsc::Sender<Applied>) {
         let mut told = None;
+        let mut spacing = tokio::time::interval(TELL_SPACING);
+        spacing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            spacing.tick().await;
             let (now, deadline) = {
                 let mut fleet = self.fleet.lock();
                 let now = fleet.applied(Instant::now());

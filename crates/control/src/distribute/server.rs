@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +27,19 @@ use weir_model::wire::{
 };
 
 use super::authority::Issued;
+use super::crowd::Crowd;
 use super::follow;
 use super::token::{self, TokenError};
 use super::{Leadership, Shared};
 
 /// Connections at a time. Unit: connections. Source: ours; a data plane's instance has one.
 const CONNECTIONS_MAX: usize = 4_096;
+
+/// Of these without a certificate, or not known to have one yet, from one address. Unit: connections. Source: ours; a pod has one.
+const UNKNOWN_MAX: usize = 32;
+
+/// And of one data plane. Unit: connections. Source: ours; more than a Deployment is likely to have pods.
+const PLANE_MAX: usize = 1_024;
 
 /// Tokens that the API server is asked about at a time. Unit: calls. Source: ours.
 const REVIEWS_MAX: usize = 8;
@@ -67,6 +75,8 @@ pub(super) struct Peer {
 struct Door {
     shared: Arc<Shared>,
     reviews: Semaphore,
+    unknown: Crowd<IpAddr>,
+    known: Crowd<DataPlaneName>,
     shutdown: CancellationToken,
 }
 
@@ -75,6 +85,8 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
     let door = Arc::new(Door {
         shared: shared.clone(),
         reviews: Semaphore::new(REVIEWS_MAX),
+        unknown: Crowd::new(UNKNOWN_MAX),
+        known: Crowd::new(PLANE_MAX),
         shutdown: shutdown.clone(),
     });
     loop {
@@ -83,7 +95,7 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             // Out of descriptors, or a peer that is gone already: neither may spin this loop.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -93,7 +105,7 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
             let ended = door.shutdown.clone();
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = door.connection(stream) => {}
+                () = door.connection(stream, from.ip()) => {}
             }
             drop(slot);
         });
@@ -101,9 +113,11 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
 }
 
 impl Door {
-    async fn connection(self: Arc<Self>, stream: TcpStream) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, from: IpAddr) {
         let status = &self.shared.config.status;
         status.connections.add(1);
+        // Whoever holds many connections open keeps nobody else out.
+        let Some(waiting) = self.unknown.enter(&from) else { return status.refused.add(1) };
         let live = self.shared.live.borrow().clone();
         // Nobody can be told anything before there is an authority; they come again.
         let Some(live) = live else { return };
@@ -124,6 +138,16 @@ impl Door {
             Some(Some(peer)) => Some(peer),
             // Of our own authority, and for nobody that we know.
             Some(None) => return status.handshake_failures.add(1),
+        };
+        let _place = match &peer {
+            None => Err(waiting),
+            Some(peer) => {
+                drop(waiting);
+                match self.known.enter(&peer.name) {
+                    Some(place) => Ok(place),
+                    None => return status.refused.add(1),
+                }
+            }
         };
         let is_known = peer.is_some();
         let door = self.clone();

@@ -121,6 +121,15 @@ impl tower::Service<http::Request<Body>> for Caller {
 
 impl Site {
     async fn connect(&self, identity: Option<&Identity>) -> Grpc<Caller> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.connect_over(stream, identity).await.unwrap()
+    }
+
+    async fn connect_over(
+        &self,
+        stream: TcpStream,
+        identity: Option<&Identity>,
+    ) -> std::io::Result<Grpc<Caller>> {
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(self.trusted.as_bytes()) {
             roots.add(root.unwrap()).unwrap();
@@ -140,14 +149,13 @@ impl Site {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("controller").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         let http = http2::Builder::new(TokioExecutor::new());
         let (send, connection) = http.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        Grpc::with_origin(Caller(send), http::Uri::from_static("https://weir"))
-            .max_decoding_message_size(MESSAGE_MAX)
+        let grpc = Grpc::with_origin(Caller(send), http::Uri::from_static("https://weir"));
+        Ok(grpc.max_decoding_message_size(MESSAGE_MAX))
     }
 
     async fn certificate<M: Message + Send + Sync + 'static>(
@@ -439,4 +447,39 @@ async fn a_reader_that_stops_reading_costs_no_more_than_its_buffers() {
     let sent_later = site.status.sent_bytes.get() - whole;
     assert!(sent_later < 48 * 1_000 + 3 * 1024 * 1024, "{sent_later}");
     drop(slow);
+}
+
+#[tokio::test]
+async fn whoever_holds_connections_open_keeps_nobody_else_out() {
+    let site = site().await;
+    site.send(both()).await;
+    let a = site.bootstrap("default/a", "token-a").await.unwrap();
+    // Streams with a certificate count for their data plane, not for their address.
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        let mut stream = site.follow(Some(&a), hello()).await.unwrap();
+        stream.message().await;
+        streams.push(stream);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(site.address).await.unwrap());
+    }
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    assert!(site.connect_over(stream, None).await.is_err(), "this address has too many");
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = within(elsewhere.connect(site.address)).await.unwrap();
+    assert!(site.connect_over(stream, Some(&a)).await.is_ok());
+    drop(silent);
+    within(async {
+        loop {
+            let stream = TcpStream::connect(site.address).await.unwrap();
+            if site.connect_over(stream, None).await.is_ok() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -411,3 +411,44 @@ async fn an_authority_that_expires_is_told_though_nothing_changes() {
     plane.until("in force", |plane| told(plane) == ["Accepted", "ResolvedRefs"]).await;
     plane.until("expired", |plane| told(plane) == ["NoValidCACertificate", "InvalidCACertificateRef"]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_came_and_went_is_not_remembered_for_ever() {
+    let plane = Plane::start(ready_api());
+    plane
+        .until("programmed", |plane| plane.condition("gateways", "default", "g", "Programmed") == "True")
+        .await;
+    plane.api.apply("httproutes", route("lost", "g", "missing"));
+    plane
+        .until("a missing Service is known", |plane| {
+            invalid_reason(plane, "lost").as_deref() == Some("BackendNotFound")
+        })
+        .await;
+    for round in 0..60 {
+        let names: Vec<String> = (0..20).map(|index| format!("gone-{round}-{index}")).collect();
+        for name in &names {
+            plane.api.apply("services", service(name));
+            plane.api.apply("endpointslices", slice(name, "10.0.0.9"));
+            plane.api.apply("httproutes", route(name, "g", name));
+        }
+        plane.until("they are served", |plane| http_route(plane, &names[19]).is_some()).await;
+        for name in &names {
+            plane.api.delete("httproutes", "default", name);
+            plane.api.delete("services", "default", name);
+            plane.api.delete("endpointslices", "default", &format!("{name}-1"));
+        }
+        plane.until("they are gone", |plane| http_route(plane, &names[19]).is_none()).await;
+        plane.settle().await;
+        let remembered = plane.status.remembered_absent.get();
+        assert!(remembered < 2_048 + 200, "{remembered} after {round}");
+    }
+    // What somebody still refers to is: no more is asked about it.
+    assert_eq!(invalid_reason(&plane, "lost").as_deref(), Some("BackendNotFound"));
+    let asked = plane.api.reads("services/missing");
+    plane.api.edit("gateways", "default", "g", |gateway| {
+        gateway["metadata"]["labels"] = json!({"touched": "yes"});
+    });
+    plane.settle().await;
+    assert_eq!(plane.api.reads("services/missing"), asked);
+    assert_eq!(invalid_reason(&plane, "lost").as_deref(), Some("BackendNotFound"));
+}

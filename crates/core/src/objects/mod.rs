@@ -185,6 +185,21 @@ impl Objects {
         }
     }
 
+    /// How much is remembered of what is not there.
+    pub fn remembered(&self) -> usize {
+        self.absent.len() + self.settled.len()
+    }
+
+    /// Forgets the absence of what nobody refers to, and of Services that are gone whether they had EndpointSlices. A reference that is
+    /// made later asks anew in any case. Call it after a translation of everything that changed.
+    pub fn forget(&mut self, is_read: impl Fn(&ObjectKey) -> bool) {
+        self.absent =
+            self.absent.iter().filter(|(key, _)| is_read(key)).map(|(k, at)| (k.clone(), *at)).collect();
+        let is_there =
+            |key: &&ObjectKey| self.entries.contains_key(*key) || self.slices(key).next().is_some();
+        self.settled = self.settled.iter().filter(is_there).cloned().collect();
+    }
+
     /// What provisioning gave to a Gateway; name the Gateway as changed afterwards.
     pub fn set_addresses(&mut self, gateway: &ObjectKey, addresses: Addresses) {
         self.addresses.insert(gateway.clone(), Arc::new(addresses));

@@ -242,6 +242,11 @@ impl Translator {
         self.dependencies.waits()
     }
 
+    /// Whether anything that was translated reads this, whether it is there or not.
+    pub fn is_read(&self, key: &ObjectKey) -> bool {
+        self.dependencies.readers(key).next().is_some()
+    }
+
     /// Every Gateway of our classes that is to be provided for.
     pub fn needs(&self) -> impl Iterator<Item = &GatewayNeed> {
         self.needs.values()

@@ -53,6 +53,7 @@ enum Edit {
     Bind(u64),
     Translate,
     Settle,
+    Forget,
 }
 
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
@@ -64,6 +65,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
         1 => any::<u64>().prop_map(Edit::Bind),
         6 => Just(Edit::Translate),
         1 => Just(Edit::Settle),
+        1 => Just(Edit::Forget),
     ];
     prop::collection::vec(edit, 1..60)
 }
@@ -126,6 +128,11 @@ fn apply(edits: &[Edit]) -> World {
             }
             Edit::Translate => {
                 world.step(&std::mem::take(&mut changed));
+            }
+            Edit::Forget => {
+                world.step(&std::mem::take(&mut changed));
+                let translator = &world.translator;
+                world.objects.forget(|key| translator.is_read(key));
             }
             Edit::Settle => {
                 world.step(&std::mem::take(&mut changed));

@@ -36,10 +36,11 @@ impl DataPlaneName {
         DataPlaneName { namespace: namespace.into(), name: name.into() }
     }
 
-    /// That of a managed Gateway. A name that no Service could have is shortened, and told apart by a hash.
+    /// That of a managed Gateway. A name that no Service could have is shortened, and told apart by a hash; so is one that looks like
+    /// what another is shortened to, lest it be taken for that.
     pub fn of_gateway(namespace: &str, gateway: &str) -> DataPlaneName {
         let plain = format!("{WORKLOAD_PREFIX}{gateway}");
-        if is_label(&plain) {
+        if is_label(&plain) && !looks_hashed(&plain) {
             return DataPlaneName::new(namespace, plain);
         }
         let mut hash = hex(&Sha256::digest(gateway.as_bytes()));
@@ -80,6 +81,12 @@ impl DataPlaneName {
 /// Lower-case hex digits.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether it ends as the names that have a hash do.
+fn looks_hashed(text: &str) -> bool {
+    let end = text.rsplit_once('-').map_or("", |(_, end)| end);
+    end.len() == HASH_DIGITS && end.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
 }
 
 fn is_label(text: &str) -> bool {
@@ -152,5 +159,10 @@ mod tests {
             assert!(seen.insert(name.clone()), "{name} twice");
             assert_ne!(name, "default");
         }
+        // One that somebody calls by what another was shortened to.
+        let taken = DataPlaneName::of_gateway("default", "a.b").name;
+        let imitation = taken.strip_prefix(super::WORKLOAD_PREFIX).unwrap();
+        let own = DataPlaneName::of_gateway("default", imitation).name;
+        assert!(super::is_label(&own) && seen.insert(own.clone()), "{own}");
     }
 }

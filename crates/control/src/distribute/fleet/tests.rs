@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use weir_model::resource::{Applied, BindReport, Rejected, Update};
+use weir_model::resource::{Applied, BindReport, Rejected, Resource, Update};
 use weir_model::wire::{Acknowledged, Entry, Held, Hello, Lane, Part, Report};
 
 use super::super::graph::tests::{backend, certificate, endpoints, listener, plane, route, upserts};
-use super::{Fleet, Next, Parting, SessionId};
+use super::{Fleet, Next, PartSize, Parting, SessionId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -408,6 +409,23 @@ fn an_instance_has_no_say_about_what_is_anothers() {
 }
 
 #[test]
+fn served_counts_are_taken_once_from_each_that_was_asked() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let (x, y) = (connect(&mut fleet, "x"), connect(&mut fleet, "y"));
+    let (request, asked) = fleet.want_splits();
+    assert_eq!(asked, 2);
+    assert_eq!(fleet.answered_splits(x, request), None, "it was not asked yet");
+    assert_eq!(fleet.next(x, 1, now), Next::SplitsWanted(request));
+    assert_eq!(fleet.answered_splits(x, request + 1), None, "nobody asked that");
+    assert_eq!(fleet.answered_splits(x, request), Some((plane("a"), "x".to_owned())));
+    assert_eq!(fleet.answered_splits(x, request), None, "it would take another's room");
+    assert_eq!(fleet.next(y, 1, now), Next::SplitsWanted(request));
+    assert_eq!(fleet.answered_splits(y, request), Some((plane("a"), "y".to_owned())));
+}
+
+#[test]
 fn what_a_data_plane_is_to_have_is_told_by_name_and_not_by_content() {
     let now = Instant::now();
     let mut fleet = Fleet::default();
@@ -438,4 +456,184 @@ fn what_a_data_plane_is_to_have_is_told_by_name_and_not_by_content() {
     assert_eq!(fleet.contents()[0].instances[0].waiting, 1);
     part(&mut fleet, id, now).unwrap();
     assert_eq!(fleet.contents()[0].instances[0].waiting, 1, "sent is not acknowledged");
+}
+
+/// An instance as it is: a message takes effect with its last part, and endpoints may go ahead of configuration that is still coming.
+#[derive(Clone, Debug, Default)]
+struct Careful {
+    entries: BTreeMap<String, Entry>,
+    gathering: [Option<Part>; 2],
+    /// What is to be acknowledged.
+    done: Vec<Part>,
+}
+
+impl Careful {
+    fn take(&mut self, part: Part) {
+        let lane = usize::from(part.lane() == Lane::Endpoints);
+        let (number, last) = (part.number, part.last);
+        let gathered = self.gathering[lane].get_or_insert_with(|| Part { full: part.full, ..header(&part) });
+        assert_eq!(gathered.number, number, "one message of a lane at a time");
+        gathered.upserts.extend(part.upserts);
+        gathered.removals.extend(part.removals);
+        if !last {
+            return;
+        }
+        let mut message = self.gathering[lane].take().unwrap();
+        if message.lane() == Lane::Endpoints {
+            for entry in &message.upserts {
+                assert!(entry.key.starts_with("endpoints/"), "{entry:?}");
+                let waiting = self.gathering[0].iter_mut().flat_map(|waiting| &mut waiting.upserts);
+                waiting.filter(|older| older.key == entry.key).for_each(|older| older.clone_from(entry));
+            }
+            message.upserts.retain(|entry| self.entries.contains_key(&entry.key));
+        }
+        if message.full {
+            self.entries.clear();
+        }
+        message.removals.iter().for_each(|key| _ = self.entries.remove(key));
+        self.entries.extend(message.upserts.iter().map(|entry| (entry.key.clone(), entry.clone())));
+        self.done.push(header(&message));
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let held = |entry: &Entry| Held { key: entry.key.clone(), hash: entry.hash.clone() };
+        self.entries.values().map(held).collect()
+    }
+}
+
+fn header(part: &Part) -> Part {
+    Part { lane: part.lane, number: part.number, ..Part::default() }
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    /// An edit of one of a few names.
+    Listener(usize, bool),
+    Route(usize, usize),
+    Service(usize, bool),
+    Endpoints(usize, u32),
+    /// Everything anew, as after a restart of the source.
+    Full,
+    /// So many parts are sent to an instance.
+    Send(usize, usize),
+    Acknowledge(usize),
+    Reconnect(usize),
+    /// It comes back without what it had.
+    Replace(usize),
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let turn = prop_oneof![
+        2 => (0..3_usize, any::<bool>()).prop_map(|(name, there)| Turn::Listener(name, there)),
+        4 => (0..4_usize, 0..5_usize).prop_map(|(name, service)| Turn::Route(name, service)),
+        2 => (0..4_usize, any::<bool>()).prop_map(|(name, there)| Turn::Service(name, there)),
+        6 => (0..4_usize, 0..9_u32).prop_map(|(name, port)| Turn::Endpoints(name, port)),
+        1 => Just(Turn::Full),
+        8 => (0..2_usize, 1..4_usize).prop_map(|(who, parts)| Turn::Send(who, parts)),
+        6 => (0..2_usize).prop_map(Turn::Acknowledge),
+        1 => (0..2_usize).prop_map(Turn::Reconnect),
+        1 => (0..2_usize).prop_map(Turn::Replace),
+    ];
+    proptest::collection::vec(turn, 1..80)
+}
+
+/// The set of everything after an edit, with what the edit is as an update.
+fn edit(all: &mut BTreeMap<String, Resource>, turn: &Turn) -> Option<Update> {
+    let mut put = |resource: Resource| {
+        all.insert(resource.key().to_owned(), resource.clone());
+        upserts(vec![resource])
+    };
+    let removal = |key: String| Update { removals: vec![key], ..Update::default() };
+    Some(match turn {
+        Turn::Listener(name, true) => put(listener(&format!("l{name}"), "plane:default/a", Some("c"))),
+        Turn::Listener(name, false) => {
+            let key = format!("listener/default/l{name}");
+            all.remove(&key);
+            removal(key)
+        }
+        Turn::Route(name, 4) => {
+            let key = format!("httproute/default/r{name}");
+            all.remove(&key);
+            removal(key)
+        }
+        Turn::Route(name, service) => {
+            let listener = format!("l{}", name % 3);
+            put(route(&format!("r{name}"), &[&listener], &[&format!("s{service}")]))
+        }
+        Turn::Service(name, true) => put(backend(&format!("s{name}"), None)),
+        Turn::Service(name, false) => {
+            let key = format!("backend/default/s{name}/80");
+            all.remove(&key);
+            removal(key)
+        }
+        Turn::Endpoints(name, 0) => {
+            let key = format!("endpoints/default/s{name}/80");
+            all.remove(&key);
+            removal(key)
+        }
+        Turn::Endpoints(name, port) => put(endpoints(&format!("s{name}"), *port)),
+        Turn::Full => Update { full: true, ..upserts(all.values().cloned().collect()) },
+        _ => return None,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn whatever_happens_on_the_way_every_instance_comes_to_have_what_it_should(turns in turns()) {
+        let now = Instant::now();
+        // A part has one or two resources.
+        let mut fleet = Fleet { part_size: PartSize(100), ..Fleet::default() };
+        let mut all = BTreeMap::new();
+        let mut sequence = 1;
+        fleet.apply(&Update { full: true, ..update(sequence, Update::default()) }, now);
+        let mut instances = [Careful::default(), Careful::default()];
+        let mut ids = ["x", "y"].map(|run| connect(&mut fleet, run));
+        for turn in &turns {
+            if let Some(change) = edit(&mut all, turn) {
+                sequence += 1;
+                fleet.apply(&update(sequence, change), now);
+            }
+            match turn {
+                Turn::Send(who, parts) => {
+                    for _ in 0..*parts {
+                        part(&mut fleet, ids[*who], now).into_iter().for_each(|part| instances[*who].take(part));
+                    }
+                }
+                Turn::Acknowledge(who) => {
+                    for done in std::mem::take(&mut instances[*who].done) {
+                        prop_assert!(acknowledge(&mut fleet, ids[*who], &done, true));
+                    }
+                }
+                Turn::Reconnect(who) | Turn::Replace(who) => {
+                    fleet.disconnect(ids[*who], now);
+                    let before = std::mem::take(&mut instances[*who]);
+                    if matches!(turn, Turn::Reconnect(_)) {
+                        instances[*who].entries = before.entries;
+                    }
+                    let hello = hello(["x", "y"][*who], instances[*who].held());
+                    ids[*who] = fleet.connect(&plane("a"), hello, Arc::default());
+                }
+                _ => {}
+            }
+        }
+        for (instance, id) in instances.iter_mut().zip(ids) {
+            // Whatever is left: acknowledged, sent, acknowledged.
+            loop {
+                for done in std::mem::take(&mut instance.done) {
+                    prop_assert!(acknowledge(&mut fleet, id, &done, true));
+                }
+                let Some(part) = part(&mut fleet, id, now) else { break };
+                instance.take(part);
+            }
+            let wanted = &fleet.contents();
+            let wanted: BTreeMap<&str, &bytes::Bytes> =
+                wanted[0].entries.iter().map(|entry| (&*entry.key, &entry.hash)).collect();
+            let has: BTreeMap<&str, &bytes::Bytes> =
+                instance.entries.iter().map(|(key, entry)| (key.as_str(), &entry.hash)).collect();
+            prop_assert_eq!(wanted, has);
+        }
+        let applied = fleet.applied(now);
+        prop_assert_eq!(of(&applied, "a").sequence, sequence, "and that is known");
+    }
 }

@@ -406,7 +406,7 @@ impl Maker<'_> {
                 "--token-file", "/var/run/secrets/weir/token",
                 "--ca-file", "/var/run/secrets/weir-ca/ca.crt",
                 "--state-dir", "/var/lib/weir",
-                "--admin", format!("0.0.0.0:{ADMIN_PORT}"),
+                "--admin", format!("[::]:{ADMIN_PORT}"),
             ],
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
             "ports": [{"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
