@@ -86,6 +86,9 @@ pub(super) struct Link {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
+    /// Nobody is at the address: that says nothing about the certificate.
+    #[error("connecting to {0}: {1}")]
+    Away(SocketAddr, std::io::Error),
     #[error("{0:#}")]
     Connect(#[from] anyhow::Error),
     #[error("{}", words(.0))]
@@ -236,8 +239,11 @@ impl Link {
         match self.serve_from(address).await {
             Ok(end) => end,
             Err(error) => {
-                let is_elsewhere =
-                    matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
+                let is_elsewhere = match &error {
+                    LinkError::Status(status) => status.code() == Code::Unavailable,
+                    LinkError::Away(..) => true,
+                    LinkError::Connect(_) | LinkError::Refused(_) => false,
+                };
                 if !is_elsewhere {
                     self.doubts = self.doubts.saturating_add(1);
                 }
@@ -289,8 +295,10 @@ impl Link {
     async fn connect(&self, address: SocketAddr, with_identity: bool) -> Result<Channel, LinkError> {
         let identity = self.identity.as_ref().filter(|_| with_identity);
         let config = Arc::new(client_config(&self.plane.options.ca_file, identity)?);
+        let late = |_elapsed| Err(std::io::ErrorKind::TimedOut.into());
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(late);
+        let stream = stream.map_err(|error| LinkError::Away(address, error))?;
         let connecting = async {
-            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             TlsConnector::from(config).connect(server_name(), stream).await
         };
