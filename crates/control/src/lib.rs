@@ -138,7 +138,7 @@ pub async fn run(
     tasks.spawn(source);
     tasks.spawn(statuses.clone().run(stop.clone()));
     tasks.spawn(events.run(stop.clone()));
-    let provisioning = Provisioning::new(provision, statuses.clone(), publisher, planes);
+    let provisioning = Provisioning::new(provision, statuses.clone(), publisher, planes, namespaces.clone());
     let tools = Tools { caller, status, statuses, recorder, namespaces };
     let reconciler = Reconciler::new(tools, Translator::new(translate), provisioning, standing_back);
     reconciler.run(watched, updates, applied, stop.clone()).await;

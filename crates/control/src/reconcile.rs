@@ -9,6 +9,7 @@
 mod addresses;
 mod gate;
 mod intake;
+mod reach;
 mod reads;
 mod words;
 
@@ -161,6 +162,7 @@ impl Reconciler {
                 () = until(deadline) => {
                     self.waive(Instant::now());
                     self.stirred |= self.translator.next_turn().is_some_and(|at| at <= seconds_of_day());
+                    self.stirred |= self.provisioning.next_turn().is_some_and(|at| at <= Instant::now());
                 }
                 () = moved.notified() => {
                     self.provisioning.look_again();
@@ -357,7 +359,8 @@ impl Reconciler {
             let seconds = u64::try_from(at.saturating_sub(seconds_of_day())).unwrap_or_default();
             Instant::now() + Duration::from_secs(seconds).min(LONGEST_TURN_WAIT)
         });
-        waits.into_iter().chain(self.gate.next_deadline()).chain(turn).min()
+        let reach = self.provisioning.next_turn();
+        waits.into_iter().chain(self.gate.next_deadline()).chain(turn).chain(reach).min()
     }
 
     fn take_report(&mut self, report: &Applied) {

@@ -57,7 +57,9 @@ pub(crate) fn gateway_status(
         let (reason, message) = address_problem(problem);
         findings.push(match problem {
             // Most often it comes in a moment.
-            AddressProblem::NotAssigned(_) => Finding::info("spec.addresses", reason, message),
+            AddressProblem::NotAssigned(_) | AddressProblem::NotReady(_) => {
+                Finding::info("spec.addresses", reason, message)
+            }
             _ => Finding::error("spec.addresses", reason, message),
         });
     }
@@ -394,6 +396,7 @@ fn address_problem(problem: &AddressProblem) -> (&'static str, &str) {
     match problem {
         AddressProblem::NotUsable(message) => (reasons::ADDRESS_NOT_USABLE, message),
         AddressProblem::NotAssigned(message) => (reasons::ADDRESS_NOT_ASSIGNED, message),
+        AddressProblem::NotReady(message) => (reasons::PENDING, message),
         AddressProblem::NoResources(message) => (reasons::NO_RESOURCES, message),
     }
 }

@@ -150,11 +150,20 @@ impl Planes {
         Assignment { gateways: gateways.iter().map(assign).collect(), shared: None }
     }
 
+    /// The Service by which clients reach a Gateway.
+    pub(crate) fn service(&self, view: &GatewayView) -> Id {
+        if view.is_unmanaged() { self.shared_service() } else { objects::service_id(view) }
+    }
+
+    /// That of the shared data plane.
+    pub(crate) fn shared_service(&self) -> Id {
+        self.shared.cluster.shared_service()
+    }
+
     fn assign_one(&self, view: &GatewayView, table: &Table) -> Assigned {
         let shared = self.shared.cluster.shared_plane();
         if view.is_unmanaged() {
-            let service = self.shared.cluster.shared_service();
-            let (published, problem) = table.addresses(&service, view);
+            let (published, problem) = table.addresses(&self.service(view), view);
             let place = PlanePlace { name: shared.place(), published };
             return Assigned { addresses: Vec::new(), plane: Some(place), problem };
         }
@@ -164,7 +173,7 @@ impl Planes {
             let problem = Some(AddressProblem::NoResources(why));
             return Assigned { addresses: Vec::new(), plane: None, problem };
         }
-        let (published, mut problem) = table.addresses(&objects::service_id(view), view);
+        let (published, mut problem) = table.addresses(&self.service(view), view);
         let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
         if let Some(why) = table.trouble(&view.key, &deployment) {
             problem = Some(AddressProblem::NoResources(why));

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use weir_api::gateway_api::GatewayClass;
 use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP};
 use weir_core::{Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
 use weir_model::resource::{BindReport, DataPlaneName};
 
+use super::reach::Reach;
 use super::words::{self, Said};
 
 use crate::kinds::{Versions, api_version, collection};
@@ -29,6 +31,8 @@ pub(crate) struct Provisioning {
     publisher: Option<Publisher>,
     /// In a cluster.
     planes: Option<Planes>,
+    /// Whether clients get through to them.
+    reach: Reach,
     /// Rung when something that no object says moved an address.
     moved: Arc<Notify>,
     /// Addresses are to be asked for again, whatever changed.
@@ -58,6 +62,7 @@ impl Provisioning {
         statuses: StatusWriter,
         publisher: Option<Publisher>,
         planes: Option<Planes>,
+        namespaces: Vec<String>,
     ) -> Provisioning {
         Provisioning {
             provision,
@@ -65,6 +70,7 @@ impl Provisioning {
             publisher,
             moved: planes.as_ref().map_or_else(Arc::default, Planes::moved),
             planes,
+            reach: Reach::new(namespaces),
             again: false,
             told: BTreeMap::new(),
             notices: Vec::new(),
@@ -86,7 +92,8 @@ impl Provisioning {
             matches!(key.kind, Kind::Gateway | Kind::GatewayClass)
                 || key.kind == Kind::GatewayConfiguration && self.planes.is_some()
         });
-        let again = std::mem::take(&mut self.again);
+        let now = Instant::now();
+        let again = std::mem::take(&mut self.again) | self.reach_turned(changed, objects, now);
         if !touched && !again && output.gateways.is_empty() && output.released.is_empty() {
             return Vec::new();
         }
@@ -102,6 +109,7 @@ impl Provisioning {
             Some(planes) => planes.assign(&views),
             None => self.provision.assign(&views, has_class_of_kongs(objects)),
         };
+        self.judge_reach(&views, objects, now);
         let mut moved = Vec::new();
         for view in &views {
             let Some(given) = self.assignment.gateways.get(&view.key) else { continue };
@@ -114,6 +122,33 @@ impl Provisioning {
         }
         self.wish(&views, versions);
         moved
+    }
+
+    /// Whether clients get through to another Gateway now, or to one less.
+    fn reach_turned(&mut self, changed: &[ObjectKey], objects: &Objects, now: Instant) -> bool {
+        let is_due = self.reach.next_turn().is_some_and(|at| at <= now);
+        (is_due || changed.iter().any(|key| key.kind == Kind::EndpointSlice)) && self.reach.look(objects, now)
+    }
+
+    /// In a cluster: an address behind which nobody is ready yet is told as that.
+    fn judge_reach(&mut self, views: &[GatewayView], objects: &Objects, now: Instant) {
+        let Some(planes) = &self.planes else { return };
+        let services =
+            views.iter().map(|view| (planes.service(view), self.statuses.seen_programmed(&view.key)));
+        // The shared one is there before the first Gateway behind it.
+        let shared = (planes.shared_service(), false);
+        self.reach.follow(services.chain([shared]), objects, now);
+        for view in views {
+            let Some(given) = self.assignment.gateways.get_mut(&view.key) else { continue };
+            if given.problem.is_none() {
+                given.problem = self.reach.problem(&planes.service(view));
+            }
+        }
+    }
+
+    /// When clients may be known not to get through though nothing changed.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        self.reach.next_turn()
     }
 
     /// A Service or Namespace as a watch showed it.

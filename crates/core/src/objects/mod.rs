@@ -56,6 +56,8 @@ pub enum AddressProblem {
     NotUsable(String),
     /// No address could be given so far.
     NotAssigned(String),
+    /// There are addresses, and nobody behind them yet.
+    NotReady(String),
     /// The infrastructure for the Gateway could not be had.
     NoResources(String),
 }

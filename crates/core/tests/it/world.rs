@@ -193,6 +193,7 @@ pub(crate) fn circumstances(json: &Value) -> Circumstances {
         let problem = message("notUsable")
             .map(AddressProblem::NotUsable)
             .or_else(|| message("notAssigned").map(AddressProblem::NotAssigned))
+            .or_else(|| message("notReady").map(AddressProblem::NotReady))
             .or_else(|| message("noResources").map(AddressProblem::NoResources));
         let shared = given["shared"].as_bool().unwrap_or(false);
         all.addresses.insert(path.clone(), Addresses { bind, published, shared, problem });

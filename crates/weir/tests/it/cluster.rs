@@ -24,6 +24,7 @@ const GATEWAY: &str = "gateway.networking.k8s.io/v1/Gateway";
 const CLASS: &str = "gateway.networking.k8s.io/v1/GatewayClass";
 const SERVICE: &str = "/v1/Service";
 const DEPLOYMENT: &str = "apps/v1/Deployment";
+const SLICE: &str = "discovery.k8s.io/v1/EndpointSlice";
 const LEASE: &str = "coordination.k8s.io/v1/Lease";
 
 /// Short, so that a test does not take long; as far apart from one another as the real ones.
@@ -166,6 +167,16 @@ impl Rig {
         services.patch_status(name, &PatchParams::default(), &patch).await.expect("an address is given");
     }
 
+    /// Pods behind a Service, ready or not.
+    async fn endpoint(&self, service: &str, ready: bool) {
+        let slice = json!({
+            "metadata": {"labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.0.2.77"], "conditions": {"ready": ready}}],
+        });
+        self.create(SLICE, "default", &format!("{service}-played"), slice).await;
+    }
+
     async fn get(&self, kind: &str, namespace: &str, name: &str) -> Value {
         let object = self.objects(kind, namespace).get_opt(name).await.expect("an answer");
         object.map(|object| serde_json::to_value(object).expect("JSON")).unwrap_or_default()
@@ -285,6 +296,12 @@ async fn a_gateway_gets_a_data_plane_of_its_own_and_its_services_addresses() {
         json!([{"ip": "192.0.2.9"}, {"ip": "192.0.2.10"}, {"hostname": "lb.example"}]),
     )
     .await;
+    // The data plane binds at once; what is missing is somebody behind the address.
+    rig.endpoint("weir-g", false).await;
+    let gateway = rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "Pending").await;
+    assert!(condition(&gateway, "Programmed").2.contains("no endpoint of Service default/weir-g"));
+    let ready = json!({"endpoints": [{"addresses": ["192.0.2.77"], "conditions": {"ready": true}}]});
+    rig.patch(SLICE, "default", "weir-g-played", ready).await;
     let gateway = rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
     let values: Vec<&str> = gateway["status"]["addresses"]
         .as_array()
@@ -417,6 +434,8 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     }))
     .await;
     rig.load_balance("test-gateway-proxy", json!([{"ip": "192.0.2.1"}])).await;
+    rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").1 == "Pending").await;
+    rig.endpoint("test-gateway-proxy", true).await;
     let gateway = rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").0 == "True").await;
     assert_eq!(gateway["status"]["addresses"][0]["value"], "192.0.2.1");
     rig.patch(

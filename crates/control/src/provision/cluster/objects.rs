@@ -411,7 +411,7 @@ impl Maker<'_> {
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
             "ports": [{"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-            "readinessProbe": probe("/readyz", 2, 2),
+            "readinessProbe": probe("/readyz", 1, 2),
             "livenessProbe": probe("/livez", 10, 6),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
