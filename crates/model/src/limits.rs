@@ -235,7 +235,7 @@ limits! {
     retry_attempts: usize = 2, Count, [0, 16],
         { Backend "retries.attempts" },
         "Kong retries 5, nginx bounded by its upstreams; a broken backend should not be asked for ever",
-        "Endpoints tried after the first one could not be connected to or closed a reused connection before answering.";
+        "Endpoints tried after the first one could not be connected to or closed a reused connection before answering. Unless it is 0, those that refuse at once do not count: each is passed over for `health.retryDelay` then.";
     retry_backoff: Duration = 25, Milliseconds, [0, MINUTE],
         { Backend "retries.backoff" },
         "Envoy's base interval of 25 ms; HTTPRouteRetry.backoff takes its place",

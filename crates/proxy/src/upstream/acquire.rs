@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use weir_model::resource::BackendProtocol;
 use weir_model::table::{BackendState, CompiledListener};
 
-use super::balance::{InFlight, Tried, choose, failed};
+use super::balance::{InFlight, Tried, choose, failed, has_fresh};
 use super::connect::connect;
 use super::pool::{Busy, Place, Taken};
 use crate::clock::Moment;
@@ -170,6 +170,7 @@ pub(crate) async fn search(
     let Want { backend, deadline, attempts, .. } = *want;
     let mut failed_tries = 0;
     let mut last = None;
+    let began = worker.clock.now();
     let mut patience = Patience::default();
     loop {
         let chosen = first.take().or_else(|| want.choose(worker, &way, tried));
@@ -214,13 +215,25 @@ pub(crate) async fn search(
                 failed(in_flight.endpoint(), worker.clock.now().millis(), limits.endpoint_retry_delay);
                 tried.push(in_flight.endpoint().clone());
                 failed_tries += 1;
-                if !may_try_another(failure, tried.len(), attempts) {
+                let was_refused = matches!(failure, Failure::Connect) && attempts > 0;
+                let goes_on = may_try_another(failure, tried.len(), attempts)
+                    || was_refused && may_go_on(worker, backend, tried, began);
+                if !goes_on {
                     return Err(failure);
                 }
                 last = Some(failure);
             }
         }
     }
+}
+
+/// Pods that have just begun refuse connections, all at once where many are new: a refusal costs nobody anything, so those that
+/// have not failed a moment ago are tried too, each once in that time whatever the number of requests.
+fn may_go_on(worker: &Worker, backend: &BackendState, tried: &Tried, began: Moment) -> bool {
+    let now = worker.clock.now();
+    let limits = worker.limits(backend);
+    let is_quick = now.since(began) < limits.upstream_connect_timeout;
+    is_quick && !limits.endpoint_retry_delay.is_zero() && has_fresh(&backend.endpoints(), tried, now.millis())
 }
 
 /// Connects, within the time for that and the request's own.

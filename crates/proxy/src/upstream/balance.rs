@@ -99,6 +99,11 @@ pub(crate) fn leave_a_choice(set: &EndpointSet, tried: &mut Tried) {
     tried.extend(last);
 }
 
+/// Whether there is an endpoint that did not fail a moment ago.
+pub(crate) fn has_fresh(set: &EndpointSet, tried: &Tried, now_millis: u64) -> bool {
+    set.endpoints.iter().any(|endpoint| !is_avoided(endpoint, now_millis) && !is_tried(tried, endpoint))
+}
+
 fn is_tried(tried: &Tried, endpoint: &Arc<EndpointState>) -> bool {
     tried.iter().any(|other| Arc::ptr_eq(other, endpoint))
 }

@@ -154,6 +154,28 @@ fn a_refused_connection_is_tried_at_the_next_endpoint_of_the_same_backend() {
 }
 
 #[test]
+fn among_many_endpoints_that_refuse_the_one_that_does_not_is_found() {
+    let good = Origin::named("good");
+    let world = World::start(config(Limits::default()));
+    // As a Deployment that was scaled up a moment ago: its pods are there, and listen soon.
+    let mut endpoints: Vec<_> = (0..30).map(|_| Origin::nobody()).collect();
+    endpoints.insert(17, good.address);
+    let mut resources = Vec::from(backend("a", &endpoints));
+    resources.push(world.route("r", HttpRule { backends: vec![to("a", 1)], ..rule("/") }));
+    world.apply(resources);
+    let mut client = world.client();
+    for _ in 0..50 {
+        assert_eq!(client.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status, 200);
+    }
+    assert_eq!(good.requests(), 50);
+    let failures = world.metric("weir_proxy_upstream_connect_failures_total");
+    assert!(
+        failures <= 60,
+        "{failures}: each is asked once a second at most, whatever the number of requests"
+    );
+}
+
+#[test]
 fn a_backend_whose_endpoints_all_refuse_answers_502_for_its_share_only() {
     let good = Origin::named("good");
     let world = World::start(config(Limits::default()));

@@ -41,6 +41,8 @@ use super::{Plane, instance};
 /// Waits between two rounds of attempts. Unit: time. Source: ours; the longest is half of what controllers believe in a data plane's return.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// While nothing is served: an installation begins with its controllers, whose name is known in a moment.
+const LONGEST_FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest for TCP and TLS to one address. Unit: time. Source: ours.
 const CONNECT: Duration = Duration::from_secs(4);
@@ -86,9 +88,6 @@ pub(super) struct Link {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    /// Nobody is at the address: that says nothing about the certificate.
-    #[error("connecting to {0}: {1}")]
-    Away(SocketAddr, std::io::Error),
     #[error("{0:#}")]
     Connect(#[from] anyhow::Error),
     #[error("{}", words(.0))]
@@ -190,7 +189,8 @@ impl Link {
             if started.elapsed() > LONGEST_WAIT {
                 backoff.reset();
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            let longest = if self.plane.status.is_applied() { LONGEST_WAIT } else { LONGEST_FIRST_WAIT };
+            tokio::time::sleep(backoff.next_wait().min(longest)).await;
         }
     }
 
@@ -239,12 +239,9 @@ impl Link {
         match self.serve_from(address).await {
             Ok(end) => end,
             Err(error) => {
-                let is_elsewhere = match &error {
-                    LinkError::Status(status) => status.code() == Code::Unavailable,
-                    LinkError::Away(..) => true,
-                    LinkError::Connect(_) | LinkError::Refused(_) => false,
-                };
-                if !is_elsewhere {
+                let is_elsewhere =
+                    matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
+                if !is_elsewhere && !is_nobody(&error) {
                     self.doubts = self.doubts.saturating_add(1);
                 }
                 End::Over(error)
@@ -295,10 +292,8 @@ impl Link {
     async fn connect(&self, address: SocketAddr, with_identity: bool) -> Result<Channel, LinkError> {
         let identity = self.identity.as_ref().filter(|_| with_identity);
         let config = Arc::new(client_config(&self.plane.options.ca_file, identity)?);
-        let late = |_elapsed| Err(std::io::ErrorKind::TimedOut.into());
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(late);
-        let stream = stream.map_err(|error| LinkError::Away(address, error))?;
         let connecting = async {
+            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             TlsConnector::from(config).connect(server_name(), stream).await
         };
@@ -492,6 +487,14 @@ impl Plane {
     fn status_splits(&self) -> Vec<u8> {
         crate::wire::splits(self.status.proxy()).to_string().into_bytes()
     }
+}
+
+/// Nobody was there to judge a certificate.
+fn is_nobody(error: &LinkError) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    let LinkError::Connect(error) = error else { return false };
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(ConnectionRefused | HostUnreachable | NetworkUnreachable))
 }
 
 /// Opens the stream; what it sends is what comes out of `saying`.
