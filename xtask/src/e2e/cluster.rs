@@ -2,8 +2,10 @@
 //!
 //! Owns the variables by which a machine says so. `WEIR_E2E_UP` is a command that brings a cluster up and prints
 //! `export KUBECONFIG=...` (and `PATH=...` where programs come with it). Beside its program may be `down`, and `enter`, under
-//! which addresses of pods and Services are reachable. `WEIR_E2E_DOWN`, `WEIR_E2E_ENTER` and `WEIR_E2E_LOAD` (a command
-//! that takes the path of an OCI archive) stand before those. Invariant: what was brought up is brought down.
+//! which addresses of pods and Services are reachable (with `--client` from outside the cluster), and `restart` (COMPONENT SECONDS).
+//! `WEIR_E2E_DOWN`, `WEIR_E2E_ENTER`, `WEIR_E2E_CLIENT`, `WEIR_E2E_RESTART`, `WEIR_E2E_LOAD` (a command that takes the path of an OCI
+//! archive) and `WEIR_E2E_SIGNAL` (a command that takes a signal's name and a container's id) stand before those. Invariant: what was
+//! brought up is brought down.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -48,7 +50,13 @@ pub(super) struct Cluster {
     environment: Vec<(String, String)>,
     /// Put before a command that talks to the cluster's addresses.
     enter: Option<String>,
+    /// The same, for a command that is to be a client from outside.
+    client: Option<String>,
     load: Option<String>,
+    /// Sends a signal to the first process of a container.
+    signal: Option<String>,
+    /// Takes a component of the cluster away for a while.
+    restart: Option<String>,
     down: Option<String>,
     ours: bool,
 }
@@ -60,7 +68,10 @@ impl Cluster {
             root: root.to_owned(),
             environment: Vec::new(),
             enter: variable("WEIR_E2E_ENTER"),
+            client: variable("WEIR_E2E_CLIENT"),
             load: variable("WEIR_E2E_LOAD"),
+            signal: variable("WEIR_E2E_SIGNAL"),
+            restart: variable("WEIR_E2E_RESTART"),
             down: variable("WEIR_E2E_DOWN"),
             ours: false,
         };
@@ -76,10 +87,15 @@ impl Cluster {
         cluster.environment.push(("CLUSTER_DIR".to_owned(), state));
         let program = command.split_whitespace().next().unwrap_or_default();
         let beside = |name: &str| {
-            let path = Path::new(program).parent()?.join(name);
+            let path = root.join(program).parent()?.join(name);
             path.is_file().then(|| path.display().to_string())
         };
-        cluster.enter = cluster.enter.take().or_else(|| beside("enter"));
+        if let (None, Some(enter)) = (&cluster.enter, beside("enter")) {
+            cluster.client.get_or_insert_with(|| format!("{enter} --client"));
+            cluster.signal.get_or_insert_with(|| format!("{enter} ctr -n k8s.io tasks kill --signal"));
+            cluster.enter = Some(enter);
+        }
+        cluster.restart = cluster.restart.take().or_else(|| beside("restart"));
         let down = cluster.down.take().or_else(|| beside("down"));
         cluster.ours = true;
         let mut exports = String::new();
@@ -186,20 +202,57 @@ impl Cluster {
         self.shell(line)
     }
 
-    /// A line that goes on beside others; its output is read at its end.
-    pub(super) fn start(&self, line: &str) -> Result<Child> {
+    /// A client from outside the cluster that goes on beside others until its input ends; its output is read then.
+    pub(super) fn start_client(&self, line: &str) -> Result<Child> {
         println!("    $ {line} &");
-        self.command(line).stdout(Stdio::piped()).spawn().with_context(|| format!("{line} did not start"))
+        let prefix = self.client.as_ref().or(self.enter.as_ref()).map_or("", String::as_str);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("exec {prefix} {line}")]).current_dir(&self.root).envs(self.variables());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().with_context(|| format!("{line} did not start"))
+    }
+
+    /// Whether containers can be sent signals and components of the cluster be taken away.
+    pub(super) fn can_be_hurt(&self) -> bool {
+        self.signal.is_some() && self.restart.is_some()
+    }
+
+    /// A signal to the first process of a container, as the pod's status names it.
+    pub(super) fn signal(&self, name: &str, container: &str) -> Result<()> {
+        let signal = self.signal.as_ref().context("WEIR_E2E_SIGNAL names no command")?;
+        let id = container.rsplit("//").next().unwrap_or(container);
+        self.beside(&format!("{signal} {name} {id}"))
+    }
+
+    /// Takes a component of the cluster away for so many seconds.
+    pub(super) fn restart(&self, component: &str, seconds: u32) -> Result<()> {
+        let restart = self.restart.as_ref().context("WEIR_E2E_RESTART names no command")?;
+        self.beside(&format!("{restart} {component} {seconds}"))
+    }
+
+    /// A line that brings its own way into the cluster.
+    fn beside(&self, line: &str) -> Result<()> {
+        println!("    $ {line}");
+        let mut command = Command::new("bash");
+        command.args(["-c", line]).current_dir(&self.root).envs(self.variables()).stdin(Stdio::null());
+        let output = command.output().with_context(|| format!("{line} did not start"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "$ {line}\n{said}({})", output.status);
+        Ok(())
     }
 
     /// Waits until a line succeeds and prints what `is` takes.
     pub(super) fn until(&self, line: &str, is: impl Fn(&str) -> bool) -> Result<String> {
         println!("    $ {line}    # until it is so");
-        let end = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let end = began + PATIENCE;
         loop {
             let last = self.shell(line);
             match &last {
-                Ok(printed) if is(printed) => return last,
+                Ok(printed) if is(printed) => {
+                    println!("    {:.1} s", began.elapsed().as_secs_f64());
+                    return last;
+                }
                 _ if Instant::now() < end => std::thread::sleep(LOOK),
                 Ok(printed) => bail!("not within {} s: $ {line}\n{printed}", PATIENCE.as_secs()),
                 Err(error) => bail!("not within {} s: {error:#}", PATIENCE.as_secs()),

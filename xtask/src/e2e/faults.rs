@@ -1,47 +1,327 @@
 //! Parts that end while requests go on: none may fail.
 //!
-//! Owns the load (real `curl`, one connection after another as the data plane closes them) and what is ended under it:
-//! the controller that leads, every controller, every data plane pod by a rolling update, and rules that change.
+//! Owns what is ended, in which order, and what has to be so before the next: controllers, the API, data planes, the authority of
+//! their certificates, backends. What traffic may meet meanwhile is [`load`](super::load)'s to say.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Run;
+use super::load::{Harm, Load};
+use crate::step::LEFT_OUT;
 
-/// Requests a second: little work, but something is always under way or about to be.
-const RATE: u32 = 50;
+const MANIFESTS: &str = include_str!("steady.yaml");
 
-/// Ends one part after another of the installation `release` in `namespace`, under load of `url`.
-pub(super) fn under_load(run: &Run<'_>, namespace: &str, release: &str, url: &str) -> Result<()> {
-    let cluster = run.cluster;
-    let number = run.options.seconds * RATE;
-    let load = cluster.start(&format!(
-        "curl -s --rate {RATE}/s --max-time 10 -o /dev/null -w '%{{http_code}} %{{errormsg}}\\n' \"{url}?iteration=[1-{number}]\""
-    ))?;
-    let lease = format!(
-        "kubectl -n {namespace} get lease {release}-weir-leader -o jsonpath='{{.spec.holderIdentity}}'"
-    );
-    let leader = cluster.shell(&lease)?;
-    let pod = leader.rsplit_once('_').map_or(leader.as_str(), |(pod, _)| pod);
-    ensure!(!pod.is_empty(), "nobody leads");
-    cluster.does(&format!("kubectl -n {namespace} delete pod {pod} --wait=false"))?;
-    cluster.until(&lease, |holder| !holder.is_empty() && holder != leader).context("another one leads")?;
-    for part in ["controller", "gateway-proxy"] {
-        cluster.does(&format!("kubectl -n {namespace} rollout restart deployment/{release}-{part}"))?;
-        cluster.does(&format!(
-            "kubectl -n {namespace} rollout status deployment/{release}-{part} --timeout=120s"
-        ))?;
-    }
-    let output = load.wait_with_output().context("waiting for curl")?;
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let failed: Vec<&str> = printed.lines().filter(|line| line.trim() != "200").collect();
-    ensure!(
-        failed.is_empty(),
-        "{} of {number} requests failed: {:?}",
-        failed.len(),
-        &failed[..failed.len().min(5)]
-    );
-    let answered = printed.lines().count();
-    ensure!(answered == number as usize, "{answered} of {number} requests were answered");
-    println!("    {number} requests in {} s, none failed", run.options.seconds);
-    Ok(())
+/// Another controller leads within this time when the one that leads falls silent.
+const SUCCESSION: Duration = Duration::from_secs(20);
+
+/// How often, and for how long.
+struct Measure {
+    kills: u32,
+    frozen: Duration,
+    api_away_seconds: u32,
+    backend_rolls: u32,
 }
+
+impl Measure {
+    fn of(long: bool) -> Measure {
+        if long {
+            let frozen = Duration::from_secs(60);
+            return Measure { kills: 20, frozen, api_away_seconds: 600, backend_rolls: 50 };
+        }
+        Measure { kills: 1, frozen: Duration::ZERO, api_away_seconds: 5, backend_rolls: 1 }
+    }
+}
+
+struct Faults<'a> {
+    run: &'a Run<'a>,
+    namespace: &'a str,
+    release: &'a str,
+    measure: Measure,
+}
+
+/// Ends one part after another of the installation `release` in `namespace`, under load of `address`, where the Gateway `kong` of that
+/// namespace is.
+pub(super) fn under_load(run: &Run<'_>, namespace: &str, release: &str, address: &str) -> Result<()> {
+    if !run.cluster.can_be_hurt() {
+        println!(
+            "{LEFT_OUT}faults under load: nothing says how a container is sent a signal, and a component restarted"
+        );
+        ensure!(!run.options.strict, "left out, a failure with --strict");
+        return Ok(());
+    }
+    let faults = Faults { run, namespace, release, measure: Measure::of(run.options.long) };
+    faults.begin()?;
+    let program = run.steady.display();
+    let mut load = Load::under_way(run.cluster.start_client(&format!("{program} load {address}:80"))?);
+    let ended = faults.all(&mut load);
+    if let Err(error) = &ended {
+        println!("    {error:#}");
+    }
+    // What traffic met says more than which fault came to no end.
+    load.end()?;
+    ended?;
+    faults.end()
+}
+
+impl Faults<'_> {
+    fn all(&self, load: &mut Load) -> Result<()> {
+        self.ask_for_an_authority()?;
+        for round in 1..=self.measure.kills {
+            load.fault(&format!("the controller that leads is killed, {round}"), Harm::None, || {
+                self.kill_the_leader()
+            })?;
+        }
+        load.fault("the controller that leads is stopped, and goes on", Harm::None, || {
+            self.freeze_the_leader()
+        })?;
+        for component in ["apiserver", "etcd"] {
+            load.fault(&format!("{component} is away"), Harm::None, || self.take_away(component))?;
+        }
+        load.fault("controllers are replaced one by one", Harm::None, || {
+            self.roll("controller", self.controllers(), 2)
+        })?;
+        load.fault("data planes are replaced one by one", Harm::Streams, || {
+            self.roll("gateway-proxy", SHARED, 2)
+        })?;
+        load.fault("no controller is there", Harm::None, || self.scale_controllers(0))?;
+        load.fault("a data plane is killed while no controller is there", Harm::Requests, || {
+            self.kill_a_plane()
+        })?;
+        load.fault("a data plane's pod is deleted while no controller is there", Harm::Streams, || {
+            self.delete_a_plane()
+        })?;
+        load.fault("controllers are back", Harm::None, || {
+            self.scale_controllers(2)?;
+            self.wait_ready(SHARED, 2)
+        })?;
+        load.fault("a Service chooses other pods", Harm::None, || self.flip("b"))?;
+        load.fault("and those from before again", Harm::None, || self.flip("a"))?;
+        for round in 1..=self.measure.backend_rolls {
+            load.fault(&format!("backends are replaced one by one, {round}"), Harm::Streams, || {
+                self.roll_backends()
+            })?;
+        }
+        load.fault("a new authority is trusted", Harm::None, || self.see_the_authority())
+    }
+
+    /// Two data planes, two backends, and routes to them.
+    fn begin(&self) -> Result<()> {
+        let (cluster, namespace) = (self.run.cluster, self.namespace);
+        let manifests = self.run.folder.join("steady.yaml");
+        std::fs::write(&manifests, MANIFESTS).context("writing the manifests")?;
+        cluster.does(&format!("kubectl apply -n {namespace} -f {}", manifests.display()))?;
+        let parameters = r#"{"spec":{"infrastructure":{"parametersRef":{"group":"weir.dev","kind":"GatewayParameters","name":"steady"}}}}"#;
+        cluster.does(&format!("kubectl patch -n {namespace} gateway kong --type=merge -p '{parameters}'"))?;
+        let chart = super::guides::CHART;
+        cluster.does(&format!(
+            "helm upgrade {} {chart} -n {namespace} --set gatewayProxy.replicas=2",
+            self.release
+        ))?;
+        self.wait_ready(SHARED, 2)?;
+        self.wait_ready("app=steady", 4)?;
+        for route in ["httproute/steady", "grpcroute/calls"] {
+            self.run.wait_accepted(route, namespace)?;
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<()> {
+        let (cluster, namespace) = (self.run.cluster, self.namespace);
+        let manifests = self.run.folder.join("steady.yaml");
+        let parameters = r#"[{"op":"remove","path":"/spec/infrastructure"}]"#;
+        cluster.does(&format!("kubectl patch -n {namespace} gateway kong --type=json -p '{parameters}'"))?;
+        cluster.does(&format!("kubectl delete -n {namespace} -f {}", manifests.display())).map(drop)
+    }
+
+    fn controllers(&self) -> &'static str {
+        "app.kubernetes.io/component=controller"
+    }
+
+    fn kubectl(&self, line: &str) -> String {
+        format!("kubectl -n {} {line}", self.namespace)
+    }
+
+    /// So many pods are there, all ready, and none is about to end.
+    fn wait_ready(&self, selector: &str, pods: usize) -> Result<()> {
+        let each = "{.status.conditions[?(@.type==\"Ready\")].status}{.metadata.deletionTimestamp}";
+        let line =
+            self.kubectl(&format!("get pods -l {selector} -o jsonpath='{{range .items[*]}}{each} {{end}}'"));
+        let wanted = "True ".repeat(pods);
+        self.run.cluster.until(&line, |printed| printed == wanted).map(drop)
+    }
+
+    fn leader(&self) -> String {
+        self.kubectl(&format!(
+            "get lease {}-weir-leader -o jsonpath='{{.spec.holderIdentity}}'",
+            self.release
+        ))
+    }
+
+    /// Who leads, and the container that it is.
+    fn find_the_leader(&self) -> Result<(String, String)> {
+        let holder = self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
+        let pod = holder.rsplit_once('_').map_or(holder.as_str(), |(pod, _)| pod);
+        Ok((holder.clone(), self.container(pod)?))
+    }
+
+    fn container(&self, pod: &str) -> Result<String> {
+        let line = format!("get pod {pod} -o jsonpath='{{.status.containerStatuses[0].containerID}}'");
+        let id = self.run.cluster.shell(&self.kubectl(&line))?;
+        ensure!(!id.is_empty(), "pod {pod} has no container");
+        Ok(id)
+    }
+
+    fn wait_for_another_leader(&self, before: &str) -> Result<()> {
+        let fell_silent = Instant::now();
+        let is = |holder: &str| !holder.is_empty() && holder != before;
+        self.run.cluster.until(&self.leader(), is).context("another one leads")?;
+        let took = fell_silent.elapsed();
+        println!("    another one leads after {:.1} s", took.as_secs_f64());
+        ensure!(took <= SUCCESSION, "{took:?} are more than {SUCCESSION:?}");
+        Ok(())
+    }
+
+    fn kill_the_leader(&self) -> Result<()> {
+        let (holder, container) = self.find_the_leader()?;
+        self.run.cluster.signal("SIGKILL", &container)?;
+        self.wait_for_another_leader(&holder)?;
+        // A container that ends again and again waits longer and longer; a pod begins anew.
+        let pod = holder.rsplit_once('_').map_or(holder.as_str(), |(pod, _)| pod);
+        self.run.cluster.does(&self.kubectl(&format!("delete pod {pod} --wait=false")))?;
+        self.wait_ready(self.controllers(), 2)?;
+        self.change_something()
+    }
+
+    /// Whoever was stopped writes nothing when it goes on.
+    fn freeze_the_leader(&self) -> Result<()> {
+        let cluster = self.run.cluster;
+        let (holder, container) = self.find_the_leader()?;
+        let stopped = Instant::now();
+        cluster.signal("SIGSTOP", &container)?;
+        let succeeded = self.wait_for_another_leader(&holder).and_then(|()| self.change_something());
+        std::thread::sleep(self.measure.frozen.saturating_sub(stopped.elapsed()));
+        let versions = "kubectl get gatewayclasses,gateways,httproutes,grpcroutes -A -o jsonpath='{range .items[*]}{.metadata.uid}={.metadata.resourceVersion} {end}'";
+        let before = cluster.shell(versions);
+        cluster.signal("SIGCONT", &container)?;
+        succeeded?;
+        // It has written once it is going to: what it does first is to look whether it still leads.
+        std::thread::sleep(Duration::from_secs(3));
+        ensure!(before? == cluster.shell(versions)?, "a controller that was stopped wrote when it went on");
+        let renewed = cluster.shell(&self.leader())?;
+        ensure!(renewed != holder, "{holder} leads again at once");
+        self.wait_ready(self.controllers(), 2)
+    }
+
+    /// A change goes all the way: it is accepted at its generation.
+    fn change_something(&self) -> Result<()> {
+        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+        let patch = format!(r#"{{"spec":{{"hostnames":["steady.example","at-{stamp}.example"]}}}}"#);
+        self.run.cluster.does(&self.kubectl(&format!("patch httproute steady --type=merge -p '{patch}'")))?;
+        self.run.wait_accepted("httproute/steady", self.namespace)
+    }
+
+    fn take_away(&self, component: &str) -> Result<()> {
+        self.run.cluster.restart(component, self.measure.api_away_seconds)?;
+        self.run.cluster.until("kubectl get --raw /readyz", |answer| answer == "ok")?;
+        self.wait_ready(self.controllers(), 2)?;
+        self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
+        self.change_something()
+    }
+
+    fn roll(&self, part: &str, selector: &str, pods: usize) -> Result<()> {
+        let restart = format!("rollout restart deployment/{}-{part}", self.release);
+        self.run.cluster.does(&self.kubectl(&restart))?;
+        let status = format!("rollout status deployment/{}-{part} --timeout=120s", self.release);
+        self.run.cluster.does(&self.kubectl(&status))?;
+        self.wait_ready(selector, pods)
+    }
+
+    fn scale_controllers(&self, replicas: usize) -> Result<()> {
+        let line = format!("scale deployment/{}-controller --replicas={replicas}", self.release);
+        self.run.cluster.does(&self.kubectl(&line))?;
+        self.wait_ready(self.controllers(), replicas)
+    }
+
+    fn planes(&self) -> Result<Vec<String>> {
+        let line = self.kubectl(&format!("get pods -l {SHARED} -o jsonpath='{{.items[*].metadata.name}}'"));
+        Ok(self.run.cluster.shell(&line)?.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// What a data plane says of itself when it is asked whether it is ready.
+    fn word_of(&self, pod: &str) -> String {
+        let address = self.kubectl(&format!("get pod {pod} -o jsonpath='{{.status.podIP}}'"));
+        format!("curl -s -m 5 http://$({address}):19901/readyz")
+    }
+
+    fn kill_a_plane(&self) -> Result<()> {
+        let cluster = self.run.cluster;
+        let pod = self.planes()?.into_iter().next().context("no data plane")?;
+        cluster.signal("SIGKILL", &self.container(&pod)?)?;
+        let restarts = format!("get pod {pod} -o jsonpath='{{.status.containerStatuses[0].restartCount}}'");
+        cluster.until(&self.kubectl(&restarts), |count| count == "1")?;
+        self.wait_ready(SHARED, 2)?;
+        let word = cluster.shell(&self.word_of(&pod))?;
+        ensure!(word.contains("last known good"), "{pod} says {word}");
+        println!("    {pod}: {}", word.trim());
+        Ok(())
+    }
+
+    fn delete_a_plane(&self) -> Result<()> {
+        let cluster = self.run.cluster;
+        let before = self.planes()?;
+        let pod = before.last().context("no data plane")?;
+        cluster.does(&self.kubectl(&format!("delete pod {pod}")))?;
+        let new = self.planes()?.into_iter().find(|pod| !before.contains(pod)).context("no replacement")?;
+        let word = cluster.until(&self.word_of(&new), |word| word.contains("no snapshot"))?;
+        println!("    {new}: {}", word.trim());
+        let ready =
+            format!("get pod {new} -o jsonpath='{{.status.phase}} {{.status.containerStatuses[0].ready}}'");
+        cluster.says(&self.kubectl(&ready), "Running false")
+    }
+
+    fn roll_backends(&self) -> Result<()> {
+        for line in
+            ["rollout restart deployment/steady-a", "rollout status deployment/steady-a --timeout=120s"]
+        {
+            self.run.cluster.does(&self.kubectl(line))?;
+        }
+        self.wait_ready("app=steady", 4)
+    }
+
+    fn flip(&self, track: &str) -> Result<()> {
+        for service in ["steady", "calls"] {
+            let patch = format!(r#"{{"spec":{{"selector":{{"track":"{track}"}}}}}}"#);
+            let line = format!("patch service {service} --type=merge -p '{patch}'");
+            self.run.cluster.does(&self.kubectl(&line))?;
+            let slices = format!(
+                "get endpointslices -l kubernetes.io/service-name={service} \
+                 -o jsonpath='{{.items[*].endpoints[*].targetRef.name}}'"
+            );
+            let of_track = format!("steady-{track}-");
+            self.run.cluster.until(&self.kubectl(&slices), |pods| {
+                pods.split_whitespace().count() == 2
+                    && pods.split_whitespace().all(|pod| pod.starts_with(&of_track))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn ask_for_an_authority(&self) -> Result<()> {
+        let secret = format!("{}-weir-authority", self.release);
+        let line = format!("annotate secret {secret} weir.dev/rotate-authority=now");
+        self.run.cluster.does(&self.kubectl(&line)).map(drop)
+    }
+
+    /// The next authority is in the file of every data plane before it signs anything, an hour later.
+    fn see_the_authority(&self) -> Result<()> {
+        let bundle =
+            format!("get configmap {}-weir-authority -o jsonpath='{{.data.ca\\.crt}}'", self.release);
+        let two = |pem: &str| pem.matches("BEGIN CERTIFICATE").count() == 2;
+        self.run.cluster.until(&self.kubectl(&bundle), two).map(drop)
+    }
+}
+
+/// The pods of the shared data plane.
+const SHARED: &str = "weir.dev/provisioned=shared";

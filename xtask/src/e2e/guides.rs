@@ -4,13 +4,14 @@
 //! `kubectl wait`. A guide's own lines are run as they are printed.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
 use super::{Run, faults};
 
-const CHART: &str = "deploy/helm/weir";
+pub(super) const CHART: &str = "deploy/helm/weir";
 
 /// Which definitions of kinds are installed.
 #[derive(Clone, Copy)]
@@ -28,7 +29,6 @@ struct Kic {
     namespace: &'static str,
     /// Class and Gateway are there before anything is installed.
     gateway_first: bool,
-    faults: bool,
 }
 
 const KIC: &[Kic] = &[
@@ -38,7 +38,6 @@ const KIC: &[Kic] = &[
         route: "httproute.yaml",
         namespace: "default",
         gateway_first: true,
-        faults: false,
     },
     Kic {
         crds: Crds::Current,
@@ -46,7 +45,6 @@ const KIC: &[Kic] = &[
         route: "httproute.yaml",
         namespace: "kong",
         gateway_first: false,
-        faults: true,
     },
 ];
 
@@ -57,23 +55,32 @@ const KIC_LONG: &[Kic] = &[Kic {
     route: "httproute-v1beta1.yaml",
     namespace: "default",
     gateway_first: false,
-    faults: false,
 }];
 
 pub(super) fn all(run: &Run<'_>) -> Result<()> {
     let long = KIC_LONG.iter().filter(|_| run.options.long);
     for guide in KIC.iter().chain(long) {
         let Kic { gateway, namespace, .. } = guide;
-        println!("==> guide kic: {gateway} in {namespace}");
-        kic(run, guide).with_context(|| format!("kic/{gateway} in {namespace}"))?;
+        run.scenario(&format!("kic/{gateway} in {namespace}"), |run| kic(run, guide))?;
     }
-    println!("==> guide simple-apps");
-    simple_apps(run).context("simple-apps")?;
-    println!("==> guide operator");
-    operator(run).context("operator")
+    run.scenario("simple-apps", simple_apps)?;
+    run.scenario("operator", operator)?;
+    run.scenario("faults", parts_end)
 }
 
 impl Run<'_> {
+    /// One part of the run, unless another was asked for.
+    fn scenario(&self, name: &str, play: impl FnOnce(&Run<'_>) -> Result<()>) -> Result<()> {
+        if self.options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            return Ok(());
+        }
+        println!("==> {name}");
+        let started = Instant::now();
+        play(self).with_context(|| name.to_owned())?;
+        println!("    {name} ok, {:.0} s", started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     fn install_kinds(&self, crds: Crds) -> Result<()> {
         let folder = match crds {
             Crds::V1_0_0 => self.crds.join("older/v1.0.0"),
@@ -119,9 +126,14 @@ impl Run<'_> {
 
     /// Accepted at its current generation.
     fn wait_route(&self, name: &str, namespace: &str) -> Result<()> {
+        self.wait_accepted(&format!("httproute/{name}"), namespace)
+    }
+
+    /// The same of any kind of route.
+    pub(super) fn wait_accepted(&self, route: &str, namespace: &str) -> Result<()> {
         let conditions = "{.metadata.generation}{range .status.parents[*].conditions[?(@.type==\"Accepted\")]} \
                           {.observedGeneration}{.status}{end}";
-        let line = format!("kubectl get httproute {name} -n {namespace} -o jsonpath='{conditions}'");
+        let line = format!("kubectl get {route} -n {namespace} -o jsonpath='{conditions}'");
         let is = |printed: &str| {
             printed.split_once(' ').is_some_and(|(generation, state)| state == format!("{generation}True"))
         };
@@ -204,9 +216,7 @@ fn kic(run: &Run<'_>, guide: &Kic) -> Result<()> {
     cluster.says(&format!("kubectl apply -f examples/kic/{route} -n {namespace}"), expected)?;
     run.wait_route("echo", namespace)?;
     weights(run, namespace)?;
-    if guide.faults {
-        let address = cluster.shell(&format!("{PROXY_IP}; echo -n $PROXY_IP"))?;
-        faults::under_load(run, "kong", "kong", &format!("http://{address}/echo/hostname"))?;
+    if !guide.gateway_first {
         three_pods(run)?;
     }
     for line in [
@@ -280,6 +290,20 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
     run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)
 }
 
+/// Not a guide: what they promise has to hold while the installation's parts end.
+fn parts_end(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(cluster)?;
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    cluster.does("kubectl apply -f examples/kic/gateway-v1.yaml -n kong")?;
+    run.wait_gateway("kong")?;
+    let address = cluster.shell(&format!("{PROXY_IP}; echo -n $PROXY_IP"))?;
+    faults::under_load(run, "kong", "kong", &address)?;
+    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
+    run.uninstall("kong", "kong", &before)
+}
+
 fn simple_apps(run: &Run<'_>) -> Result<()> {
     let cluster = run.cluster;
     run.install_kinds(Crds::Current)?;
@@ -332,14 +356,16 @@ fn operator(run: &Run<'_>) -> Result<()> {
     let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
     run.install(line, "kong-operator", "kong-system")?;
     cluster.says("kubectl create namespace kong", "namespace/kong created\n")?;
+    let applied = Instant::now();
     cluster.does("kubectl apply -f examples/operator/gateway.yaml")?;
+    run.wait_gateway("kong")?;
+    println!("    a data plane of its own, {:.1} s after the Gateway", applied.elapsed().as_secs_f64());
     let expected = "service/echo-v1 created\ndeployment.apps/echo-v1 created\n\
                     service/echo-v2 created\ndeployment.apps/echo-v2 created\n";
     cluster.says("kubectl apply -f examples/operator/echo.yaml -n kong", expected)?;
     run.wait_deployments(&["echo-v1", "echo-v2"], "kong")?;
     let expected = "httproute.gateway.networking.k8s.io/canary-route created\n";
     cluster.says("kubectl apply -f examples/operator/canary-route.yaml", expected)?;
-    run.wait_gateway("kong")?;
     run.wait_route("canary-route", "kong")?;
     let address = "PROXY_IP=$(kubectl get gateway kong -n kong -o jsonpath='{.status.addresses[0].value}')";
     let greetings = format!("{address}; for i in {{1..10}}; do curl -s http://$PROXY_IP/echo; done");

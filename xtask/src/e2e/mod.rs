@@ -7,13 +7,15 @@
 //! |---|---|
 //! | [`cluster`] | bringing a cluster up, reaching it, loading images |
 //! | [`guides`] | the guides, line by line, and their counts |
-//! | [`faults`] | what dies under load |
+//! | [`faults`] | what is ended under load |
+//! | [`load`] | the load, and what it may meet |
 //! | [`leftovers`] | what is there before and after |
 
 mod cluster;
 mod faults;
 mod guides;
 mod leftovers;
+mod load;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,18 +38,18 @@ pub(crate) struct Options {
     /// An image as `cargo xtask image` makes it, named weir:dev (default: it is made).
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Profile of the image's build.
-    #[arg(long, default_value = "release")]
-    profile: String,
+    /// Profile of the image's build (default: `release` with --long, else `quick`, which differs in speed and nothing else).
+    #[arg(long)]
+    profile: Option<String>,
     /// Handed to cargo for the image's build.
     #[arg(long, value_name = "KEY=VALUE")]
     config: Vec<String>,
-    /// Seconds of load under which parts are ended.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..))]
-    seconds: u32,
-    /// Every way in which the guides were published; without it one of each.
+    /// Every way in which the guides were published, and every fault at full length; without it one of each, for seconds.
     #[arg(long)]
     long: bool,
+    /// Only what has this in its name, e.g. operator or faults.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
     /// Leave the cluster up that was brought up.
     #[arg(long)]
     keep: bool,
@@ -61,6 +63,10 @@ struct Run<'a> {
     cluster: &'a Cluster,
     /// Folder of upstream's definitions.
     crds: PathBuf,
+    /// Where this run keeps its files.
+    folder: PathBuf,
+    /// The program that sends steady traffic.
+    steady: PathBuf,
     options: &'a Options,
 }
 
@@ -76,16 +82,23 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let started = Instant::now();
     let image = match &options.image {
         Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
-        None => image::make(root, &options.profile, &options.config)?,
+        None => {
+            let profile = if options.long { "release" } else { "quick" };
+            image::make(root, options.profile.as_deref().unwrap_or(profile), &options.config)?
+        }
     };
+    let folder = step::target_folder(root).join("e2e");
+    fs::create_dir_all(&folder)?;
+    let [standin, steady] = ["standin", "steady"].map(|name| go_program(root, &folder, name));
+    let (standin, steady) = (standin?, steady?);
     let cluster = Cluster::up(root, place, options.keep)?;
     cluster.load(&image)?;
     if cluster.takes_images() {
-        for archive in stand_ins(root, &cluster)? {
+        for archive in images(&folder, &cluster, &standin, &steady)? {
             cluster.load(&archive)?;
         }
     }
-    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, options };
+    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, folder, steady, options };
     let tried = guides::all(&run);
     if let Err(error) = &tried {
         println!("    {error:#}");
@@ -96,26 +109,30 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Images of the guides that a cluster without a registry cannot have: Kubernetes' own test server where the cluster
-/// brings it, a program that answers alike for the rest.
-fn stand_ins(root: &Path, cluster: &Cluster) -> Result<Vec<PathBuf>> {
-    let folder = step::target_folder(root).join("e2e");
-    fs::create_dir_all(&folder)?;
-    let program = folder.join("standin");
+/// A program of the module `clients`, static.
+fn go_program(root: &Path, folder: &Path, name: &str) -> Result<PathBuf> {
+    let program = folder.join(name);
     let mut go = Command::new("go");
     go.current_dir(root.join("clients")).env("CGO_ENABLED", "0");
-    go.args(["build", "-trimpath", "-o"]).arg(&program).arg("./standin");
-    step::run("build the stand-in", &mut go)?;
-    let agnhost = cluster.program("agnhost").unwrap_or_else(|| program.clone());
+    go.args(["build", "-trimpath", "-o"]).arg(&program).arg(format!("./{name}"));
+    step::run(&format!("build {name}"), &mut go)?;
+    Ok(program)
+}
+
+/// Images of the guides that a cluster without a registry cannot have: Kubernetes' own test server where the cluster
+/// brings it, a program that answers alike for the rest; and what steady traffic is sent to.
+fn images(folder: &Path, cluster: &Cluster, standin: &Path, steady: &Path) -> Result<Vec<PathBuf>> {
+    let agnhost = cluster.program("agnhost").unwrap_or_else(|| standin.to_owned());
     let images = [
         // The guide's manifest names the program in it.
-        ("registry.k8s.io/e2e-test-images/agnhost:2.40", "agnhost", agnhost),
-        ("kong/go-echo:latest", "standin", program.clone()),
-        ("kong-ingress-multi-backends:latest", "standin", program),
+        ("registry.k8s.io/e2e-test-images/agnhost:2.40", "agnhost", agnhost.as_path()),
+        ("kong/go-echo:latest", "standin", standin),
+        ("kong-ingress-multi-backends:latest", "standin", standin),
+        ("weir.dev/steady:e2e", "steady", steady),
     ];
     let mut archives = Vec::new();
     for (at, (name, file, program)) in images.iter().enumerate() {
-        let path = folder.join(format!("standin-{at}.tar"));
+        let path = folder.join(format!("image-{at}.tar"));
         fs::write(&path, image::of_program(name, file, &fs::read(program)?)?)?;
         archives.push(path);
     }
