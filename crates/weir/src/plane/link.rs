@@ -88,6 +88,9 @@ pub(super) struct Link {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
+    /// Nobody is at the address: that says nothing about the certificate.
+    #[error("connecting to {0}: {1}")]
+    Away(SocketAddr, std::io::Error),
     #[error("{0:#}")]
     Connect(#[from] anyhow::Error),
     #[error("{}", words(.0))]
@@ -239,9 +242,12 @@ impl Link {
         match self.serve_from(address).await {
             Ok(end) => end,
             Err(error) => {
-                let is_elsewhere =
-                    matches!(&error, LinkError::Status(status) if status.code() == Code::Unavailable);
-                if !is_elsewhere && !is_nobody(&error) {
+                let is_elsewhere = match &error {
+                    LinkError::Status(status) => status.code() == Code::Unavailable,
+                    LinkError::Away(..) => true,
+                    LinkError::Connect(_) | LinkError::Refused(_) => false,
+                };
+                if !is_elsewhere {
                     self.doubts = self.doubts.saturating_add(1);
                 }
                 End::Over(error)
@@ -292,8 +298,10 @@ impl Link {
     async fn connect(&self, address: SocketAddr, with_identity: bool) -> Result<Channel, LinkError> {
         let identity = self.identity.as_ref().filter(|_| with_identity);
         let config = Arc::new(client_config(&self.plane.options.ca_file, identity)?);
+        let late = |_elapsed| Err(std::io::ErrorKind::TimedOut.into());
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(late);
+        let stream = stream.map_err(|error| LinkError::Away(address, error))?;
         let connecting = async {
-            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             TlsConnector::from(config).connect(server_name(), stream).await
         };
@@ -487,14 +495,6 @@ impl Plane {
     fn status_splits(&self) -> Vec<u8> {
         crate::wire::splits(self.status.proxy()).to_string().into_bytes()
     }
-}
-
-/// Nobody was there to judge a certificate.
-fn is_nobody(error: &LinkError) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-    let LinkError::Connect(error) = error else { return false };
-    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-    matches!(kind, Some(ConnectionRefused | HostUnreachable | NetworkUnreachable))
 }
 
 /// Opens the stream; what it sends is what comes out of `saying`.

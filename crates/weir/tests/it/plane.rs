@@ -425,6 +425,10 @@ fn what_a_controller_gave_is_served_while_it_is_away_and_after_a_restart() {
     assert_eq!(again.get(port).expect("it serves"), "two");
     assert_eq!(again.metric("weir_plane_last_known_good"), 1);
     assert!(again.process.stderr().contains("the last known good state is served"));
+    // However often nobody is there, the certificate is not doubted for it.
+    eventually("it has tried often", || {
+        (again.metric("weir_plane_connection_failures_total") >= 5).then_some(())
+    });
     // A pod that replaces another has nothing.
     let new = cluster.data_plane("weir-g", at, &token, "new");
     new.wait_unready("none of an earlier run");
