@@ -31,7 +31,7 @@ var (
 	h2spec   = flag.String("h2spec", "", "the h2spec binary")
 	autobahn = flag.String("autobahn", "", "a Python 2.7")
 	packages = flag.String("autobahn-packages", "", "the folder where it has the package autobahntestsuite")
-	all      = flag.Bool("all", false, "all cases of Autobahn's suite: also those of compression and of throughput")
+	all      = flag.Bool("all", false, "all cases of Autobahn's suite: on the plain listener also those of compression and of throughput")
 )
 
 const (

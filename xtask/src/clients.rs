@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// What this machine cannot run is a failure, not a `left out:` line.
     #[arg(long)]
     strict: bool,
-    /// All cases of Autobahn's suite: also those of compression and of throughput, which take about half an hour.
+    /// All cases of Autobahn's suite: on the plain listener also those of compression and of throughput, some ten minutes.
     #[arg(long)]
     long: bool,
     /// Only the tests that this regular expression matches, as `go test -run` takes it.

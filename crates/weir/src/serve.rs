@@ -1,6 +1,6 @@
 //! `weir serve -f DIR`: the objects of a directory, watched, without an API socket.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,12 @@ use crate::cli::ServeOptions;
 use crate::files;
 use crate::status;
 use crate::wire::{self, GatewayReport, Room};
+
+/// A status follows its object a moment later: problems that are gone by then are none. Unit: time. Source: ours.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The longest for which statuses that keep changing are not told. Unit: time. Source: ours.
+const LONGEST_UNTOLD: Duration = Duration::from_secs(2);
 
 /// Start-up takes milliseconds; this only ends what hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,26 +104,46 @@ async fn tell_statuses(api: &ApiServer, shutdown: CancellationToken) {
         watches.push(changes.map(move |object| (kind, object)).boxed());
     }
     let mut objects = futures::stream::select_all(watches);
-    let mut known = BTreeSet::new();
+    let mut told = BTreeMap::new();
+    let mut changed = BTreeMap::new();
+    let mut first_change = Instant::now();
     loop {
-        let next = tokio::select! {
-            () = shutdown.cancelled() => return,
-            next = objects.next() => next,
+        let settled = async {
+            let longest = (first_change + LONGEST_UNTOLD).saturating_duration_since(Instant::now());
+            tokio::time::sleep(SETTLE.min(longest)).await;
         };
-        let Some((kind, object)) = next else { return };
-        // A watch that broke is taken up again by the stream itself.
-        let Ok(object) = object else { continue };
-        let title = format!("{kind} {}", status::name(&object));
-        let problems: BTreeSet<(String, String)> =
-            status::all_problems(&object).into_iter().map(|problem| (title.clone(), problem)).collect();
-        for (title, problem) in problems.difference(&known) {
-            eprintln!("weir: {title}: {problem}");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            next = objects.next() => {
+                let Some((kind, object)) = next else { return };
+                // A watch that broke is taken up again by the stream itself.
+                let Ok(object) = object else { continue };
+                if changed.is_empty() {
+                    first_change = Instant::now();
+                }
+                let title = format!("{kind} {}", status::name(&object));
+                changed.insert(title, status::all_problems(&object));
+            }
+            () = settled, if !changed.is_empty() => {
+                for (title, problems) in std::mem::take(&mut changed) {
+                    tell_changes(&mut told, title, problems);
+                }
+            }
         }
-        let had_some = known.iter().any(|(of, _)| *of == title);
-        known.retain(|(of, _)| *of != title);
-        if had_some && problems.is_empty() {
+    }
+}
+
+/// Tells of an object's problems that were not told yet, or that there are none any more.
+fn tell_changes(told: &mut BTreeMap<String, Vec<String>>, title: String, problems: Vec<String>) {
+    let before = told.remove(&title).unwrap_or_default();
+    for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+        eprintln!("weir: {title}: {problem}");
+    }
+    if problems.is_empty() {
+        if !before.is_empty() {
             eprintln!("weir: {title}: in order now");
         }
-        known.extend(problems);
+    } else {
+        told.insert(title, problems);
     }
 }

@@ -157,11 +157,11 @@ impl Plane {
         self.readdress(&mut update);
         let resources = update.upserts.len();
         let applied = self.status.proxy().apply(update).await;
+        self.state().applied(&applied);
         if self.status.is_applied() {
             // A controller was there first after all; what it said came later and holds.
             return;
         }
-        self.state().applied(&applied);
         self.status.runs_last_known_good(self.kept_seconds);
         self.stirred.send_replace(());
         tracing::warn!(resources, "no controller could be reached: the last known good state is served");
@@ -201,6 +201,10 @@ impl Plane {
         }
         let kept = {
             let state = self.state();
+            if !state.is_running() {
+                // Who applies it says that something changed.
+                return Ok(());
+            }
             KeptState {
                 data_plane: self.options.data_plane.to_string(),
                 position: Some(state.position().clone()),

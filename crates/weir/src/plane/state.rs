@@ -15,8 +15,9 @@ pub(crate) struct State {
     gathering: [Option<Gathering>; 2],
     /// Resources that could not be compiled, or read.
     rejected: BTreeMap<String, String>,
-    /// Of the last update for the proxy.
+    /// Of the last update for the proxy, and of the last that it runs.
     sequence: u64,
+    runs: u64,
 }
 
 /// A message of which not all parts are there.
@@ -165,8 +166,14 @@ impl State {
 
     /// What the proxy made of an update.
     pub(crate) fn applied(&mut self, applied: &Applied) {
+        self.runs = self.runs.max(applied.sequence);
         let rejected = applied.rejected.iter();
         self.rejected.extend(rejected.map(|one| (one.key.clone(), one.reason.clone())));
+    }
+
+    /// Whether all of it runs: what never did is not to be kept for a restart.
+    pub(crate) fn is_running(&self) -> bool {
+        self.runs == self.sequence
     }
 
     pub(crate) fn rejected(&self) -> Vec<Rejected> {
@@ -277,6 +284,23 @@ mod tests {
         assert_eq!(state.rejected()[0].key, "backend/a/x/80");
         state.take(part(Lane::Configuration, 2, vec![backend("x")], true), false).unwrap();
         assert!(state.rejected().is_empty());
+    }
+
+    #[test]
+    fn what_does_not_run_yet_is_told_from_what_does() {
+        let mut state = State::restored(vec![backend("x")], Position::default());
+        let update = state.whole();
+        assert!(!state.is_running());
+        state.applied(&Applied { sequence: update.sequence, ..Applied::default() });
+        assert!(state.is_running());
+        let message = state.take(part(Lane::Configuration, 1, vec![backend("y")], true), false);
+        let sequence = message.unwrap().unwrap().update.sequence;
+        assert!(!state.is_running());
+        // The answer to an earlier one may come later.
+        state.applied(&Applied { sequence: sequence - 1, ..Applied::default() });
+        assert!(!state.is_running());
+        state.applied(&Applied { sequence, ..Applied::default() });
+        assert!(state.is_running());
     }
 
     #[test]

@@ -529,7 +529,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         2 => (0..4_usize, any::<bool>()).prop_map(|(name, there)| Turn::Service(name, there)),
         6 => (0..4_usize, 0..9_u32).prop_map(|(name, port)| Turn::Endpoints(name, port)),
         1 => Just(Turn::Full),
-        8 => (0..2_usize, 1..4_usize).prop_map(|(who, parts)| Turn::Send(who, parts)),
+        10 => (0..2_usize, 1..4_usize).prop_map(|(who, parts)| Turn::Send(who, parts)),
         6 => (0..2_usize).prop_map(Turn::Acknowledge),
         1 => (0..2_usize).prop_map(Turn::Reconnect),
         1 => (0..2_usize).prop_map(Turn::Replace),
@@ -578,7 +578,7 @@ fn edit(all: &mut BTreeMap<String, Resource>, turn: &Turn) -> Option<Update> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn whatever_happens_on_the_way_every_instance_comes_to_have_what_it_should(turns in turns()) {
         let now = Instant::now();
@@ -586,7 +586,14 @@ proptest! {
         let mut fleet = Fleet { part_size: PartSize(100), ..Fleet::default() };
         let mut all = BTreeMap::new();
         let mut sequence = 1;
-        fleet.apply(&Update { full: true, ..update(sequence, Update::default()) }, now);
+        // Services that a route brings along, and nothing that leads to them yet.
+        for name in 0..4 {
+            edit(&mut all, &Turn::Service(name, true));
+            edit(&mut all, &Turn::Endpoints(name, 1));
+            edit(&mut all, &Turn::Listener(name % 3, true));
+        }
+        let first = upserts(all.values().cloned().collect());
+        fleet.apply(&update(sequence, Update { full: true, ..first }), now);
         let mut instances = [Careful::default(), Careful::default()];
         let mut ids = ["x", "y"].map(|run| connect(&mut fleet, run));
         for turn in &turns {
