@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
-use super::{Run, faults};
+use super::{Run, faults, tenants};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
@@ -65,6 +65,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     }
     run.scenario("simple-apps", simple_apps)?;
     run.scenario("operator", operator)?;
+    run.scenario("tenants", tenants_apart)?;
     run.scenario("faults", parts_end)
 }
 
@@ -288,6 +289,15 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
         r#"{PROXY_IP}; for i in {{1..300}}; do curl -s "$PROXY_IP/echo/hostname?iteration=$i" -w "\n"; done"#
     );
     run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)
+}
+
+/// Not a guide: what one tenant must not have of another's.
+fn tenants_apart(run: &Run<'_>) -> Result<()> {
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(run.cluster)?;
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    tenants::attempts(run)?;
+    run.uninstall("kong", "kong", &before)
 }
 
 /// Not a guide: what they promise has to hold while the installation's parts end.

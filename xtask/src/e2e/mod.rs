@@ -8,6 +8,7 @@
 //! | [`cluster`] | bringing a cluster up, reaching it, loading images |
 //! | [`guides`] | the guides, line by line, and their counts |
 //! | [`faults`] | what is ended under load |
+//! | [`tenants`] | what a tenant tries and must not have |
 //! | [`load`] | the load, and what it may meet |
 //! | [`leftovers`] | what is there before and after |
 
@@ -16,6 +17,7 @@ mod faults;
 mod guides;
 mod leftovers;
 mod load;
+mod tenants;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -76,7 +76,12 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let wait = match self.look().await {
+            // An API that does not answer must not hold up the end.
+            let looked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                looked = self.look() => looked,
+            };
+            let wait = match looked {
                 Ok(()) => {
                     self.problem.send_if_modified(|problem| !std::mem::take(problem).is_empty());
                     LOOK
