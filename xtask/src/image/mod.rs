@@ -48,6 +48,42 @@ pub(crate) fn make(root: &Path, profile: &str, config: &[String]) -> Result<Path
     run(root, &options)
 }
 
+/// The image `weir:dev` around the program that `cargo build --release` makes, with the libraries that it asks for: for tests, which
+/// so need no second build of everything. Returns where it is.
+pub(crate) fn make_linked(root: &Path) -> Result<PathBuf> {
+    let mut cargo = step::cargo(root);
+    step::run("build weir", cargo.args(["build", "--locked", "--package", "weir", "--release"]))?;
+    let target = step::target_folder(root);
+    let program = target.join("release/weir");
+    let options = Options {
+        profile: "release".to_owned(),
+        config: Vec::new(),
+        name: "weir:dev".to_owned(),
+        output: Some(target.join("weir-image-linked.tar")),
+    };
+    write(root, &options, &program, libraries(&program)?)
+}
+
+/// What the dynamic loader loads for a program, the loader among it, where it looks for it.
+fn libraries(program: &Path) -> Result<Vec<Entry>> {
+    let output =
+        Command::new("ldd").arg(program).stdin(Stdio::null()).output().context("ldd did not start")?;
+    ensure!(
+        output.status.success(),
+        "ldd {}: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout)?;
+    // `name => /path (address)`, or the path alone.
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let entries = paths.map(|path| {
+        let content = fs::read(path).with_context(|| path.to_owned())?;
+        Ok(Entry::file(path.trim_start_matches('/'), 0o755, content))
+    });
+    entries.collect()
+}
+
 /// An image of one static program at `/file` and nothing else, as an archive: what tests run beside Weir.
 pub(crate) fn of_program(name: &str, file: &str, program: &[u8]) -> Result<Vec<u8>> {
     let image = Image {
@@ -66,10 +102,16 @@ pub(crate) fn of_program(name: &str, file: &str, program: &[u8]) -> Result<Vec<u
 
 pub(crate) fn run(root: &Path, options: &Options) -> Result<PathBuf> {
     let program = build(root, options)?;
-    let target = step::target_folder(root);
-    let path = options.output.clone().unwrap_or_else(|| target.join("weir-image.tar"));
+    write(root, options, &program, Vec::new())
+}
+
+fn write(root: &Path, options: &Options, program: &Path, libraries: Vec<Entry>) -> Result<PathBuf> {
+    let path = options.output.clone().unwrap_or_else(|| step::target_folder(root).join("weir-image.tar"));
     let sbom = contents::sbom(root)?;
-    let image = describe(root, options, &fs::read(&program)?, &sbom)?;
+    let mut image = describe(root, options, &fs::read(program)?, &sbom)?;
+    if !libraries.is_empty() {
+        image.layers.push(Layer { entries: libraries, purpose: "libraries" });
+    }
     let (bytes, digest) = archive::write(&image)?;
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
