@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use weir_api::kong::{CONTROLLERS, KIC_CONTROLLER, OPERATOR_CONTROLLER};
 
 use crate::backoff::Backoff;
-use crate::call::{CallError, Caller};
+use crate::call::{CallError, Caller, percent_encode};
 use crate::lease::{LEASE_END, LEASE_LABEL, LEASES, NAMESPACES_ANNOTATION};
 use crate::metrics::ControlStatus;
 use crate::source::{RETRY_CAP, RETRY_FIRST};
@@ -36,9 +36,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often other installations of Weir are looked for.
 const LOOK_FOR_OURS: Duration = Duration::from_secs(5);
-
-/// The selector of Weir's own Leases: [`LEASE_LABEL`], escaped.
-const OURS: &str = "?labelSelector=app.kubernetes.io%2Fpart-of%3Dweir";
 
 /// Controllers that others answer for, each with how that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,8 +100,8 @@ async fn find(caller: &Caller, own: &Own, status: &ControlStatus, found: &watch:
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {
         // Kong's Leases have no label in common.
-        let selector = if kongs.is_some() { "" } else { OURS };
-        let leases = match leases(caller, &own.namespaces, selector).await {
+        let label = kongs.is_none().then_some(LEASE_LABEL);
+        let leases = match leases(caller, &own.namespaces, label).await {
             Ok(leases) => leases,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for other controllers");
@@ -208,8 +205,13 @@ fn first_installation(own: &Own, leases: &[Value]) -> Option<Installation> {
     before.filter(|one| one.meets(&own.namespaces)).min().cloned()
 }
 
-/// All Leases, or those of the namespaces that may be read.
-async fn leases(caller: &Caller, namespaces: &[String], selector: &str) -> Result<Vec<Value>, CallError> {
+/// All Leases, or those of the namespaces that may be read; those with a label (`NAME=VALUE`), or any.
+async fn leases(
+    caller: &Caller,
+    namespaces: &[String],
+    label: Option<&str>,
+) -> Result<Vec<Value>, CallError> {
+    let selector = label.map(|label| format!("?labelSelector={}", percent_encode(label))).unwrap_or_default();
     let path = |namespace: &str| format!("{}{selector}", LEASES.path(namespace, ""));
     match caller.list(&path(""), false).await {
         Ok((_, leases)) => return Ok(leases),
@@ -354,11 +356,6 @@ mod tests {
     fn who_may_not_look_leaves_kongs_names_alone_and_serves_the_others() {
         assert_eq!(StandBack::blind(false).ours().0, ["weir.dev/gateway-controller"]);
         assert_eq!(StandBack::blind(true), StandBack::default());
-    }
-
-    #[test]
-    fn the_selector_is_the_label() {
-        assert_eq!(OURS, format!("?labelSelector={}", crate::call::percent_encode(LEASE_LABEL)));
     }
 
     #[test]

@@ -50,6 +50,11 @@ pub fn hash_of(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&Sha256::digest(bytes)[..HASH_BYTES])
 }
 
+/// A hash as people read it: hex digits, lower case.
+pub fn hash_text(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[derive(Clone, PartialEq, Eq, Message)]
 #[prost(skip_debug)]
 pub struct BootstrapRequest {

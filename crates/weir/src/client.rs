@@ -80,26 +80,19 @@ pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let mut answers = Vec::with_capacity(leases.len());
-    let mut failed = None;
+    let mut failures = Vec::new();
     for lease in &leases {
         match ask_leader(&client, lease, path).await {
             Ok(answer) => answers.push(Bytes::from(answer)),
             // Another installation may have an answer.
-            Err(error) => {
-                if let Some(error) = failed.replace(error) {
-                    eprintln!("weir: {error:#}");
-                }
-            }
+            Err(error) => failures.push(error),
         }
     }
-    match failed {
-        Some(error) if answers.is_empty() => Err(error),
-        Some(error) => {
-            eprintln!("weir: {error:#}");
-            Ok(answers)
-        }
-        None => Ok(answers),
+    let fatal = if answers.is_empty() { failures.pop() } else { None };
+    for error in failures {
+        eprintln!("weir: {error:#}");
     }
+    fatal.map_or(Ok(answers), Err)
 }
 
 /// The Leases of Weir's controllers; none where the API does not serve Leases.

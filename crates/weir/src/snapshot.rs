@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use weir_control::distribute::PlaneContents;
 use weir_model::resource::{Applied, DataPlaneName, Rejected, Update};
-use weir_model::wire::Entry;
+use weir_model::wire::{Entry, hash_text};
 
 use crate::cli::SnapshotOptions;
 use crate::client;
@@ -128,7 +129,7 @@ struct Given {
     newest: u64,
     runs: u64,
     /// Hash and number of bytes, by key.
-    entries: BTreeMap<String, (String, usize)>,
+    entries: BTreeMap<String, (Bytes, usize)>,
     rejected: BTreeMap<String, String>,
 }
 
@@ -154,7 +155,7 @@ impl Contents {
         }
         for entry in named {
             given.rejected.remove(&entry.key);
-            let name = (hex(&entry.hash), entry.body.len());
+            let name = (entry.hash, entry.body.len());
             given.entries.insert(entry.key, name);
         }
     }
@@ -189,8 +190,7 @@ impl Contents {
 /// What a controller's data planes are to have, and how far they are.
 pub(crate) fn of_controller(planes: Vec<PlaneContents>) -> Value {
     let plane = |plane: PlaneContents| {
-        let entries =
-            plane.entries.iter().map(|entry| entry_json(&entry.key, &hex(&entry.hash), entry.bytes));
+        let entries = plane.entries.iter().map(|entry| entry_json(&entry.key, &entry.hash, entry.bytes));
         let instances = plane.instances.iter().map(|instance| {
             let rejected = instance.rejected.iter().map(|(key, why)| rejected_json(key, why));
             json!({
@@ -222,7 +222,7 @@ pub(crate) fn of_plane<'a>(
     is_ready: bool,
     rejected: &[Rejected],
 ) -> Value {
-    let entries = entries.map(|entry| entry_json(&entry.key, &hex(&entry.hash), entry.body.len()));
+    let entries = entries.map(|entry| entry_json(&entry.key, &entry.hash, entry.body.len()));
     let rejected = rejected.iter().map(|one| rejected_json(&one.key, &one.reason));
     json!({ "planes": [{
         "dataPlane": name.to_string(),
@@ -236,16 +236,12 @@ pub(crate) fn of_plane<'a>(
     }] })
 }
 
-fn entry_json(key: &str, hash: &str, bytes: usize) -> Value {
-    json!({ "key": key, "hash": hash, "bytes": bytes })
+fn entry_json(key: &str, hash: &[u8], bytes: usize) -> Value {
+    json!({ "key": key, "hash": hash_text(hash), "bytes": bytes })
 }
 
 fn rejected_json(key: &str, reason: &str) -> Value {
     json!({ "key": key, "reason": reason })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Faults<'_> {
             load.fault(&format!("{component} is away"), Harm::None, || self.take_away(component))?;
         }
         load.fault("controllers are replaced one by one", Harm::None, || {
-            self.roll("controller", self.controllers(), 2)
+            self.roll("controller", CONTROLLERS, 2)
         })?;
         load.fault("data planes are replaced one by one", Harm::Streams, || {
             self.roll("gateway-proxy", SHARED, 2)
@@ -135,10 +135,6 @@ impl Faults<'_> {
         cluster.does(&format!("kubectl delete -n {namespace} -f {}", manifests.display())).map(drop)
     }
 
-    fn controllers(&self) -> &'static str {
-        "app.kubernetes.io/component=controller"
-    }
-
     fn kubectl(&self, line: &str) -> String {
         format!("kubectl -n {} {line}", self.namespace)
     }
@@ -162,8 +158,8 @@ impl Faults<'_> {
     /// Who leads, and the container that it is.
     fn find_the_leader(&self) -> Result<(String, String)> {
         let holder = self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
-        let pod = holder.rsplit_once('_').map_or(holder.as_str(), |(pod, _)| pod);
-        Ok((holder.clone(), self.container(pod)?))
+        let container = self.container(pod_of(&holder))?;
+        Ok((holder, container))
     }
 
     fn container(&self, pod: &str) -> Result<String> {
@@ -188,9 +184,9 @@ impl Faults<'_> {
         self.run.cluster.signal("SIGKILL", &container)?;
         self.wait_for_another_leader(&holder)?;
         // A container that ends again and again waits longer and longer; a pod begins anew.
-        let pod = holder.rsplit_once('_').map_or(holder.as_str(), |(pod, _)| pod);
-        self.run.cluster.does(&self.kubectl(&format!("delete pod {pod} --wait=false")))?;
-        self.wait_ready(self.controllers(), 2)?;
+        let line = format!("delete pod {} --wait=false", pod_of(&holder));
+        self.run.cluster.does(&self.kubectl(&line))?;
+        self.wait_ready(CONTROLLERS, 2)?;
         self.change_something()
     }
 
@@ -211,7 +207,7 @@ impl Faults<'_> {
         ensure!(before? == cluster.shell(versions)?, "a controller that was stopped wrote when it went on");
         let renewed = cluster.shell(&self.leader())?;
         ensure!(renewed != holder, "{holder} leads again at once");
-        self.wait_ready(self.controllers(), 2)
+        self.wait_ready(CONTROLLERS, 2)
     }
 
     /// A change goes all the way: it is accepted at its generation.
@@ -225,7 +221,7 @@ impl Faults<'_> {
     fn take_away(&self, component: &str) -> Result<()> {
         self.run.cluster.restart(component, self.measure.api_away_seconds)?;
         self.run.cluster.until("kubectl get --raw /readyz", |answer| answer == "ok")?;
-        self.wait_ready(self.controllers(), 2)?;
+        self.wait_ready(CONTROLLERS, 2)?;
         self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
         self.change_something()
     }
@@ -241,7 +237,7 @@ impl Faults<'_> {
     fn scale_controllers(&self, replicas: usize) -> Result<()> {
         let line = format!("scale deployment/{}-controller --replicas={replicas}", self.release);
         self.run.cluster.does(&self.kubectl(&line))?;
-        self.wait_ready(self.controllers(), replicas)
+        self.wait_ready(CONTROLLERS, replicas)
     }
 
     fn planes(&self) -> Result<Vec<String>> {
@@ -322,6 +318,13 @@ impl Faults<'_> {
         self.run.cluster.until(&self.kubectl(&bundle), two).map(drop)
     }
 }
+
+/// The pod of a Lease's holder.
+fn pod_of(holder: &str) -> &str {
+    holder.rsplit_once('_').map_or(holder, |(pod, _)| pod)
+}
+
+const CONTROLLERS: &str = "app.kubernetes.io/component=controller";
 
 /// The pods of the shared data plane.
 const SHARED: &str = "weir.dev/provisioned=shared";

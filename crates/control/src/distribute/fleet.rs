@@ -49,7 +49,7 @@ const LAGGARDS: Duration = Duration::from_secs(5);
 
 /// For so long an instance that went away is believed to come back. Unit: time. Source: ours, above the longest wait between two
 /// attempts of a data plane to connect.
-const LINGER: Duration = Duration::from_secs(10);
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
 
 /// The longest that a set is held back because something that it depends on is waited for. Unit: time. Source: ours, above the time for
 /// which translation waits.

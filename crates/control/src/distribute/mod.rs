@@ -39,6 +39,7 @@ use weir_model::resource::{Applied, DataPlaneName, Update};
 
 pub use self::authority::{Authority, AuthorityError, AuthorityPolicy, Issued};
 pub use self::clock::Clock;
+pub(crate) use self::fleet::LINGER;
 pub use self::fleet::{EntryName, InstanceContents, InstanceReport, PlaneContents, PlaneReport};
 pub use self::status::DistributeStatus;
 

@@ -2,7 +2,7 @@
 //! is passed in.
 //!
 //! Invariants: a Gateway is not programmed before clients get through for the first time, which is [`ROUTED`] after an endpoint is
-//! ready; one that they got through to is not judged by pods that come and go, but by [`BELIEVED`] without any that is ready; what
+//! ready; one that they got through to is not judged by pods that come and go, but by [`LINGER`] without any that is ready; what
 //! nobody may read is not judged.
 //! Deliberately absent: what a data plane says of itself (the gate waits for that).
 
@@ -12,11 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use weir_core::{AddressProblem, Kind, ObjectKey, Objects};
 
+use crate::distribute::LINGER;
 use crate::provision::cluster::objects::Id;
-
-/// For so long a Service whose last endpoint went away is believed to have one again. Unit: time. Source: ours, as long as a data plane
-/// that went away is believed to come back.
-const BELIEVED: Duration = Duration::from_secs(10);
 
 /// For so long nodes may not route to a Service's first endpoint. Unit: time. Source: kube-proxy writes its rules once a second
 /// (`minSyncPeriod`), and takes a while to; until then connections are refused.
@@ -41,7 +38,7 @@ impl Reached {
             Reached::Soon(_) if !is_ready => Reached::Never,
             Reached::Soon(at) if at > now => Reached::Soon(at),
             _ if is_ready => Reached::Now,
-            Reached::Now => Reached::Before(now + BELIEVED),
+            Reached::Now => Reached::Before(now + LINGER),
             Reached::Before(until) if until <= now => Reached::Lost,
             other => other,
         }
@@ -75,7 +72,7 @@ impl Reach {
             }
             let key = key_of(&service);
             let known = before.remove(&key).or_else(|| self.services.get(&key).copied());
-            let first = if was_programmed { Reached::Before(now + BELIEVED) } else { Reached::Never };
+            let first = if was_programmed { Reached::Before(now + LINGER) } else { Reached::Never };
             let known = match known {
                 // Another Gateway of the same data plane was programmed.
                 Some(Reached::Never) | None => first,
@@ -117,7 +114,7 @@ impl Reach {
                 Some(AddressProblem::NotReady(why))
             }
             Reached::Lost => {
-                let seconds = BELIEVED.as_secs();
+                let seconds = LINGER.as_secs();
                 let why = format!("no endpoint of {service} has been ready for {seconds} s or more");
                 Some(AddressProblem::NoResources(why))
             }
@@ -141,7 +138,7 @@ fn is_ready(service: &ObjectKey, objects: &Objects) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{BELIEVED, ROUTED, Reach};
+    use super::{LINGER, ROUTED, Reach};
     use crate::provision::cluster::objects::{Id, Piece};
     use serde_json::json;
     use std::time::Duration;
@@ -208,7 +205,7 @@ mod tests {
         assert!(!reach.look(&objects, now), "one of two");
         slice(&mut objects, &[false, false]);
         assert!(!reach.look(&objects, now), "both, for a moment");
-        assert_eq!(reach.next_turn(), Some(now + BELIEVED));
+        assert_eq!(reach.next_turn(), Some(now + LINGER));
         slice(&mut objects, &[true, false]);
         assert!(!reach.look(&objects, now + Duration::from_secs(2)));
         assert_eq!(reach.next_turn(), None);
@@ -216,12 +213,12 @@ mod tests {
         let away = now + Duration::from_secs(3);
         assert!(!reach.look(&objects, away));
         // Another look in between does not begin the wait anew.
-        assert!(!reach.look(&objects, away + BELIEVED / 2));
-        assert!(reach.look(&objects, away + BELIEVED));
+        assert!(!reach.look(&objects, away + LINGER / 2));
+        assert!(reach.look(&objects, away + LINGER));
         assert!(matches!(reach.problem(&service()), Some(AddressProblem::NoResources(_))));
         assert_eq!(reach.next_turn(), None);
         slice(&mut objects, &[true]);
-        assert!(reach.look(&objects, away + BELIEVED));
+        assert!(reach.look(&objects, away + LINGER));
         assert_eq!(reach.problem(&service()), None);
     }
 
@@ -230,8 +227,8 @@ mod tests {
         let (now, objects) = (Instant::now(), Objects::new());
         let mut reach = following(true, &objects, now);
         assert_eq!(reach.problem(&service()), None);
-        reach.follow([(service(), true)].into_iter(), &objects, now + BELIEVED / 2);
-        assert!(reach.look(&objects, now + BELIEVED), "being followed again does not begin the wait anew");
+        reach.follow([(service(), true)].into_iter(), &objects, now + LINGER / 2);
+        assert!(reach.look(&objects, now + LINGER), "being followed again does not begin the wait anew");
         assert!(matches!(reach.problem(&service()), Some(AddressProblem::NoResources(_))));
     }
 

@@ -40,10 +40,15 @@ impl Family {
     /// Whether listeners of the two cannot be on one port.
     fn excludes(self, other: Family) -> bool {
         let by_server_name = |family| matches!(family, Family::Tls | Family::Terminated | Family::PassedOn);
-        match (self, other) {
-            (Family::Terminated, Family::PassedOn) | (Family::PassedOn, Family::Terminated) => true,
-            (a, b) => a != b && !(by_server_name(a) && by_server_name(b)),
-        }
+        self.differs_in_mode(other) || (self != other && !(by_server_name(self) && by_server_name(other)))
+    }
+
+    /// Whether one ends the TLS that the other passes on.
+    fn differs_in_mode(self, other: Family) -> bool {
+        matches!(
+            (self, other),
+            (Family::Terminated, Family::PassedOn) | (Family::PassedOn, Family::Terminated)
+        )
     }
 
     /// Families whose hostnames must differ have one.
@@ -94,6 +99,10 @@ impl Claims {
                 names.push(who.to_owned());
             }
         }
+    }
+
+    fn have_other_mode(&self, family: Family) -> bool {
+        self.families.keys().any(|other| family.differs_in_mode(*other))
     }
 
     /// What is in the way of a listener that is itself called `who` here.
@@ -149,11 +158,13 @@ pub(super) fn settle(owners: &mut [Owner<'_>], mixed: bool) {
             plan.conflict = claims.and_then(|claims| claims.rivals(plan, family, &called(plan)));
         }
         // To end TLS and to pass it on at once is what this API does not have: such a listener supports nothing.
-        let excluded = |plan: &ListenerPlan| {
-            let conflict = plan.conflict.as_ref().is_some_and(|c| c.reason == reasons::PROTOCOL_CONFLICT);
-            conflict && !mixed && plan.protocol == ProtocolType::Tls
+        let excluded = |plan: &&mut ListenerPlan| {
+            let (transport, family) = family(plan, mixed);
+            let place = (plan.port, transport);
+            let mut there = [&taken, &own].into_iter().filter_map(|ports| ports.get(&place));
+            plan.conflict.is_some() && there.any(|claims| claims.have_other_mode(family))
         };
-        for plan in owner.listeners.iter_mut().filter(|plan| excluded(plan)) {
+        for plan in owner.listeners.iter_mut().filter(excluded) {
             plan.kinds.clear();
         }
         for (place, claims) in own {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use crate::wire::hash_text;
+
 /// What the text form has before it where an address stands.
 const PLACE_PREFIX: &str = "plane:";
 
@@ -43,7 +45,7 @@ impl DataPlaneName {
         if is_label(&plain) && !looks_hashed(&plain) {
             return DataPlaneName::new(namespace, plain);
         }
-        let mut hash = hex(&Sha256::digest(gateway.as_bytes()));
+        let mut hash = hash_text(&Sha256::digest(gateway.as_bytes()));
         hash.truncate(HASH_DIGITS);
         let room = LABEL_MAX - WORKLOAD_PREFIX.len() - 1 - HASH_DIGITS;
         let readable: String = gateway
@@ -76,11 +78,6 @@ impl DataPlaneName {
     pub fn from_uri(uri: &str) -> Option<DataPlaneName> {
         uri.strip_prefix("spiffe://weir.dev/plane/")?.parse().ok()
     }
-}
-
-/// Lower-case hex digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether it ends as the names that have a hash do.

@@ -11,7 +11,7 @@ use crate::harness::http::Connection;
 use crate::harness::process::{clean_command, finish};
 use crate::harness::sandbox::{WEIR, free_address};
 use crate::harness::{eventually, left_out};
-use crate::plane::{Cluster, endpoints, full, origin, site};
+use crate::plane::{Cluster, Controller, DataPlane, endpoints, full, origin, site};
 
 /// Says to the process that it runs where there is no IPv6.
 const INSIDE: &str = "WEIR_TEST_WITHOUT_IPV6";
@@ -82,15 +82,32 @@ fn without_ipv6() {
     controller.end(&cluster);
 }
 
-/// A command that runs `weir` with a state directory of 64 KiB and 8 files, after `before`.
-fn on_a_small_disk(cluster: &Cluster, before: &str) -> (Command, PathBuf) {
+/// A data plane, which is ready and serves "one", with a state directory of 64 KiB and 8 files, after `before`.
+struct Small {
+    cluster: Cluster,
+    controller: Controller,
+    plane: DataPlane,
+    port: u16,
+    state: PathBuf,
+}
+
+fn on_a_small_disk(before: &str) -> Small {
+    let cluster = Cluster::new();
     let state = cluster.path("small");
     std::fs::create_dir_all(&state).expect("a directory");
     let script =
         format!("mount -t tmpfs -o size=64k,nr_inodes=8,mode=700 none \"$0\" && {before} exec \"$@\"");
     let mut command = clean_command("unshare", &cluster.path(""));
     command.args(["--mount", "sh", "-c", &script]).arg(&state).arg(WEIR);
-    (command, state)
+    let port = free_address().port();
+    let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
+    controller.send(&cluster, full(site("weir-g", port, origin("one"))));
+    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
+    let address = Some(Ipv4Addr::LOCALHOST.into());
+    let plane = cluster.data_plane_by(command, address, "weir-g", controller.address, &token, "small");
+    plane.wait_ready();
+    assert_eq!(plane.get(port).expect("it serves"), "one");
+    Small { cluster, controller, plane, port, state }
 }
 
 #[test]
@@ -98,15 +115,7 @@ fn a_disk_that_is_full_costs_the_last_known_good_state_and_nothing_else() {
     if !can_unshare("--mount", "a data plane on a full disk") {
         return;
     }
-    let cluster = Cluster::new();
-    let port = free_address().port();
-    let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
-    controller.send(&cluster, full(site("weir-g", port, origin("one"))));
-    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
-    let (command, state) = on_a_small_disk(&cluster, "");
-    let address = Some(Ipv4Addr::LOCALHOST.into());
-    let plane = cluster.data_plane_by(command, address, "weir-g", controller.address, &token, "small");
-    plane.wait_ready();
+    let Small { cluster, mut controller, plane, port, state } = on_a_small_disk("");
     eventually("the state is kept", || (plane.metric("weir_plane_state_writes_total") > 0).then_some(()));
     // The program is in its own mount namespace, and so is its disk.
     let inside = PathBuf::from(format!("/proc/{}/root{}", plane.process.id(), state.display()));
@@ -141,17 +150,8 @@ fn a_disk_that_is_full_keeps_no_data_plane_from_starting() {
     if !can_unshare("--mount", "a data plane that starts on a full disk") {
         return;
     }
-    let cluster = Cluster::new();
-    let port = free_address().port();
-    let mut controller = cluster.start(free_address(), AuthorityPolicy::default());
-    controller.send(&cluster, full(site("weir-g", port, origin("one"))));
-    let token = cluster.token("weir-g", DEFAULT_AUDIENCE);
     let fill = "for i in 1 2 3 4 5 6 7 8 9; do touch \"$0/$i\" || break; done 2>/dev/null;";
-    let (command, _) = on_a_small_disk(&cluster, fill);
-    let address = Some(Ipv4Addr::LOCALHOST.into());
-    let plane = cluster.data_plane_by(command, address, "weir-g", controller.address, &token, "small");
-    plane.wait_ready();
-    assert_eq!(plane.get(port).expect("it serves"), "one");
+    let Small { cluster, controller, plane, .. } = on_a_small_disk(fill);
     eventually("the write failed", || {
         (plane.metric("weir_plane_state_write_failures_total") > 0).then_some(())
     });
