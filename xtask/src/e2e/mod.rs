@@ -40,10 +40,10 @@ pub(crate) struct Options {
     /// An image as `cargo xtask image` makes it, named weir:dev (default: it is made).
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
-    /// Profile of the image's build (default: `release`; without --long the image has the program that `cargo build --release` makes,
-    /// with its libraries, and not a static one of its own).
-    #[arg(long)]
-    profile: Option<String>,
+    /// Profile of the image's build. Without --long the image has the program that `cargo build` makes, with its libraries, and not a
+    /// static one of its own.
+    #[arg(long, default_value = "release")]
+    profile: String,
     /// Handed to cargo for the image's build.
     #[arg(long, value_name = "KEY=VALUE")]
     config: Vec<String>,
@@ -83,11 +83,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         }
     };
     let started = Instant::now();
-    let image = match (&options.image, &options.profile) {
-        (Some(path), _) => path.canonicalize().with_context(|| path.display().to_string())?,
-        (None, Some(profile)) => image::make(root, profile, &options.config)?,
-        (None, None) if options.long => image::make(root, "release", &options.config)?,
-        (None, None) => image::make_linked(root)?,
+    let Options { profile, config, .. } = options;
+    let image = match &options.image {
+        Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
+        None if options.long => image::make(root, profile, config)?,
+        None => image::make_linked(root, profile, config)?,
     };
     let folder = step::target_folder(root).join("e2e");
     fs::create_dir_all(&folder)?;

@@ -48,20 +48,27 @@ pub(crate) fn make(root: &Path, profile: &str, config: &[String]) -> Result<Path
     run(root, &options)
 }
 
-/// The image `weir:dev` around the program that `cargo build --release` makes, with the libraries that it asks for: for tests, which
+/// The image `weir:dev` around the program that `cargo build` makes, with the libraries that it asks for: for tests, which
 /// so need no second build of everything. Returns where it is.
-pub(crate) fn make_linked(root: &Path) -> Result<PathBuf> {
+pub(crate) fn make_linked(root: &Path, profile: &str, config: &[String]) -> Result<PathBuf> {
     let mut cargo = step::cargo(root);
-    step::run("build weir", cargo.args(["build", "--locked", "--package", "weir", "--release"]))?;
+    cargo.args(["build", "--locked", "--package", "weir", "--profile", profile]);
+    cargo.args(config.iter().flat_map(|set| ["--config", set]));
+    step::run("build weir", &mut cargo)?;
     let target = step::target_folder(root);
-    let program = target.join("release/weir");
+    let program = target.join(folder_of(profile)).join("weir");
     let options = Options {
-        profile: "release".to_owned(),
-        config: Vec::new(),
+        profile: profile.to_owned(),
+        config: config.to_vec(),
         name: "weir:dev".to_owned(),
         output: Some(target.join("weir-image-linked.tar")),
     };
     write(root, &options, &program, libraries(&program)?)
+}
+
+/// Where cargo puts what it builds with a profile.
+fn folder_of(profile: &str) -> &str {
+    if profile == "dev" { "debug" } else { profile }
 }
 
 /// What the dynamic loader loads for a program, the loader among it, where it looks for it.
@@ -157,7 +164,7 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     }
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     step::run("build weir, static", &mut cargo)?;
-    let folder = if options.profile == "dev" { "debug" } else { &options.profile };
+    let folder = folder_of(&options.profile);
     let program = step::target_folder(root).join(triple).join(folder).join("weir");
     ensure!(
         is_static(&fs::read(&program).with_context(|| program.display().to_string())?),
