@@ -146,6 +146,15 @@ pub(crate) struct ControllerOptions {
     /// Address of the admin port: /readyz, /livez, /metrics, /splits, /snapshot (default: a free port on 127.0.0.1).
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin: Option<SocketAddr>,
+    /// Seconds for which the authority of controllers and data planes is valid; after two thirds of it the next one is made.
+    #[arg(long, env = "WEIR_AUTHORITY_LIFETIME", value_name = "SECONDS", default_value_t = 365 * 24 * 3600, value_parser = clap::value_parser!(u64).range(3600..=20 * 365 * 24 * 3600))]
+    pub(crate) authority_lifetime: u64,
+    /// Seconds for which a new authority is trusted before it signs; a kubelet may take two minutes to bring it to a pod.
+    #[arg(long, env = "WEIR_AUTHORITY_OVERLAP", value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(120..))]
+    pub(crate) authority_overlap: u64,
+    /// Seconds for which a data plane's certificate is valid; it is renewed after about two thirds of it.
+    #[arg(long, env = "WEIR_CERTIFICATE_LIFETIME", value_name = "SECONDS", default_value_t = 24 * 3600, value_parser = clap::value_parser!(u64).range(300..))]
+    pub(crate) certificate_lifetime: u64,
 }
 
 #[derive(Clone, Debug, Args)]

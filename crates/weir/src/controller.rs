@@ -37,6 +37,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 
 pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
+    let policy = policy(options)?;
     let config = wire::block_on(api_config(options))?;
     let names = Names::of(options, &config)?;
     process::raise_file_limit();
@@ -58,6 +59,7 @@ pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
             distributed,
             running,
             admin_port: bound.port(),
+            policy,
         };
         let stop = shutdown.clone();
         Room::start("weir-control", 2, async move || {
@@ -80,6 +82,18 @@ pub(crate) fn run(options: &ControllerOptions) -> Result<ExitCode> {
     shutdown.cancel();
     room.join();
     outcome
+}
+
+/// How certificates follow each other.
+fn policy(options: &ControllerOptions) -> Result<AuthorityPolicy> {
+    let policy = AuthorityPolicy {
+        authority_lifetime: Duration::from_secs(options.authority_lifetime),
+        certificate_lifetime: Duration::from_secs(options.certificate_lifetime),
+        overlap: Duration::from_secs(options.authority_overlap),
+    };
+    let checked = policy.check().map_err(anyhow::Error::msg);
+    checked.context("--authority-lifetime, --certificate-lifetime, --authority-overlap")?;
+    Ok(policy)
 }
 
 /// The cluster that is named, or in which this runs, or that `kubectl` would use.
@@ -147,11 +161,12 @@ struct Work {
     distributed: Arc<distribute::DistributeStatus>,
     running: watch::Sender<Option<Distribution>>,
     admin_port: u16,
+    policy: AuthorityPolicy,
 }
 
 impl Work {
     async fn run(self, shutdown: CancellationToken) -> Result<()> {
-        let Work { options, names, config, control, distributed, running, admin_port } = self;
+        let Work { options, names, config, control, distributed, running, admin_port, policy } = self;
         let client = client::client(config)?;
         let distribution = Distribution::new(
             client.clone(),
@@ -160,7 +175,7 @@ impl Work {
                 namespace: names.namespace.clone(),
                 secret: format!("{}-weir-authority", names.release),
                 audience: DEFAULT_AUDIENCE.to_owned(),
-                policy: AuthorityPolicy::default(),
+                policy,
                 clock: Clock::default(),
                 status: distributed,
             },

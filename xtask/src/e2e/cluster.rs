@@ -243,9 +243,19 @@ impl Cluster {
 
     /// Waits until a line succeeds and prints what `is` takes.
     pub(super) fn until(&self, line: &str, is: impl Fn(&str) -> bool) -> Result<String> {
+        self.until_within(line, PATIENCE, is)
+    }
+
+    /// The same where it is known how long it may take.
+    pub(super) fn until_within(
+        &self,
+        line: &str,
+        patience: Duration,
+        is: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         println!("    $ {line}    # until it is so");
         let began = Instant::now();
-        let end = began + PATIENCE;
+        let end = began + patience;
         loop {
             let last = self.shell(line);
             match &last {
@@ -254,8 +264,8 @@ impl Cluster {
                     return last;
                 }
                 _ if Instant::now() < end => std::thread::sleep(LOOK),
-                Ok(printed) => bail!("not within {} s: $ {line}\n{printed}", PATIENCE.as_secs()),
-                Err(error) => bail!("not within {} s: {error:#}", PATIENCE.as_secs()),
+                Ok(printed) => bail!("not within {} s: $ {line}\n{printed}", patience.as_secs()),
+                Err(error) => bail!("not within {} s: {error:#}", patience.as_secs()),
             }
         }
     }

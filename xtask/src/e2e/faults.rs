@@ -3,6 +3,7 @@
 //! Owns what is ended, in which order, and what has to be so before the next: controllers, the API, data planes, the authority of
 //! their certificates, backends. What traffic may meet meanwhile is [`load`](super::load)'s to say.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,21 +17,39 @@ const MANIFESTS: &str = include_str!("steady.yaml");
 /// Another controller leads within this time when the one that leads falls silent.
 const SUCCESSION: Duration = Duration::from_secs(20);
 
+/// Times of certificates, so short that an authority is replaced within the run. Source: the least that the chart takes.
+const OVERLAP: Duration = Duration::from_secs(120);
+const LIFETIME: Duration = Duration::from_secs(300);
+
 /// How often, and for how long.
 struct Measure {
     kills: u32,
     frozen: Duration,
     api_away_seconds: u32,
     backend_rolls: u32,
+    /// Until the next authority signs, and every data plane's certificate is of it.
+    whole_rotation: bool,
 }
 
 impl Measure {
     fn of(long: bool) -> Measure {
         if long {
             let frozen = Duration::from_secs(60);
-            return Measure { kills: 20, frozen, api_away_seconds: 600, backend_rolls: 50 };
+            return Measure {
+                kills: 20,
+                frozen,
+                api_away_seconds: 600,
+                backend_rolls: 50,
+                whole_rotation: true,
+            };
         }
-        Measure { kills: 1, frozen: Duration::ZERO, api_away_seconds: 5, backend_rolls: 1 }
+        Measure {
+            kills: 1,
+            frozen: Duration::ZERO,
+            api_away_seconds: 5,
+            backend_rolls: 1,
+            whole_rotation: false,
+        }
     }
 }
 
@@ -103,7 +122,17 @@ impl Faults<'_> {
                 self.roll_backends()
             })?;
         }
-        load.fault("a new authority is trusted", Harm::None, || self.see_the_authority())
+        load.fault("a new authority is trusted", Harm::None, || self.see_the_authority())?;
+        if !self.measure.whole_rotation {
+            return Ok(());
+        }
+        load.fault("the next authority signs for everybody", Harm::None, || self.replace_the_authority())?;
+        load.fault("a controller is new to data planes with certificates of it", Harm::None, || {
+            self.kill_the_leader()
+        })?;
+        load.fault("data planes that have only ever known it", Harm::Streams, || {
+            self.roll("gateway-proxy", SHARED, 2)
+        })
     }
 
     /// Two data planes, two backends, and routes to them.
@@ -115,10 +144,17 @@ impl Faults<'_> {
         let parameters = r#"{"spec":{"infrastructure":{"parametersRef":{"group":"weir.dev","kind":"GatewayParameters","name":"steady"}}}}"#;
         cluster.does(&format!("kubectl patch -n {namespace} gateway kong --type=merge -p '{parameters}'"))?;
         let chart = super::guides::CHART;
-        cluster.does(&format!(
-            "helm upgrade {} {chart} -n {namespace} --set gatewayProxy.replicas=2",
-            self.release
-        ))?;
+        let mut upgrade =
+            format!("helm upgrade {} {chart} -n {namespace} --set gatewayProxy.replicas=2", self.release);
+        if self.measure.whole_rotation {
+            let (overlap, lifetime) = (OVERLAP.as_secs(), LIFETIME.as_secs());
+            _ = write!(
+                upgrade,
+                ",certificates.authorityOverlapSeconds={overlap},certificates.lifetimeSeconds={lifetime}"
+            );
+        }
+        cluster.does(&upgrade)?;
+        cluster.does(&self.kubectl(&format!("rollout status deployment/{}-controller", self.release)))?;
         self.wait_ready(SHARED, 2)?;
         self.wait_ready("app=steady", 4)?;
         for route in ["httproute/steady", "grpcroute/calls"] {
@@ -310,12 +346,40 @@ impl Faults<'_> {
         self.run.cluster.does(&self.kubectl(&line)).map(drop)
     }
 
-    /// The next authority is in the file of every data plane before it signs anything, an hour later.
+    /// The authorities that are trusted, the one that signs first.
+    fn authorities(&self) -> String {
+        let bundle = "{.data.ca\\.crt}";
+        self.kubectl(&format!("get configmap {}-weir-authority -o jsonpath='{bundle}'", self.release))
+    }
+
+    /// The next authority is in the file of every data plane before it signs anything.
     fn see_the_authority(&self) -> Result<()> {
-        let bundle =
-            format!("get configmap {}-weir-authority -o jsonpath='{{.data.ca\\.crt}}'", self.release);
-        let two = |pem: &str| pem.matches("BEGIN CERTIFICATE").count() == 2;
-        self.run.cluster.until(&self.kubectl(&bundle), two).map(drop)
+        let several = |pem: &str| pem.matches(BEGIN).count() >= 2;
+        self.run.cluster.until(&self.authorities(), several).map(drop)
+    }
+
+    fn replace_the_authority(&self) -> Result<()> {
+        let cluster = self.run.cluster;
+        let first = |pem: &str| pem.split(BEGIN).nth(1).map(str::to_owned);
+        let signs = first(&cluster.shell(&self.authorities())?).context("no authority")?;
+        self.ask_for_an_authority()?;
+        let soon = Duration::from_secs(60);
+        cluster.until_within(&self.authorities(), OVERLAP + soon, |pem| {
+            first(pem).is_some_and(|now| now != signs)
+        })?;
+        // Whoever renews from now on has a certificate of the new one.
+        for pod in self.planes()? {
+            let count = self.certificates_of(&pod);
+            let before = cluster.shell(&count)?;
+            cluster.until_within(&count, LIFETIME, |now| !now.is_empty() && *now != *before)?;
+        }
+        self.change_something()
+    }
+
+    /// How many certificates a data plane has had.
+    fn certificates_of(&self, pod: &str) -> String {
+        let address = self.kubectl(&format!("get pod {pod} -o jsonpath='{{.status.podIP}}'"));
+        format!("curl -s -m 5 http://$({address}):19901/metrics | grep '^weir_plane_certificates_total '")
     }
 }
 
@@ -323,6 +387,9 @@ impl Faults<'_> {
 fn pod_of(holder: &str) -> &str {
     holder.rsplit_once('_').map_or(holder, |(pod, _)| pod)
 }
+
+/// Of each certificate in PEM.
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 const CONTROLLERS: &str = "app.kubernetes.io/component=controller";
 

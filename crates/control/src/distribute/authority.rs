@@ -44,6 +44,26 @@ impl Default for AuthorityPolicy {
     }
 }
 
+impl AuthorityPolicy {
+    /// Certificates of the old authority are renewed by the next one before it ends.
+    ///
+    /// # Errors
+    /// An authority's last third is shorter than the overlap and a certificate's life together.
+    pub fn check(&self) -> Result<(), String> {
+        let AuthorityPolicy { authority_lifetime, certificate_lifetime, overlap } = self;
+        let last_third = *authority_lifetime / 3;
+        let needed = certificate_lifetime.saturating_add(*overlap);
+        if last_third < needed {
+            return Err(format!(
+                "a third of the authority's lifetime ({} s) is less than a certificate's lifetime and the overlap together ({} s)",
+                last_third.as_secs(),
+                needed.as_secs()
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -251,6 +271,16 @@ mod tests {
 
     fn policy() -> AuthorityPolicy {
         AuthorityPolicy::default()
+    }
+
+    #[test]
+    fn a_policy_leaves_the_old_authority_time_for_what_it_signed() {
+        assert_eq!(policy().check(), Ok(()));
+        let hour = Duration::from_secs(3600);
+        let tight = AuthorityPolicy { authority_lifetime: hour * 75, ..policy() };
+        assert_eq!(tight.check(), Ok(()));
+        let said = AuthorityPolicy { authority_lifetime: hour * 74, ..policy() }.check().unwrap_err();
+        assert!(said.contains("(88800 s)") && said.contains("(90000 s)"), "{said}");
     }
 
     fn public_key() -> Vec<u8> {
