@@ -14,6 +14,7 @@ mod api;
 mod builtin;
 mod check;
 mod clients;
+mod cluster;
 mod conformance;
 mod crds;
 mod deploy;

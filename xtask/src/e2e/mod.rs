@@ -5,17 +5,14 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`cluster`] | bringing a cluster up, reaching it, loading images |
+//! | [`cluster`](crate::cluster) | bringing a cluster up, reaching it, loading images; what is there before and after |
 //! | [`guides`] | the guides, line by line, and their counts |
 //! | [`faults`] | what is ended under load |
 //! | [`tenants`] | what a tenant tries and must not have |
 //! | [`load`] | the load, and what it may meet |
-//! | [`leftovers`] | what is there before and after |
 
-mod cluster;
 mod faults;
 mod guides;
-mod leftovers;
 mod load;
 mod tenants;
 
@@ -27,10 +24,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::cluster::{Cluster, Where, leftovers};
 use crate::image;
 use crate::step::{self, LEFT_OUT};
 use crate::upstream;
-use cluster::{Cluster, Where};
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 
-use super::cluster::Cluster;
+use super::Cluster;
 
 /// Kinds that come and go without anybody's doing, or are meant to stay.
 const NOT_COUNTED: &[&str] = &[
@@ -18,10 +18,10 @@ const NOT_COUNTED: &[&str] = &[
 ];
 
 /// The objects that are there, one line each: kind, namespace, name.
-pub(super) struct Inventory(BTreeSet<String>);
+pub(crate) struct Inventory(BTreeSet<String>);
 
 impl Inventory {
-    pub(super) fn take(cluster: &Cluster) -> Result<Inventory> {
+    pub(crate) fn take(cluster: &Cluster) -> Result<Inventory> {
         let kinds = cluster.shell("kubectl api-resources --verbs=list -o name")?;
         let counted: Vec<&str> = kinds.lines().filter(|kind| !NOT_COUNTED.contains(kind)).collect();
         let line = format!(
@@ -33,7 +33,7 @@ impl Inventory {
     }
 
     /// Waits until nothing is there that was not there then.
-    pub(super) fn is_restored(&self, cluster: &Cluster) -> Result<()> {
+    pub(crate) fn is_restored(&self, cluster: &Cluster) -> Result<()> {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
         loop {
             let now = Inventory::take(cluster).context("listing what is left")?;

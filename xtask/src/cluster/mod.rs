@@ -7,6 +7,8 @@
 //! archive) and `WEIR_E2E_SIGNAL` (a command that takes a signal's name and a container's id) stand before those. Invariant: what was
 //! brought up is brought down.
 
+pub(crate) mod leftovers;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,14 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How a cluster is had.
-pub(super) enum Where {
+pub(crate) enum Where {
     There(PathBuf),
     Up(String),
 }
 
 impl Where {
     /// The named kubeconfig's, or what the variable or the folder beside the repository brings up.
-    pub(super) fn find(root: &Path, kubeconfig: Option<&Path>) -> Result<Where> {
+    pub(crate) fn find(root: &Path, kubeconfig: Option<&Path>) -> Result<Where> {
         if let Some(path) = kubeconfig {
             return Ok(Where::There(path.canonicalize().with_context(|| path.display().to_string())?));
         }
@@ -44,7 +46,7 @@ impl Where {
 }
 
 /// See the module's head.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     root: PathBuf,
     /// Set for every command: `KUBECONFIG`, `PATH`, and where the cluster's state is.
     environment: Vec<(String, String)>,
@@ -62,7 +64,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn up(root: &Path, place: Where, keep: bool) -> Result<Cluster> {
+    pub(crate) fn up(root: &Path, place: Where, keep: bool) -> Result<Cluster> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut cluster = Cluster {
             root: root.to_owned(),
@@ -129,18 +131,18 @@ impl Cluster {
     }
 
     /// Whether images can be loaded, so that nothing has to be pulled.
-    pub(super) fn takes_images(&self) -> bool {
+    pub(crate) fn takes_images(&self) -> bool {
         self.load.is_some() || (self.ours && self.enter.is_some())
     }
 
     /// A program that came with the cluster.
-    pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         let path = self.environment.iter().find(|(variable, _)| variable == "PATH")?;
         path.1.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
     }
 
     /// Makes an image known to the cluster's nodes.
-    pub(super) fn load(&self, archive: &Path) -> Result<()> {
+    pub(crate) fn load(&self, archive: &Path) -> Result<()> {
         let path = archive.display();
         let line = match (&self.load, &self.enter) {
             (Some(load), _) => format!("{load} '{path}'"),
@@ -180,7 +182,7 @@ impl Cluster {
     }
 
     /// What a line prints; an error has what it said.
-    pub(super) fn shell(&self, line: &str) -> Result<String> {
+    pub(crate) fn shell(&self, line: &str) -> Result<String> {
         let output = self.command(line).output().with_context(|| format!("{line} did not start"))?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let said = String::from_utf8_lossy(&output.stderr);
@@ -189,7 +191,7 @@ impl Cluster {
     }
 
     /// A line whose output has to be this.
-    pub(super) fn says(&self, line: &str, expected: &str) -> Result<()> {
+    pub(crate) fn says(&self, line: &str, expected: &str) -> Result<()> {
         println!("    $ {line}");
         let printed = self.shell(line)?;
         ensure!(printed == expected, "$ {line}\nprinted\n{printed}instead of\n{expected}");
@@ -197,13 +199,13 @@ impl Cluster {
     }
 
     /// A line that has to succeed, and is shown.
-    pub(super) fn does(&self, line: &str) -> Result<String> {
+    pub(crate) fn does(&self, line: &str) -> Result<String> {
         println!("    $ {line}");
         self.shell(line)
     }
 
     /// A client from outside the cluster that goes on beside others until its input ends; its output is read then.
-    pub(super) fn start_client(&self, line: &str) -> Result<Child> {
+    pub(crate) fn start_client(&self, line: &str) -> Result<Child> {
         println!("    $ {line} &");
         let prefix = self.client.as_ref().or(self.enter.as_ref()).map_or("", String::as_str);
         let mut command = Command::new("bash");
@@ -213,19 +215,19 @@ impl Cluster {
     }
 
     /// Whether containers can be sent signals and components of the cluster be taken away.
-    pub(super) fn can_be_hurt(&self) -> bool {
+    pub(crate) fn can_be_hurt(&self) -> bool {
         self.signal.is_some() && self.restart.is_some()
     }
 
     /// A signal to the first process of a container, as the pod's status names it.
-    pub(super) fn signal(&self, name: &str, container: &str) -> Result<()> {
+    pub(crate) fn signal(&self, name: &str, container: &str) -> Result<()> {
         let signal = self.signal.as_ref().context("WEIR_E2E_SIGNAL names no command")?;
         let id = container.rsplit("//").next().unwrap_or(container);
         self.beside(&format!("{signal} {name} {id}"))
     }
 
     /// Takes a component of the cluster away for so many seconds.
-    pub(super) fn restart(&self, component: &str, seconds: u32) -> Result<()> {
+    pub(crate) fn restart(&self, component: &str, seconds: u32) -> Result<()> {
         let restart = self.restart.as_ref().context("WEIR_E2E_RESTART names no command")?;
         self.beside(&format!("{restart} {component} {seconds}"))
     }
@@ -242,12 +244,12 @@ impl Cluster {
     }
 
     /// Waits until a line succeeds and prints what `is` takes.
-    pub(super) fn until(&self, line: &str, is: impl Fn(&str) -> bool) -> Result<String> {
+    pub(crate) fn until(&self, line: &str, is: impl Fn(&str) -> bool) -> Result<String> {
         self.until_within(line, PATIENCE, is)
     }
 
     /// The same where it is known how long it may take.
-    pub(super) fn until_within(
+    pub(crate) fn until_within(
         &self,
         line: &str,
         patience: Duration,
@@ -271,12 +273,12 @@ impl Cluster {
     }
 
     /// Shows what a person would look at after a failure.
-    pub(super) fn tell(&self) {
+    pub(crate) fn tell(&self) {
         for line in [
             "kubectl get pods,services -A -o wide",
             "kubectl get gatewayclasses,gateways,httproutes -A -o yaml | tail -n 150",
             "kubectl get events -A --sort-by=.lastTimestamp | tail -n 30",
-            "for n in kong kong-system; do kubectl -n $n logs -l app.kubernetes.io/name=weir --prefix --tail=40; done",
+            "for n in kong kong-system weir-system; do kubectl -n $n logs -l app.kubernetes.io/name=weir --prefix --tail=40; done",
         ] {
             println!("$ {line}");
             match self.shell(line) {
