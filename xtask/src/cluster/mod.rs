@@ -204,12 +204,21 @@ impl Cluster {
         self.shell(line)
     }
 
-    /// A client from outside the cluster that goes on beside others until its input ends; its output is read then.
+    /// A line that goes on beside others until its input ends; its output is read then.
+    pub(crate) fn start(&self, line: &str) -> Result<Child> {
+        self.start_behind(self.enter.as_deref(), line)
+    }
+
+    /// The same from outside the cluster.
     pub(crate) fn start_client(&self, line: &str) -> Result<Child> {
+        self.start_behind(self.client.as_deref().or(self.enter.as_deref()), line)
+    }
+
+    fn start_behind(&self, prefix: Option<&str>, line: &str) -> Result<Child> {
         println!("    $ {line} &");
-        let prefix = self.client.as_ref().or(self.enter.as_ref()).map_or("", String::as_str);
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("exec {prefix} {line}")]).current_dir(&self.root).envs(self.variables());
+        command.args(["-c", &format!("exec {} {line}", prefix.unwrap_or_default())]);
+        command.current_dir(&self.root).envs(self.variables());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.spawn().with_context(|| format!("{line} did not start"))
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
-use super::{Run, faults, tenants};
+use super::{Run, crowd, faults, tenants};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
@@ -66,6 +66,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     run.scenario("simple-apps", simple_apps)?;
     run.scenario("operator", operator)?;
     run.scenario("tenants", tenants_apart)?;
+    run.scenario("crowd", many)?;
     run.scenario("faults", parts_end)
 }
 
@@ -297,6 +298,19 @@ fn tenants_apart(run: &Run<'_>) -> Result<()> {
     let before = Inventory::take(run.cluster)?;
     run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
     tenants::attempts(run)?;
+    run.uninstall("kong", "kong", &before)
+}
+
+/// Not a guide: what many objects and data planes cost.
+fn many(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(cluster)?;
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    cluster.does("kubectl apply -f examples/kic/gateway-v1.yaml -n kong")?;
+    run.wait_gateway("kong")?;
+    crowd::gathers(run, "kong", "kong")?;
+    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
     run.uninstall("kong", "kong", &before)
 }
 

@@ -9,8 +9,10 @@
 //! | [`guides`] | the guides, line by line, and their counts |
 //! | [`faults`] | what is ended under load |
 //! | [`tenants`] | what a tenant tries and must not have |
+//! | [`crowd`] | what many routes, changing endpoints and many data planes cost |
 //! | [`load`] | the load, and what it may meet |
 
+mod crowd;
 mod faults;
 mod guides;
 mod load;
