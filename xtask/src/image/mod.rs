@@ -143,11 +143,11 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     // No path of this machine in the program: two builds are equal wherever they are made.
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let target = step::target_folder(root);
+    let mut folders = vec![(root.to_owned(), "/weir"), (target.clone(), "/target")];
+    folders.extend(home.map(|home| (home.join("registry/src"), "/registry")));
     let mut flags = vec!["-C".to_owned(), "target-feature=+crt-static".to_owned()];
-    flags.push(format!("--remap-path-prefix={}=/weir", root.display()));
-    if let Some(home) = home {
-        flags.push(format!("--remap-path-prefix={}=/registry", home.join("registry/src").display()));
-    }
+    flags.extend(folders.iter().map(|(of, name)| format!("--remap-path-prefix={}={name}", of.display())));
     let mut cargo = step::cargo(root);
     cargo.args([
         "build",
@@ -165,12 +165,18 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     step::run("build weir, static", &mut cargo)?;
     let folder = folder_of(&options.profile);
-    let program = step::target_folder(root).join(triple).join(folder).join("weir");
-    ensure!(
-        is_static(&fs::read(&program).with_context(|| program.display().to_string())?),
-        "{} asks for a dynamic loader; the image has none",
-        program.display()
-    );
+    let program = target.join(triple).join(folder).join("weir");
+    let bytes = fs::read(&program).with_context(|| program.display().to_string())?;
+    ensure!(is_static(&bytes), "{} asks for a dynamic loader; the image has none", program.display());
+    for (folder, _) in &folders {
+        let name = folder.as_os_str().as_encoded_bytes();
+        ensure!(
+            !bytes.windows(name.len()).any(|part| part == name),
+            "{} names the folder {} of the machine that built it",
+            program.display(),
+            folder.display()
+        );
+    }
     Ok(program)
 }
 
