@@ -73,9 +73,9 @@ const SETTLE: [Duration; 6] = [
 /// How often discovery is read without a reason: the net under CRD watches that are not allowed or lost.
 const RECHECK: Duration = Duration::from_secs(300);
 
-/// Retry waits of lists, watches and discovery.
+/// Retry waits of lists, watches and discovery. Source: ours; an API that comes back after long is in use within the longer one.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
-pub(crate) const RETRY_CAP: Duration = Duration::from_secs(30);
+pub(crate) const RETRY_CAP: Duration = Duration::from_secs(10);
 
 /// Where the objects of a kind are read: in these namespaces, or everywhere in one watch, which is named by nothing.
 pub(crate) fn places(kind: Kind, namespaces: &[String]) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
-use super::{Run, crowd, faults, tenants};
+use super::{Run, crowd, faults, managed, tenants};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
@@ -65,6 +65,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     }
     run.scenario("simple-apps", simple_apps)?;
     run.scenario("operator", operator)?;
+    run.scenario("managed", managed)?;
     run.scenario("tenants", tenants_apart)?;
     run.scenario("crowd", many)?;
     run.scenario("faults", parts_end)
@@ -299,6 +300,16 @@ fn tenants_apart(run: &Run<'_>) -> Result<()> {
     run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
     tenants::attempts(run)?;
     run.uninstall("kong", "kong", &before)
+}
+
+/// Not a guide: what may be asked of a Gateway's own data plane.
+fn managed(run: &Run<'_>) -> Result<()> {
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(run.cluster)?;
+    let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
+    run.install(line, "kong-operator", "kong-system")?;
+    managed::asked_for(run)?;
+    run.uninstall("kong-operator", "kong-system", &before)
 }
 
 /// Not a guide: what many objects and data planes cost.

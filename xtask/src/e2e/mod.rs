@@ -8,6 +8,7 @@
 //! | [`cluster`](crate::cluster) | bringing a cluster up, reaching it, loading images; what is there before and after |
 //! | [`guides`] | the guides, line by line, and their counts |
 //! | [`faults`] | what is ended under load |
+//! | [`managed`] | what may be asked of a Gateway's own data plane |
 //! | [`tenants`] | what a tenant tries and must not have |
 //! | [`crowd`] | what many routes, changing endpoints and many data planes cost |
 //! | [`load`] | the load, and what it may meet |
@@ -16,6 +17,7 @@ mod crowd;
 mod faults;
 mod guides;
 mod load;
+mod managed;
 mod tenants;
 
 use std::fs;

@@ -33,6 +33,9 @@ const REPAIR_FORGET: Duration = Duration::from_secs(300);
 /// Failures in a row that are nobody's business yet: an API server that restarts, a conflict.
 const QUIET_FAILURES: u32 = 3;
 
+/// The least wait after a refusal; many in a row wait longer, as after other failures.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
 /// One object that should be there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Wish {
@@ -373,7 +376,9 @@ impl Table {
         let trouble = self.troubles.entry(id.clone()).or_default();
         trouble.attempts =
             if is_final { trouble.attempts.max(QUIET_FAILURES) + 1 } else { trouble.attempts + 1 };
-        let wait = if is_final { RETRY_CAP } else { trouble.backoff.next_wait() };
+        // What the server refuses today may be free in a moment, as a node port is whose Service is still going.
+        let soonest = if is_final { REFUSED_WAIT } else { Duration::ZERO };
+        let wait = trouble.backoff.next_wait().max(soonest);
         trouble.until = Some(now + wait);
         let is_news = trouble.attempts > QUIET_FAILURES && trouble.message != message;
         trouble.message = message;

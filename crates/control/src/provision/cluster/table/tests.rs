@@ -204,11 +204,17 @@ fn failures_are_told_when_they_stay_and_forgotten_when_they_end() {
     );
     assert!(table.wrote(&id, hash, stored(object, 3)), "that is news");
     assert_eq!(table.trouble(&view("g").key, &pods()), None);
-    // A refusal that will be the same again is told at once, and tried again after a while.
+    // A refusal is told at once, and tried again less and less often.
     wish(&mut table, &[(Piece::Service, json!({"type": "nonsense"}))]);
     let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
     assert!(table.failed(&id, "invalid".to_owned(), true, now));
-    assert_eq!(table.next(now).1, Some(now + RETRY_CAP));
+    assert_eq!(table.next(now).1, Some(now + REFUSED_WAIT));
+    for _ in 0..12 {
+        now = table.next(now).1.expect("it is tried again");
+        let (Some((id, _)), _) = table.next(now) else { panic!("it is tried") };
+        table.failed(&id, "invalid".to_owned(), true, now);
+    }
+    assert!(table.next(now).1.is_some_and(|next| next >= now + RETRY_CAP / 2));
 }
 
 fn service(spec: Value, ingress: Value) -> Table {
