@@ -110,7 +110,14 @@ struct Made {
 impl Made {
     fn of(view: &GatewayView, cluster: &Cluster, api_version: &str) -> Made {
         let (objects, notices) = objects::of_gateway(view, cluster, api_version);
-        let wish = |(id, object)| (id, Arc::new(Wish::new(object, Some(view.key.clone()), false)));
+        let asks_in_vain = table::vain(view).is_some();
+        let wish = |(id, object): (Id, Value)| {
+            let mut wish = Wish::new(object, Some(view.key.clone()), false);
+            if id.piece == Piece::Service && asks_in_vain {
+                wish = wish.held_back();
+            }
+            (id, Arc::new(wish))
+        };
         let wishes = objects.into_iter().map(wish).collect();
         Made { view: view.clone(), api_version: api_version.to_owned(), wishes, notices }
     }

@@ -44,6 +44,8 @@ pub(super) struct Wish {
     gateway: Option<ObjectKey>,
     /// It is another's, who makes it or not.
     only_if_there: bool,
+    /// It is kept where it is there, and not made before something else is wished.
+    held_back: bool,
 }
 
 impl Wish {
@@ -52,7 +54,11 @@ impl Wish {
         if !only_if_there {
             object["metadata"]["annotations"][APPLIED_ANNOTATION] = Value::from(hash.as_str());
         }
-        Wish { object, hash, gateway, only_if_there }
+        Wish { object, hash, gateway, only_if_there, held_back: false }
+    }
+
+    pub(super) fn held_back(self) -> Wish {
+        Wish { held_back: true, ..self }
     }
 }
 
@@ -148,7 +154,9 @@ impl Table {
     ) {
         self.troubles.retain(|id, _| wishes.contains_key(id));
         for (id, wish) in &wishes {
-            if self.wishes.get(id).is_some_and(|before| before.hash == wish.hash) {
+            let is_before =
+                |before: &Arc<Wish>| before.hash == wish.hash && before.held_back == wish.held_back;
+            if self.wishes.get(id).is_some_and(is_before) {
                 continue;
             }
             if let Some(trouble) = self.troubles.get_mut(id) {
@@ -283,7 +291,7 @@ impl Table {
         let wish = self.wishes.get(id)?;
         let Some(there) = self.there.get_mut(id) else {
             let (object, hash) = (wish.object.clone(), wish.hash.clone());
-            return (!wish.only_if_there).then_some(Action::Make { object, hash });
+            return (!wish.only_if_there && !wish.held_back).then_some(Action::Make { object, hash });
         };
         let look = there.look;
         if there.settled.as_ref().is_some_and(|(hash, seen)| *hash == wish.hash && *seen == look) {
@@ -409,6 +417,10 @@ impl Table {
         service: &Id,
         view: &GatewayView,
     ) -> (Vec<GatewayStatusAddress>, Option<AddressProblem>) {
+        if let Some(why) = vain(view) {
+            let published = self.there.get(service).map(|there| published(&there.object));
+            return (published.unwrap_or_default(), Some(AddressProblem::NotUsable(why)));
+        }
         let Some(there) = self.there.get(service) else {
             let why = if view.is_unmanaged() {
                 format!(
@@ -425,6 +437,26 @@ impl Table {
     }
 }
 
+/// The addresses that a Gateway asks for by their values.
+fn asked(view: &GatewayView) -> BTreeSet<&str> {
+    view.requested.iter().filter_map(|request| request.value.as_deref()).collect()
+}
+
+/// Why what a Gateway asks for cannot be had from any Service. One that is made while that is so would be given some other address,
+/// and few load balancers ever give another to a Service that has one.
+pub(super) fn vain(view: &GatewayView) -> Option<String> {
+    let asked = asked(view);
+    if let Some(wrong) = asked.iter().find(|value| value.parse::<std::net::IpAddr>().is_err()) {
+        return Some(format!("{wrong:?} is not an IP address"));
+    }
+    if asked.len() > 1 && !view.is_unmanaged() {
+        let all: Vec<&str> = asked.into_iter().collect();
+        let all = all.join(", ");
+        return Some(format!("a Service has one address of its own; not all of {all} can be had"));
+    }
+    None
+}
+
 fn request_problem(
     service: &Id,
     view: &GatewayView,
@@ -432,28 +464,22 @@ fn request_problem(
     published: &[GatewayStatusAddress],
 ) -> Option<AddressProblem> {
     let unusable = |why| Some(AddressProblem::NotUsable(why));
-    let asked: BTreeSet<&str> =
-        view.requested.iter().filter_map(|request| request.value.as_deref()).collect();
-    let balanced = object["spec"]["type"] == "LoadBalancer";
-    if let Some(wrong) = asked.iter().find(|value| value.parse::<std::net::IpAddr>().is_err()) {
-        return unusable(format!("{wrong:?} is not an IP address"));
-    }
-    if !asked.is_empty() && !balanced {
+    let asked = asked(view);
+    if !asked.is_empty() && object["spec"]["type"] != "LoadBalancer" {
         return unusable(format!("{service} is not of type LoadBalancer, so no address can be asked for"));
-    }
-    if asked.len() > 1 && !view.is_unmanaged() {
-        let all: Vec<&str> = asked.into_iter().collect();
-        return unusable(format!(
-            "a Service has one address of its own; not all of {} can be had",
-            all.join(", ")
-        ));
     }
     if published.is_empty() {
         return Some(AddressProblem::NotAssigned(format!("{service} has no address yet")));
     }
     let missing = asked.into_iter().find(|value| !published.iter().any(|given| given.value == **value))?;
     let given: Vec<&str> = published.iter().map(|address| address.value.as_str()).collect();
-    unusable(format!("{missing} cannot be had: {service} has {}", given.join(", ")))
+    let given = given.join(", ");
+    let hint = if view.is_unmanaged() {
+        ""
+    } else {
+        "; where its load balancer gives no other address to a Service that has one, delete the Service: it is made anew"
+    };
+    unusable(format!("{missing} cannot be had: {service} has {given}{hint}"))
 }
 
 /// Hostnames first, then addresses, each sorted; of a Service without a load balancer those inside the cluster.

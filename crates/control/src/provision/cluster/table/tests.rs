@@ -259,6 +259,36 @@ fn an_address_that_was_asked_for_and_not_given_is_a_problem() {
     let mut two = ask("192.0.2.9");
     two.requested.extend(ask("192.0.2.1").requested);
     assert!(refused(&two).contains("one address"));
+    let (published, problem) = addresses(&table(), &two);
+    assert!(published.is_empty() && matches!(problem, Some(AddressProblem::NotUsable(_))), "{problem:?}");
+}
+
+#[test]
+fn a_service_that_is_held_back_is_made_when_it_is_not_and_kept_where_it_is_there() {
+    let mut table = table();
+    let mut now = Instant::now();
+    let wishes = |held: bool, address: &str| {
+        let spec = json!({"type": "LoadBalancer", "loadBalancerIP": address});
+        let wish = Wish::new(object(Piece::Service, spec), Some(view("g").key), false);
+        let wish = if held { wish.held_back() } else { wish };
+        BTreeMap::from([(id(Piece::Service), Arc::new(wish))])
+    };
+    let judged = || BTreeSet::from(["g".to_owned()]);
+    table.wish(wishes(true, "192.0.2.1"), judged(), true, true);
+    assert_eq!(next(&mut table, now), None, "it would be given an address that nobody asked for");
+    table.wish(wishes(false, "192.0.2.1"), judged(), true, true);
+    let Some(Action::Make { object, .. }) = table.next(now).0.map(|(_, action)| action) else {
+        panic!("the same wish, not held back any more")
+    };
+    assert_eq!(object["spec"]["loadBalancerIP"], "192.0.2.1");
+    table.put_off(&id(Piece::Service));
+    settle(&mut table, now, 2);
+    table.wish(wishes(true, "192.0.2.2"), judged(), true, true);
+    now += REPAIR_FORGET;
+    assert!(
+        matches!(next(&mut table, now), Some(Action::Change { .. })),
+        "not taken away, nor left as it was"
+    );
 }
 
 #[test]
