@@ -28,7 +28,8 @@ pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode> {
     let findings = runtime.block_on(async {
         let client = client::connect(&options.client).await?;
         let mut findings = Findings::default();
-        let version = client.apiserver_version().await.context("asking the Kubernetes API")?;
+        let version =
+            client.apiserver_version().await.map_err(client::told).context("asking the Kubernetes API")?;
         findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
         kinds(&client, &mut findings).await;
         controllers(&client, &mut findings).await;
@@ -117,7 +118,13 @@ async fn controllers(client: &Client, findings: &mut Findings) {
         match client::ask_leader(client, lease, "readyz").await {
             Ok(text) if text.trim() == "ok" => findings.good(format!("{holder} is ready")),
             Ok(text) => findings.bad(format!("{holder}: {}", text.trim())),
-            Err(error) => findings.note(format!("{holder} cannot be asked through the API: {error:#}")),
+            Err(error) => {
+                let told = format!("{holder} cannot be asked: {error:#}");
+                let is_forbidden =
+                    error.downcast_ref::<client::Refused>().is_some_and(|refused| refused.code == 403);
+                // Who asks has not the right; of the controller that says nothing.
+                if is_forbidden { findings.note(told) } else { findings.bad(told) }
+            }
         }
     }
 }
@@ -174,7 +181,9 @@ async fn pods(client: &Client, gateway: &DynamicObject, findings: &mut Findings)
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
     let pods = match pods.list(&ListParams::default().labels(&selector)).await {
         Ok(pods) => pods.items,
-        Err(error) => return findings.note(format!("pods of {namespace} cannot be read: {error}")),
+        Err(error) => {
+            return findings.note(format!("pods of {namespace} cannot be read: {}", client::told(error)));
+        }
     };
     if pods.is_empty() {
         findings.note(format!("it has no data plane pods of its own in {namespace}"));

@@ -74,7 +74,7 @@ pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let client = connect(options).await?;
-    let leases = leases(&client).await.unwrap_or_default();
+    let leases = leases(&client).await?;
     if leases.is_empty() {
         let url = sandbox_url(client).await?;
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
@@ -100,8 +100,8 @@ pub(crate) async fn leases(client: &Client) -> Result<Vec<Lease>> {
     let all = Api::<Lease>::all(client.clone());
     match all.list(&ListParams::default().labels(weir_control::LEASE_LABEL)).await {
         Ok(leases) => Ok(leases.items),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error).context("listing leases"),
+        Err(kube::Error::Api(status)) if is_absent(&status) => Ok(Vec::new()),
+        Err(error) => Err(told(error)).context("listing leases"),
     }
 }
 
@@ -115,7 +115,31 @@ pub(crate) async fn ask_leader(client: &Client, lease: &Lease, path: &str) -> Re
     };
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
     let answer = client.request_text(http::Request::get(path).body(Vec::new())?).await;
-    answer.with_context(|| format!("asking pod {namespace}/{pod} through the API"))
+    answer.map_err(told).with_context(|| format!("asking pod {namespace}/{pod} through the API"))
+}
+
+/// What an API server, or a pod behind it, said no to.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} ({code})")]
+pub(crate) struct Refused {
+    pub(crate) code: u16,
+    message: String,
+}
+
+/// An error in the API's own words, without the object around them.
+pub(crate) fn told(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => {
+            Refused { code: status.code, message: status.message.trim().to_owned() }.into()
+        }
+        other => other.into(),
+    }
+}
+
+/// Whether what was asked for is not there. Of a group that it does not have, an API server says so in plain words and not as a status,
+/// for which the client puts a reason of its own.
+pub(crate) fn is_absent(status: &kube::core::Status) -> bool {
+    status.code == 404
 }
 
 /// The version in which the API serves a kind.
@@ -133,8 +157,8 @@ pub(crate) async fn serves(client: &Client, kind: Kind) -> Result<Option<&'stati
                     return Ok(Some(version));
                 }
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error).context("asking which kinds there are"),
+            Err(kube::Error::Api(status)) if is_absent(&status) => {}
+            Err(error) => return Err(told(error)).context("asking which kinds there are"),
         }
     }
     Ok(None)
@@ -146,6 +170,7 @@ async fn sandbox_url(client: Client) -> Result<String> {
     let found = Api::<ConfigMap>::namespaced(client, namespace)
         .get_opt(name)
         .await
+        .map_err(told)
         .context("asking the Kubernetes API")?;
     let data = found.and_then(|map| map.data).unwrap_or_default();
     let url = data.get("admin").ok_or_else(|| anyhow!("the API does not say where the admin port is (ConfigMap {namespace}/{name}): name it with --admin URL"))?;
@@ -187,4 +212,44 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::Full;
+    use kube::client::Body;
+
+    use super::*;
+
+    fn client(code: u16, kind: &'static str, text: &'static str) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let answer = move |_: http::Request<Body>| async move {
+            let response = http::Response::builder().status(code).header("content-type", kind);
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap())
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    /// An API server's answer to a path of a group that it does not have is no status object.
+    #[tokio::test]
+    async fn a_group_that_the_api_does_not_have_is_a_kind_that_it_does_not_serve() {
+        let client = client(404, "text/plain", "404 page not found\n");
+        assert_eq!(serves(&client, Kind::Gateway).await.unwrap(), None);
+        assert!(crate::status::list(&client, Kind::Gateway).await.unwrap().is_empty());
+        assert!(leases(&client).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_has_not_the_right_is_told_so_in_the_apis_words() {
+        let status = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "it is forbidden",
+                         "reason": "Forbidden", "code": 403}"#;
+        let client = client(403, "application/json", status);
+        let told = |error: anyhow::Error| format!("{error:#}");
+        assert_eq!(told(leases(&client).await.unwrap_err()), "listing leases: it is forbidden (403)");
+        let error = crate::status::list(&client, Kind::Gateway).await.unwrap_err();
+        assert_eq!(error.downcast_ref::<Refused>().unwrap().code, 403);
+        assert_eq!(told(error), "listing gateways: it is forbidden (403)");
+    }
 }

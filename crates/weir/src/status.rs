@@ -59,8 +59,10 @@ pub(crate) async fn served(client: &Client, kind: Kind) -> Result<Option<(ApiRes
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
         match api.list(&ListParams::default()).await {
             Ok(objects) => return Ok(Some((resource, objects.items))),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error).with_context(|| format!("listing {}", kind.plural())),
+            Err(kube::Error::Api(status)) if client::is_absent(&status) => {}
+            Err(error) => {
+                return Err(client::told(error)).with_context(|| format!("listing {}", kind.plural()));
+            }
         }
     }
     Ok(None)
