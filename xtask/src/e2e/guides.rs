@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
-use super::{Run, crowd, faults, managed, tenants};
+use super::{Run, clients, crowd, faults, managed, tenants};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
@@ -67,6 +67,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     run.scenario("operator", operator)?;
     run.scenario("managed", managed)?;
     run.scenario("tenants", tenants_apart)?;
+    run.scenario("clients", clients_ask)?;
     run.scenario("crowd", many)?;
     run.scenario("faults", parts_end)
 }
@@ -310,6 +311,26 @@ fn managed(run: &Run<'_>) -> Result<()> {
     run.install(line, "kong-operator", "kong-system")?;
     managed::asked_for(run)?;
     run.uninstall("kong-operator", "kong-system", &before)
+}
+
+/// Not a guide: what people look at when something is wrong.
+fn clients_ask(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    run.install_kinds(Crds::Current)?;
+    let before = Inventory::take(cluster)?;
+    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    let files = ["gateway-v1.yaml", "echo-services.yaml", "httproute.yaml"];
+    for file in files {
+        cluster.does(&format!("kubectl apply -f examples/kic/{file} -n kong"))?;
+    }
+    run.wait_deployments(&["echo", "echo2"], "kong")?;
+    run.wait_gateway("kong")?;
+    run.wait_route("echo", "kong")?;
+    clients::ask(run)?;
+    cluster
+        .does("kubectl delete -n kong -f examples/kic/httproute.yaml -f examples/kic/echo-services.yaml")?;
+    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
+    run.uninstall("kong", "kong", &before)
 }
 
 /// Not a guide: what many objects and data planes cost.

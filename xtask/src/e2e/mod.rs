@@ -9,10 +9,12 @@
 //! | [`guides`] | the guides, line by line, and their counts |
 //! | [`faults`] | what is ended under load |
 //! | [`managed`] | what may be asked of a Gateway's own data plane |
+//! | [`clients`] | what `weir status` and its like have to say |
 //! | [`tenants`] | what a tenant tries and must not have |
 //! | [`crowd`] | what many routes, changing endpoints and many data planes cost |
 //! | [`load`] | the load, and what it may meet |
 
+mod clients;
 mod crowd;
 mod faults;
 mod guides;
@@ -69,6 +71,8 @@ struct Run<'a> {
     crds: PathBuf,
     /// Where this run keeps its files.
     folder: PathBuf,
+    /// The image `weir:dev`.
+    image: PathBuf,
     /// The program that sends steady traffic.
     steady: PathBuf,
     options: &'a Options,
@@ -101,7 +105,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             cluster.load(&archive)?;
         }
     }
-    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, folder, steady, options };
+    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, folder, image, steady, options };
     let tried = guides::all(&run);
     if let Err(error) = &tried {
         println!("    {error:#}");

@@ -1,0 +1,210 @@
+//! `weir status`, `split`, `snapshot` and `check` by a kubeconfig, and as a plugin of `kubectl`.
+//!
+//! Owns what each of them has to say of a cluster in which all is well, and of one in which a route and a Gateway are wrong. The program
+//! is the image's own, so that what is asked and what answers are of one release.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Run;
+use super::guides::CHART;
+use crate::step;
+
+/// How many requests are counted.
+const REQUESTS: u64 = 200;
+
+/// A route to nothing, and a Gateway that no node can have.
+const WRONG: &str = include_str!("misplaced.yaml");
+
+struct Clients<'a> {
+    run: &'a Run<'a>,
+    /// Folder with `weir` and `kubectl-weir`.
+    programs: PathBuf,
+}
+
+/// With the release `kong` in the namespace `kong`, where the guide's Gateway, Services and route are, and nothing was asked yet.
+pub(super) fn ask(run: &Run<'_>) -> Result<()> {
+    let clients = Clients { run, programs: programs(&run.image, &run.folder)? };
+    clients.all_is_well()?;
+    clients.counts()?;
+    clients.contents()?;
+    clients.as_a_plugin()?;
+    clients.what_is_wrong()?;
+    clients.without_rights()?;
+    clients.chart()
+}
+
+/// The program out of the image, under both of its names.
+fn programs(image: &Path, folder: &Path) -> Result<PathBuf> {
+    let programs = folder.join("programs");
+    let line = "rm -rf \"$1\" && mkdir -p \"$1/layers\" && tar -xf \"$0\" -C \"$1/layers\" blobs \
+                && for layer in \"$1\"/layers/blobs/sha256/*; do tar -xzf \"$layer\" -C \"$1\" weir 2>/dev/null || true; done \
+                && rm -r \"$1/layers\" && ln \"$1/weir\" \"$1/kubectl-weir\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", line]).arg(image).arg(&programs);
+    step::run("the image's program", &mut command)?;
+    Ok(programs)
+}
+
+impl Clients<'_> {
+    /// A line with the programs first in the path.
+    fn line(&self, line: &str) -> String {
+        format!("PATH={}:$PATH; {line}", self.programs.display())
+    }
+
+    fn prints(&self, line: &str) -> Result<String> {
+        let printed = self.run.cluster.does(&self.line(line))?;
+        for line in printed.lines() {
+            println!("      {line}");
+        }
+        Ok(printed)
+    }
+
+    /// What a line that has to end with 1 prints.
+    fn finds(&self, line: &str) -> Result<String> {
+        let printed = self.prints(&format!("set +e; {line} 2>&1; echo \"ended with $?\""))?;
+        let before = printed.strip_suffix("ended with 1\n");
+        Ok(before.with_context(|| format!("{line} found nothing:\n{printed}"))?.to_owned())
+    }
+
+    fn all_is_well(&self) -> Result<()> {
+        let status = self.prints("weir status")?;
+        has_row(&status, &["Gateway", "kong/kong", "Programmed"])?;
+        has_row(&status, &["HTTPRoute", "kong/echo", "Accepted"])?;
+        let check = self.prints("weir check")?;
+        for wanted in ["leads (Lease kong/kong-weir-leader", "is ready", "Gateway kong/kong is programmed"] {
+            ensure!(check.contains(wanted), "no {wanted:?} in\n{check}");
+        }
+        ensure!(!check.contains("BAD"), "{check}");
+        self.prints("weir check kong/kong").map(drop)
+    }
+
+    /// The counts of what was asked for are those of the route's backends, each of the rule's half.
+    fn counts(&self) -> Result<()> {
+        let rows = |split: &str| -> Vec<(String, String)> {
+            let backend = |name: &str, row: &str| {
+                let words: Vec<&str> = row.split_whitespace().collect();
+                let at = words.iter().position(|word| *word == name)?;
+                // BACKEND, WEIGHT, SHARE and its %, SERVED
+                Some((words.get(at + 1)?.to_string(), words.get(at + 4)?.to_string()))
+            };
+            ["kong/echo:80", "kong/echo2:80"]
+                .iter()
+                .filter_map(|name| split.lines().find_map(|row| backend(name, row)))
+                .collect()
+        };
+        let told = |served: u64| vec![("1".to_owned(), served.to_string()); 2];
+        let split = self.prints("weir split")?;
+        ensure!(rows(&split) == told(0), "before the first request: {:?}", rows(&split));
+        let ask = format!(
+            "curl -s -f -o /dev/null \"http://$(kubectl get svc -n kong kong-gateway-proxy \
+             -o jsonpath='{{.status.loadBalancer.ingress[0].ip}}')/echo/hostname?[1-{REQUESTS}]\""
+        );
+        self.run.cluster.does(&ask)?;
+        let asked = self.line("weir split");
+        self.run.cluster.until(&asked, |split| rows(split) == told(REQUESTS / 2)).map(drop)
+    }
+
+    /// What the shared data plane has is what it is to have.
+    fn contents(&self) -> Result<()> {
+        let snapshot = self.prints("weir snapshot kong/kong-gateway-proxy")?;
+        let row =
+            snapshot.lines().find(|row| row.starts_with("kong/kong-gateway-proxy ")).unwrap_or_default();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        // DATA PLANE, RESOURCES, NEWEST, POD, READY, RUNS, WAITING, REJECTED
+        ensure!(words.len() == 8 && words[3].starts_with("kong-gateway-proxy-"), "{snapshot}");
+        ensure!(words[4] == "yes" && words[5] == words[2] && words[6..] == ["0", "0"], "{snapshot}");
+        let entries = snapshot.lines().skip_while(|row| !row.starts_with("KIND")).skip(1);
+        let entries = entries.filter(|row| !row.trim().is_empty()).count().to_string();
+        ensure!(entries == words[1] && entries != "0", "{entries} resources:\n{snapshot}");
+        let none = self.finds("weir snapshot kong/none")?;
+        ensure!(none.contains("there is no data plane kong/none"), "{none}");
+        Ok(())
+    }
+
+    fn as_a_plugin(&self) -> Result<()> {
+        let line = "diff <(weir status) <(kubectl weir status) && diff <(weir snapshot) <(kubectl weir snapshot) && kubectl weir check";
+        self.prints(line)?;
+        let named = "unset KUBECONFIG; HOME=/nonexistent; weir status --kubeconfig";
+        let kubeconfig = self.run.cluster.shell("echo -n \"$KUBECONFIG\"")?;
+        has_row(&self.prints(&format!("{named} {kubeconfig}"))?, &["Gateway", "kong/kong", "Programmed"])
+    }
+
+    fn what_is_wrong(&self) -> Result<()> {
+        let manifest = self.run.folder.join("misplaced.yaml");
+        std::fs::write(&manifest, WRONG).context("writing the objects")?;
+        let cluster = self.run.cluster;
+        cluster.does(&format!("kubectl apply -f {}", manifest.display()))?;
+        let line = self.line("weir status || true");
+        let is_told = |status: &str| {
+            status.contains("ResolvedRefs=False BackendNotFound") && status.contains("kong/unplaced")
+        };
+        cluster.until(&line, is_told).context("what is wrong is told")?;
+        let status = self.finds("weir status")?;
+        has_row(&status, &["HTTPRoute", "kong/nowhere", "BackendNotFound"])?;
+        let line = self.line("weir check kong/unplaced || true");
+        let check = cluster.until(&line, |check| check.contains("not scheduled: ")).context("why it is")?;
+        let told = ["Gateway kong/unplaced: ", "pod kong/weir-unplaced-"];
+        ensure!(told.iter().all(|wanted| check.contains(wanted)), "{check}");
+        self.finds("weir check kong/unplaced")?;
+        self.prints("weir check kong/kong")?;
+        let none = self.finds("weir check kong/none")?;
+        ensure!(none.contains("BAD  there is no Gateway kong/none"), "{none}");
+        cluster.does(&format!("kubectl delete -f {}", manifest.display()))?;
+        let gone = "kubectl get deployments -n kong weir-unplaced --ignore-not-found";
+        cluster.until(gone, str::is_empty).map(drop)
+    }
+
+    /// Who may read nothing is told what, and by whom.
+    fn without_rights(&self) -> Result<()> {
+        let line = "F=$(mktemp) && cp $KUBECONFIG $F && export KUBECONFIG=$F \
+                    && kubectl config set-credentials nobody --token=$(kubectl create token default -n default) >/dev/null \
+                    && kubectl config set-context --current --user=nobody >/dev/null";
+        let check = self.finds(&format!("{line}; weir check"))?;
+        for wanted in ["the Leases of Weir's controllers cannot be read", "Gateways cannot be read"] {
+            ensure!(check.contains(wanted), "no {wanted:?} in\n{check}");
+        }
+        for (command, kind) in [("status", "gateways"), ("split", "leases"), ("snapshot", "leases")] {
+            let said = self.finds(&format!("{line}; weir {command}"))?;
+            let named = format!("weir: listing {kind}: {kind}.");
+            ensure!(said.starts_with(&named) && said.lines().count() == 1, "no {named:?}: {said}");
+        }
+        Ok(())
+    }
+
+    /// What the chart renders, in the ways in which it is installed, is what the API takes.
+    fn chart(&self) -> Result<()> {
+        for values in CHARTS {
+            let line = format!(
+                "F=$(mktemp) && helm template other {CHART} -n default {values} >$F \
+                 && kubectl apply -n default --dry-run=server -f $F >$F.taken && grep -c '^kind:' $F && wc -l <$F.taken"
+            );
+            let counts = self.run.cluster.does(&line)?;
+            let same: Vec<&str> = counts.lines().map(str::trim).collect();
+            ensure!(same.len() == 2 && same[0] == same[1], "{values}: rendered and taken: {same:?}");
+        }
+        let refused =
+            self.finds(&format!("helm template other {CHART} --set controler.replicas=1 >/dev/null"))?;
+        ensure!(refused.contains("controler"), "{refused}");
+        Ok(())
+    }
+}
+
+/// Values that render other objects.
+const CHARTS: &[&str] = &[
+    "",
+    "--set gatewayProxy.replicas=3,gatewayProxy.autoscaling.enabled=true,takeOver=true",
+    "--set gatewayProxy.enabled=false,networkPolicy.enabled=false,podDisruptionBudget.enabled=false",
+    "--set watchNamespaces={kong}",
+];
+
+/// A row that begins with the first two words, and has the third.
+fn has_row(table: &str, words: &[&str; 3]) -> Result<()> {
+    let [kind, name, state] = words;
+    let is_row = |row: &&str| row.split_whitespace().take(2).eq([*kind, *name]);
+    let row = table.lines().find(is_row).with_context(|| format!("no {kind} {name} in\n{table}"))?;
+    ensure!(row.contains(state), "not {state}: {row}");
+    Ok(())
+}
