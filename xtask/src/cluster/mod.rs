@@ -181,6 +181,15 @@ impl Cluster {
         command
     }
 
+    /// A program, where the cluster's addresses are reachable; it is given what arguments the command is.
+    pub(crate) fn inside(&self, program: &Path) -> Command {
+        let mut command = Command::new("bash");
+        let enter = self.enter.as_deref().unwrap_or_default();
+        command.args(["-c", &format!("exec {enter} \"$0\" \"$@\"")]).arg(program);
+        command.current_dir(&self.root).envs(self.variables());
+        command
+    }
+
     /// What a line prints; an error has what it said.
     pub(crate) fn shell(&self, line: &str) -> Result<String> {
         let output = self.command(line).output().with_context(|| format!("{line} did not start"))?;

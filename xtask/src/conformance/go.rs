@@ -1,13 +1,17 @@
 //! The Go programs under `conformance/`: whether Go is there, and building them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::step;
+
+/// The suite's module, at the release that `conformance/go.mod` pins.
+const MODULE: &str = "sigs.k8s.io/gateway-api/conformance";
 
 /// What to tell who has no Go; None where it is there.
 pub(crate) fn missing() -> Option<&'static str> {
@@ -33,6 +37,43 @@ pub(super) fn build_suite(root: &Path, folder: &Path) -> Result<PathBuf> {
         step::run("build the suite", &mut build)?;
     }
     Ok(built)
+}
+
+/// The program of the suite's backends, static, built from the suite's own module.
+pub(super) fn build_echo(root: &Path, folder: &Path) -> Result<PathBuf> {
+    let program = folder.join("echo-basic");
+    let mut build = Command::new("go");
+    build.current_dir(root.join("conformance")).env("CGO_ENABLED", "0");
+    build.args(["build", "-trimpath", "-o"]).arg(&program).arg(format!("{MODULE}/echo-basic"));
+    step::run("build echo-basic", &mut build)?;
+    Ok(program)
+}
+
+/// The images that the suite's manifests name, each once.
+pub(super) fn images(root: &Path) -> Result<Vec<String>> {
+    let mut go = Command::new("go");
+    go.current_dir(root.join("conformance")).args(["list", "-m", "-f", "{{.Dir}}", MODULE]);
+    let output = go.output().context("go did not start")?;
+    ensure!(output.status.success(), "go list: {}", String::from_utf8_lossy(&output.stderr));
+    let module = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    let mut names = BTreeSet::new();
+    for folder in ["base", "tests"].map(|name| module.join(name)) {
+        for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") && !is_of_meshes(&path) {
+                let text = fs::read_to_string(&path)?;
+                let named = text
+                    .lines()
+                    .filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("image:"));
+                names.extend(named.map(|name| name.trim().to_owned()));
+            }
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
+fn is_of_meshes(manifest: &Path) -> bool {
+    manifest.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mesh"))
 }
 
 /// Whether `built` is there and newer than every file of `sources` itself.

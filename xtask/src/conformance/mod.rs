@@ -1,12 +1,15 @@
-//! `cargo xtask conformance`: the official Gateway API conformance suite, unchanged, against a sandbox of its own.
+//! `cargo xtask conformance`: the official Gateway API conformance suite, unchanged, against a sandbox of its own, or with
+//! `--cluster` in a real cluster, where the chart is installed and the suite's own images run.
 //!
-//! Owns: building both programs, the sandbox's life, the bounds of a run, the judgement. The judge is the stream of events
+//! Owns: building both programs, the life of the sandbox or the installation, the bounds of a run, the judgement. The judge is the stream of events
 //! of `go test`, one for each test; the suite's own report counts parallel tests before they have run, so that it is
 //! written only for a run that held as a whole.
 //! Deliberately absent: any selection of tests that is not asked for, and any tolerance for failures.
 
 mod catalogue;
 pub(crate) mod go;
+mod installed;
+mod place;
 mod run;
 mod sandbox;
 mod verdict;
@@ -19,17 +22,17 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::step;
+use crate::cluster::Where;
+use crate::step::{self, LEFT_OUT};
 use catalogue::Catalogue;
+use installed::Installed;
+use place::{Place, StaticAddresses};
 use run::Run;
 use sandbox::Sandbox;
 use verdict::Verdict;
 
 /// The profiles that `.ci/run` holds: every test that the GatewayClass claims the features of passes.
 const HELD: &[Profile] = &Profile::ALL;
-
-/// An address on no interface. Source: RFC 5737.
-const UNUSABLE_ADDRESS: &str = "192.0.2.1";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -82,9 +85,22 @@ pub(crate) struct Options {
     /// Minutes that one round may take.
     #[arg(long, default_value_t = 45)]
     minutes: u64,
-    /// Takes the API server of this kubeconfig instead of a sandbox.
+    /// Takes the API server of this kubeconfig instead of a sandbox; with --cluster it says which cluster.
     #[arg(long, value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
+    /// In a real cluster, where the chart is installed and the backends are the suite's own program: that of --kubeconfig, or the one
+    /// that the command in WEIR_E2E_UP brings up.
+    #[arg(long, conflicts_with = "unrelated_routes")]
+    cluster: bool,
+    /// An image as `cargo xtask image` makes it, named weir:dev, for the cluster (default: it is made around what cargo builds).
+    #[arg(long, value_name = "PATH", requires = "cluster")]
+    image: Option<PathBuf>,
+    /// Cargo's profile for that image.
+    #[arg(long, value_name = "PROFILE", default_value = "release")]
+    build: String,
+    /// Leave the cluster up that was brought up, and what was installed in it.
+    #[arg(long, requires = "cluster")]
+    keep: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -130,7 +146,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     if let Some(missing) = go::missing() {
         bail!("{missing}");
     }
-    let profiles = options.profiles();
     let folder = step::target_folder(root).join("conformance");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let suite = go::build_suite(root, &folder)?;
@@ -142,71 +157,103 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     for test in &options.run {
         ensure!(catalogue.has(test), "the suite has no test {test}; --list shows those that it has");
     }
-    let sandbox = match &options.kubeconfig {
-        Some(_) => None,
-        None => {
-            step::run("build weir", step::cargo(root).args(["build", "--package", "weir"]))?;
-            let weir = step::target_folder(root).join("debug/weir");
-            Some(Sandbox::start(&weir, &folder, options.channel.name(), options.procs)?)
-        }
-    };
-    let report = folder.join("report.yaml");
-    let seed = options.shuffle.map(|seed| seed.unwrap_or_else(drawn_seed));
-    let kubeconfig = options.kubeconfig.as_deref().or(sandbox.as_ref().map(|it| it.kubeconfig.as_path()));
-    for round in 1..=options.rounds {
-        if round > 1 {
-            wait_for_the_namespaces_end(kubeconfig)?;
-        }
-        let mut arguments = options.arguments(&profiles, &catalogue, sandbox.as_ref())?;
-        // The next round's order is another one, and can be had again by its own seed.
-        arguments.extend(seed.map(|seed| format!("-shuffle={}", u64::from(seed) + u64::from(round) - 1)));
-        if options.report {
-            let _ = fs::remove_file(&report);
-            arguments.extend(options.report_arguments(root, &report)?);
-        }
-        println!("==> round {round} of {}: {}", options.rounds, arguments.join(" "));
-        let run = Run {
-            suite: &suite,
-            kubeconfig,
-            arguments,
-            procs: options.procs,
-            limit: Duration::from_secs(options.minutes * 60),
-            events: folder.join("events.json"),
-        };
-        let started = Instant::now();
-        let outcome = run.to_end()?;
-        let verdict = Verdict::of(&catalogue, &profiles, &options.run, options.channel, &outcome);
-        verdict.print(&outcome);
-        println!("round {round} took {:.1} s", started.elapsed().as_secs_f64());
-        verdict.judge(options.strict)?;
+    let Some(place) = options.place(root, &folder)? else { return Ok(()) };
+    let held = options.rounds(root, &folder, &suite, &catalogue, &place);
+    if let Place::Cluster(installed) = &place
+        && held.is_err()
+    {
+        installed.cluster.tell();
     }
-    if options.report {
-        keep_report(root, &report, options.channel)?;
-    }
-    Ok(())
-}
-
-/// The suite deletes its namespaces and does not wait: what it makes next in one that is ending is refused.
-fn wait_for_the_namespaces_end(kubeconfig: Option<&Path>) -> Result<()> {
-    let kubectl = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new("kubectl");
-        if let Some(kubeconfig) = kubeconfig {
-            command.arg("--kubeconfig").arg(kubeconfig);
-        }
-        let output = command.args(arguments).output().context("running kubectl")?;
-        ensure!(output.status.success(), "kubectl: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let all = kubectl(&["get", "namespaces", "--output=name"])?;
-    let ending: Vec<&str> =
-        all.lines().filter(|name| name.starts_with("namespace/gateway-conformance-")).collect();
-    if !ending.is_empty() {
-        kubectl(&[&["wait", "--for=delete", "--timeout=120s"], ending.as_slice()].concat())?;
-    }
-    Ok(())
+    held?;
+    place.end(options.keep)
 }
 
 impl Options {
+    /// None where it was announced that this machine has no cluster.
+    fn place(&self, root: &Path, folder: &Path) -> Result<Option<Place>> {
+        if self.cluster {
+            return match Where::find(root, self.kubeconfig.as_deref()) {
+                Ok(place) => {
+                    let installed = Installed::start(root, folder, place, self)?;
+                    Ok(Some(Place::Cluster(Box::new(installed))))
+                }
+                Err(missing) => {
+                    println!("{LEFT_OUT}the conformance suite in a real cluster: {missing:#}");
+                    ensure!(!self.strict, "left out, a failure with --strict");
+                    Ok(None)
+                }
+            };
+        }
+        if let Some(path) = &self.kubeconfig {
+            return Ok(Some(Place::There(path.clone())));
+        }
+        step::run("build weir", step::cargo(root).args(["build", "--package", "weir"]))?;
+        let weir = step::target_folder(root).join("debug/weir");
+        Ok(Some(Place::Sandbox(Sandbox::start(&weir, folder, self.channel.name(), self.procs)?)))
+    }
+
+    /// How a report calls the place.
+    fn mode(&self) -> &'static str {
+        if self.cluster { "cluster" } else { "default" }
+    }
+
+    fn rounds(
+        &self,
+        root: &Path,
+        folder: &Path,
+        suite: &Path,
+        catalogue: &Catalogue,
+        place: &Place,
+    ) -> Result<()> {
+        let profiles = self.profiles();
+        let report = folder.join("report.yaml");
+        let seed = self.shuffle.map(|seed| seed.unwrap_or_else(drawn_seed));
+        let addresses = place.addresses()?;
+        for round in 1..=self.rounds {
+            if round > 1 {
+                place.wait_for_the_namespaces_end()?;
+            }
+            let mut arguments = self.arguments(&profiles, catalogue);
+            if let Some(StaticAddresses { usable, unusable }) = addresses {
+                arguments.push(format!("-usable-address={usable}"));
+                arguments.push(format!("-unusable-address={unusable}"));
+            }
+            // The next round's order is another one, and can be had again by its own seed.
+            arguments.extend(seed.map(|seed| format!("-shuffle={}", u64::from(seed) + u64::from(round) - 1)));
+            if self.report {
+                let _ = fs::remove_file(&report);
+                arguments.extend(self.report_arguments(root, &report)?);
+            }
+            println!("==> round {round} of {}: {}", self.rounds, arguments.join(" "));
+            let run = Run {
+                suite: place.suite(suite),
+                arguments,
+                procs: self.procs,
+                limit: Duration::from_secs(self.minutes * 60),
+                events: folder.join("events.json"),
+            };
+            let started = Instant::now();
+            let outcome = run.finish()?;
+            let verdict = Verdict::of(catalogue, &profiles, &self.run, self.channel, &outcome);
+            verdict.print(&outcome);
+            println!("round {round} took {:.1} s", started.elapsed().as_secs_f64());
+            verdict.judge(self.strict)?;
+        }
+        if self.report {
+            self.keep_report(root, &report)?;
+        }
+        Ok(())
+    }
+
+    fn keep_report(&self, root: &Path, report: &Path) -> Result<()> {
+        let text = fs::read_to_string(report).context("the suite wrote no report")?;
+        let name = format!("{}-{}-report.yaml", self.channel.name(), self.mode());
+        let kept = root.join("conformance/reports").join(name);
+        fs::write(&kept, text).with_context(|| format!("writing {}", kept.display()))?;
+        println!("report: {}", kept.display());
+        Ok(())
+    }
+
     fn profiles(&self) -> Vec<Profile> {
         match (self.held, self.profile.is_empty()) {
             (true, _) => HELD.to_vec(),
@@ -216,12 +263,7 @@ impl Options {
     }
 
     /// The suite's flags.
-    fn arguments(
-        &self,
-        profiles: &[Profile],
-        catalogue: &Catalogue,
-        sandbox: Option<&Sandbox>,
-    ) -> Result<Vec<String>> {
+    fn arguments(&self, profiles: &[Profile], catalogue: &Catalogue) -> Vec<String> {
         let names: Vec<_> = profiles.iter().map(|profile| profile.name()).collect();
         let mut arguments = vec![format!("-conformance-profiles={}", names.join(","))];
         let all = format!("-exempt-features={}", catalogue.mesh_features.join(","));
@@ -241,11 +283,7 @@ impl Options {
         if let Some(parallel) = self.parallel {
             arguments.push(format!("-test.parallel={parallel}"));
         }
-        if let Some(sandbox) = sandbox {
-            arguments.push(format!("-usable-address={}", sandbox.spare_address()?));
-            arguments.push(format!("-unusable-address={UNUSABLE_ADDRESS}"));
-        }
-        Ok(arguments)
+        arguments
     }
 
     /// Who is reported, and at which commit.
@@ -259,6 +297,7 @@ impl Options {
         let commit = git(root, &["rev-parse", "--short=12", "HEAD"])?;
         let mut arguments = vec![
             format!("-report-output={}", report.display()),
+            format!("-mode={}", self.mode()),
             "-organization=weir".to_owned(),
             "-project=weir".to_owned(),
             format!("-url={}", self.url),
@@ -282,12 +321,4 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
         Command::new("git").current_dir(root).args(arguments).output().context("git did not start")?;
     ensure!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
-fn keep_report(root: &Path, report: &Path, channel: Channel) -> Result<()> {
-    let text = fs::read_to_string(report).context("the suite wrote no report")?;
-    let kept = root.join(format!("conformance/reports/{}-default-report.yaml", channel.name()));
-    fs::write(&kept, text).with_context(|| format!("writing {}", kept.display()))?;
-    println!("report: {}", kept.display());
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -18,9 +18,9 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Lines of output kept for each test.
 const LINES: usize = 60;
 
-pub(super) struct Run<'a> {
-    pub(super) suite: &'a Path,
-    pub(super) kubeconfig: Option<&'a Path>,
+pub(super) struct Run {
+    /// The suite's program, as it reaches what it tests.
+    pub(super) suite: Command,
     pub(super) arguments: Vec<String>,
     /// GOMAXPROCS; None for what the machine has.
     pub(super) procs: Option<u16>,
@@ -47,22 +47,19 @@ pub(super) struct Outcome {
     pub(super) exited_well: bool,
 }
 
-impl Run<'_> {
-    pub(super) fn to_end(&self) -> Result<Outcome> {
-        let mut command = Command::new(self.suite);
+impl Run {
+    pub(super) fn finish(self) -> Result<Outcome> {
+        let mut command = self.suite;
         command
             .args(["-test.v=test2json", "-test.paniconexit0"])
             .arg(format!("-test.timeout={}s", self.limit.as_secs()))
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        if let Some(kubeconfig) = self.kubeconfig {
-            command.env("KUBECONFIG", kubeconfig);
-        }
         if let Some(procs) = self.procs {
             command.env("GOMAXPROCS", procs.to_string());
         }
-        let mut suite = command.spawn().with_context(|| format!("{} did not start", self.suite.display()))?;
+        let mut suite = command.spawn().context("the suite did not start")?;
         let output = suite.stdout.take().context("no output of the suite")?;
         let mut converter = Command::new("go")
             .args(["tool", "test2json", "-t"])
