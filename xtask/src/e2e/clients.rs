@@ -179,7 +179,7 @@ impl Clients<'_> {
         for values in CHARTS {
             let line = format!(
                 "F=$(mktemp) && helm template other {CHART} -n default {values} >$F \
-                 && kubectl apply -n default --dry-run=server -f $F >$F.taken && grep -c '^kind:' $F && wc -l <$F.taken"
+                 && kubectl apply --dry-run=server -f $F >$F.taken && grep -c '^kind:' $F && wc -l <$F.taken"
             );
             let counts = self.run.cluster.does(&line)?;
             let same: Vec<&str> = counts.lines().map(str::trim).collect();
