@@ -92,6 +92,6 @@ func (a *api) patch(path string, change any) error {
 	return a.call(http.MethodPatch, path, "application/merge-patch+json", change)
 }
 
-func (a *api) deleteAll(collection, labelled string) error {
-	return a.call(http.MethodDelete, collection+"?labelSelector="+labelled, "application/json", map[string]any{})
+func (a *api) remove(path string) error {
+	return a.call(http.MethodDelete, path, "application/json", map[string]any{})
 }

@@ -83,15 +83,16 @@ func gather(namespace, gateway string, routes, endpoints int) {
 	})
 }
 
-// disperse takes them all away.
-func disperse(namespace string) {
+// disperse takes them all away, one by one: of so many at once the API server gives up after its time.
+func disperse(namespace string, routes, endpoints int) {
 	api := openAPI()
 	defer api.end()
-	for _, collection := range []string{routesOf(namespace), slicesOf(namespace), servicesOf(namespace)} {
-		if err := api.deleteAll(collection, crowd); err != nil {
-			log.Fatal(err)
-		}
+	away := func(collection string) func(at int) error {
+		return func(at int) error { return api.remove(fmt.Sprintf("%s/crowd-%d", collection, at)) }
 	}
+	together(routes, away(routesOf(namespace)))
+	together(endpoints/each, away(slicesOf(namespace)))
+	together(endpoints/each, away(servicesOf(namespace)))
 }
 
 func together(number int, make func(at int) error) {

@@ -8,7 +8,7 @@
 //	steady gather NAMESPACE GATEWAY ROUTES ENDPOINTS    makes HTTPRoutes, Services and EndpointSlices
 //	steady churn NAMESPACE ENDPOINTS N                  changes N EndpointSlices a second until standard input ends; prints how many
 //	steady edit NAMESPACE N ADDRESS...                  edits weights N times; prints as JSON when data planes did so
-//	steady disperse NAMESPACE                           deletes them
+//	steady disperse NAMESPACE ROUTES ENDPOINTS          deletes them
 package main
 
 import (
@@ -33,8 +33,8 @@ func main() {
 		churn(arguments[0], number(arguments[1]), number(arguments[2]))
 	case command == "edit" && len(arguments) > 2:
 		edit(arguments[0], number(arguments[1]), arguments[2:])
-	case command == "disperse" && len(arguments) == 1:
-		disperse(arguments[0])
+	case command == "disperse" && len(arguments) == 3:
+		disperse(arguments[0], number(arguments[1]), number(arguments[2]))
 	default:
 		usage()
 	}

@@ -259,6 +259,9 @@ impl Crowd<'_> {
         self.run.cluster.does(&line)?;
         let status = format!("rollout status deployment/{}-gateway-proxy --timeout=300s", self.release);
         self.run.cluster.does(&self.kubectl(&status))?;
+        // Those that were there before have gone.
+        let pods = self.kubectl(&format!("get pods -l {SHARED} -o name"));
+        self.run.cluster.until(&pods, |names| names.lines().count() == planes)?;
         self.tell_costs(&format!("with {planes} data planes"))
     }
 
@@ -284,7 +287,8 @@ impl Crowd<'_> {
 
     fn end(&self) -> Result<()> {
         self.scale(1)?;
-        self.steady(&format!("disperse {}", self.namespace))?;
+        let Measure { routes, endpoints, .. } = self.measure;
+        self.steady(&format!("disperse {} {routes} {endpoints}", self.namespace))?;
         self.run.cluster.does(&self.kubectl(&format!("delete -f {}", self.manifests().display())))?;
         self.run
             .cluster
