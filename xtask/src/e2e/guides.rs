@@ -68,7 +68,10 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     run.scenario("managed", managed)?;
     run.scenario("tenants", tenants_apart)?;
     run.scenario("clients", clients_ask)?;
-    run.scenario("crowd", many)?;
+    // Minutes that say little of a change: at full length, or when asked for.
+    if run.options.long || run.options.only.is_some() {
+        run.scenario("crowd", many)?;
+    }
     run.scenario("faults", parts_end)
 }
 
