@@ -1,4 +1,5 @@
-//! The conformance reports are of runs that held: of each channel one, every profile in it, nothing failed or skipped.
+//! The conformance reports are of runs that held: of each channel one in a sandbox, and one in a real cluster; every profile in each,
+//! nothing failed or skipped.
 //!
 //! Deliberately absent: whether today's code would have the same; a run tells that.
 
@@ -11,22 +12,32 @@ use super::{Context, Report};
 
 const PROFILES: usize = 5;
 
+/// Channel and mode of each, and what makes it anew.
+const KEPT: [(&str, &str, &str); 3] = [
+    ("standard", "default", "--report --channel standard"),
+    ("experimental", "default", "--report"),
+    ("experimental", "cluster", "--report --cluster"),
+];
+
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
-    for channel in ["standard", "experimental"] {
-        let path = format!("conformance/reports/{channel}-default-report.yaml");
+    for (channel, mode, options) in KEPT {
+        let path = format!("conformance/reports/{channel}-{mode}-report.yaml");
         let text = fs::read_to_string(context.root.join(&path)).unwrap_or_default();
         let kept: Value = serde_saphyr::from_str(&text).unwrap_or_default();
-        for wrong in wrong(&kept, channel) {
-            report.finding(format!("{path}: {wrong}; make it anew with `cargo xtask conformance --report`"));
+        for wrong in wrong(&kept, channel, mode) {
+            report.finding(format!("{path}: {wrong}; make it anew with `cargo xtask conformance {options}`"));
         }
     }
     Ok(())
 }
 
-fn wrong(report: &Value, channel: &str) -> Vec<String> {
+fn wrong(report: &Value, channel: &str, mode: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if report["kind"] != "ConformanceReport" || report["gatewayAPIChannel"] != channel {
         wrong.push(format!("it is no report of the {channel} channel"));
+    }
+    if report["mode"] != mode {
+        wrong.push(format!("it is no report of the mode {mode}"));
     }
     if report["date"].as_str().is_none_or(str::is_empty) {
         wrong.push("it has no date".to_owned());
@@ -66,6 +77,7 @@ mod tests {
         json!({
             "kind": "ConformanceReport",
             "gatewayAPIChannel": "standard",
+            "mode": "default",
             "date": "2026-01-01T00:00:00Z",
             "implementation": { "version": "0.1.0+0123456789ab" },
             "profiles": vec![profile; PROFILES],
@@ -74,8 +86,9 @@ mod tests {
 
     #[test]
     fn only_a_report_of_a_run_that_held_is_good() {
-        assert_eq!(wrong(&report(), "standard"), [""; 0]);
-        assert_eq!(wrong(&report(), "experimental").len(), 1);
+        assert_eq!(wrong(&report(), "standard", "default"), [""; 0]);
+        assert_eq!(wrong(&report(), "experimental", "default").len(), 1);
+        assert_eq!(wrong(&report(), "standard", "cluster").len(), 1);
         for (pointer, value) in [
             ("/date", json!("")),
             ("/implementation/version", json!("0.1.0")),
@@ -87,8 +100,8 @@ mod tests {
         ] {
             let mut report = report();
             *report.pointer_mut(pointer).unwrap() = value;
-            assert_eq!(wrong(&report, "standard").len(), 1, "{pointer}");
+            assert_eq!(wrong(&report, "standard", "default").len(), 1, "{pointer}");
         }
-        assert!(!wrong(&Value::Null, "standard").is_empty());
+        assert!(!wrong(&Value::Null, "standard", "default").is_empty());
     }
 }
