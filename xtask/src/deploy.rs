@@ -82,7 +82,7 @@ fn rendered(root: &Path) -> Result<String> {
 fn template(root: &Path, options: &[&str]) -> Result<String> {
     let output = helm()?
         .current_dir(root)
-        .args(["template", "weir", CHART])
+        .args(["template", "weir", CHART, "--skip-tests"])
         .args(options)
         .stdin(Stdio::null())
         .output()

@@ -32,8 +32,8 @@ pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode> {
             client.apiserver_version().await.map_err(client::told).context("asking the Kubernetes API")?;
         findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
         kinds(&client, &mut findings).await;
-        controllers(&client, &mut findings).await;
-        gateways(&client, options.gateway.as_deref(), &mut findings).await;
+        controllers(&client, options.namespace.as_deref(), &mut findings).await;
+        gateways(&client, options, &mut findings).await;
         anyhow::Ok(findings)
     })?;
     for line in &findings.lines {
@@ -88,8 +88,8 @@ async fn kinds(client: &Client, findings: &mut Findings) {
 }
 
 /// Who leads, and what it says of itself.
-async fn controllers(client: &Client, findings: &mut Findings) {
-    let leases = match client::leases(client).await {
+async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Findings) {
+    let leases = match client::leases(client, namespace).await {
         Ok(leases) => leases,
         Err(error) => {
             return findings.bad(format!("the Leases of Weir's controllers cannot be read: {error:#}"));
@@ -138,12 +138,13 @@ fn now_seconds() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Gateways that are not as they should be; `only` names one, `NAMESPACE/NAME`.
-async fn gateways(client: &Client, only: Option<&str>, findings: &mut Findings) {
-    let all = match status::list(client, Kind::Gateway).await {
+/// Gateways that are not as they should be.
+async fn gateways(client: &Client, options: &CheckOptions, findings: &mut Findings) {
+    let all = match status::list_in(client, Kind::Gateway, options.namespace.as_deref()).await {
         Ok(all) => all,
         Err(error) => return findings.bad(format!("Gateways cannot be read: {error:#}")),
     };
+    let only = options.gateway.as_deref();
     let named = |gateway: &&DynamicObject| only.is_none_or(|only| status::name(gateway) == only);
     let chosen: Vec<&DynamicObject> = all.iter().filter(named).collect();
     if let (Some(only), true) = (only, chosen.is_empty()) {

@@ -202,6 +202,9 @@ pub(crate) struct CheckOptions {
     /// The Gateway to look at (default: all).
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) gateway: Option<String>,
+    /// Look only at the controllers and Gateways of this namespace, for those who may read no other (default: all).
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     #[command(flatten)]
     pub(crate) client: ClientOptions,
 }
@@ -217,7 +220,7 @@ pub(crate) struct SnapshotOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file, else kubectl's).
+    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file, else kubectl's, else the pod's service account).
     #[arg(long, value_name = "PATH")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Admin port to ask, e.g. http://127.0.0.1:9901 (default: as the API says).

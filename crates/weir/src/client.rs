@@ -25,24 +25,26 @@ pub(crate) fn state_folder() -> Result<PathBuf> {
     Ok(base.context("neither XDG_STATE_HOME nor HOME is set: say where with --kubeconfig PATH")?.join("weir"))
 }
 
-/// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file, else as kubectl.
+/// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file, else as kubectl, else the pod's service account.
 pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
     let path = match (&options.kubeconfig, std::env::var_os("KUBECONFIG")) {
-        (Some(path), _) => path.clone(),
+        (Some(path), _) => Ok(path.clone()),
         (None, Some(_)) => {
             let config = Config::from_kubeconfig(&KubeConfigOptions::default())
                 .await
                 .context("reading $KUBECONFIG")?;
             return client(config);
         }
-        (None, None) => state_folder()?.join("kubeconfig"),
+        (None, None) => state_folder().map(|folder| folder.join("kubeconfig")),
     };
-    if !path.exists() && options.kubeconfig.is_none() {
-        // No sandbox: the cluster that kubectl means.
-        if let Ok(config) = Config::from_kubeconfig(&KubeConfigOptions::default()).await {
+    if options.kubeconfig.is_none() && !path.as_ref().is_ok_and(|path| path.exists()) {
+        // No sandbox: the cluster that kubectl means, or that this runs in.
+        let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.ok();
+        if let Some(config) = config.or_else(|| Config::incluster().ok()) {
             return client(config);
         }
     }
+    let path = path?;
     if !path.exists() {
         bail!(
             "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
@@ -74,7 +76,7 @@ pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let client = connect(options).await?;
-    let leases = leases(&client).await?;
+    let leases = leases(&client, None).await?;
     if leases.is_empty() {
         let url = sandbox_url(client).await?;
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
@@ -95,9 +97,12 @@ pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes
     fatal.map_or(Ok(answers), Err)
 }
 
-/// The Leases of Weir's controllers; none where the API does not serve Leases.
-pub(crate) async fn leases(client: &Client) -> Result<Vec<Lease>> {
-    let all = Api::<Lease>::all(client.clone());
+/// The Leases of Weir's controllers, in all namespaces or in one; none where the API does not serve Leases.
+pub(crate) async fn leases(client: &Client, namespace: Option<&str>) -> Result<Vec<Lease>> {
+    let all = match namespace {
+        Some(namespace) => Api::<Lease>::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
     match all.list(&ListParams::default().labels(weir_control::LEASE_LABEL)).await {
         Ok(leases) => Ok(leases.items),
         Err(kube::Error::Api(status)) if is_absent(&status) => Ok(Vec::new()),
@@ -238,7 +243,7 @@ mod tests {
         let client = client(404, "text/plain", "404 page not found\n");
         assert_eq!(serves(&client, Kind::Gateway).await.unwrap(), None);
         assert!(crate::status::list(&client, Kind::Gateway).await.unwrap().is_empty());
-        assert!(leases(&client).await.unwrap().is_empty());
+        assert!(leases(&client, None).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -247,7 +252,7 @@ mod tests {
                          "reason": "Forbidden", "code": 403}"#;
         let client = client(403, "application/json", status);
         let told = |error: anyhow::Error| format!("{error:#}");
-        assert_eq!(told(leases(&client).await.unwrap_err()), "listing leases: it is forbidden (403)");
+        assert_eq!(told(leases(&client, None).await.unwrap_err()), "listing leases: it is forbidden (403)");
         let error = crate::status::list(&client, Kind::Gateway).await.unwrap_err();
         assert_eq!(error.downcast_ref::<Refused>().unwrap().code, 403);
         assert_eq!(told(error), "listing gateways: it is forbidden (403)");

@@ -98,7 +98,7 @@ async fn tell_statuses(api: &ApiServer, shutdown: CancellationToken) {
     let mut watches = Vec::new();
     for kind in status::stated_kinds() {
         // A kind that is not served has nothing to tell.
-        let Ok(Some((resource, _))) = status::served(&api.client(), kind).await else { continue };
+        let Ok(Some((resource, _))) = status::served(&api.client(), kind, None).await else { continue };
         let api = Api::<DynamicObject>::all_with(api.client(), &resource);
         let changes = watcher(api, watcher::Config::default()).applied_objects();
         watches.push(changes.map(move |object| (kind, object)).boxed());

@@ -43,11 +43,24 @@ pub(crate) fn stated_kinds() -> impl Iterator<Item = Kind> {
 
 /// All objects of a kind, of every namespace; none where the API does not serve the kind.
 pub(crate) async fn list(client: &Client, kind: Kind) -> Result<Vec<DynamicObject>> {
-    Ok(served(client, kind).await?.map(|(_, objects)| objects).unwrap_or_default())
+    list_in(client, kind, None).await
 }
 
-/// The best version in which the API serves a kind, with all its objects.
-pub(crate) async fn served(client: &Client, kind: Kind) -> Result<Option<(ApiResource, Vec<DynamicObject>)>> {
+/// The same of one namespace, or of all.
+pub(crate) async fn list_in(
+    client: &Client,
+    kind: Kind,
+    namespace: Option<&str>,
+) -> Result<Vec<DynamicObject>> {
+    Ok(served(client, kind, namespace).await?.map(|(_, objects)| objects).unwrap_or_default())
+}
+
+/// The best version in which the API serves a kind, with all its objects, or with those of a namespace.
+pub(crate) async fn served(
+    client: &Client,
+    kind: Kind,
+    namespace: Option<&str>,
+) -> Result<Option<(ApiResource, Vec<DynamicObject>)>> {
     for version in kind.versions() {
         let resource = ApiResource {
             group: kind.group().to_owned(),
@@ -56,7 +69,10 @@ pub(crate) async fn served(client: &Client, kind: Kind) -> Result<Option<(ApiRes
             kind: kind.as_str().to_owned(),
             plural: kind.plural().to_owned(),
         };
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+        let api = match namespace {
+            Some(namespace) => Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
         match api.list(&ListParams::default()).await {
             Ok(objects) => return Ok(Some((resource, objects.items))),
             Err(kube::Error::Api(status)) if client::is_absent(&status) => {}
