@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::place::StaticAddresses;
 use super::{Channel, Options, go};
 use crate::cluster::leftovers::Inventory;
 use crate::cluster::{Cluster, Where};
@@ -29,6 +30,8 @@ const PROBE: &str = "address-probe";
 pub(super) struct Installed {
     pub(super) cluster: Cluster,
     before: Inventory,
+    /// Who runs the suite knows of one.
+    usable: Option<IpAddr>,
 }
 
 impl Installed {
@@ -50,27 +53,39 @@ impl Installed {
         if prepared.is_err() {
             cluster.tell();
         }
-        Ok(Installed { before: prepared?, cluster })
+        Ok(Installed { before: prepared?, cluster, usable: options.usable_address })
     }
 
     /// The address of the shared data plane is another's for every Gateway; one that a load balancer gives when it is asked is free.
-    pub(super) fn addresses(&self) -> Result<super::place::StaticAddresses> {
+    pub(super) fn addresses(&self) -> Result<StaticAddresses> {
         let line = format!(
             "kubectl get service weir-gateway-proxy -n {NAMESPACE} -o jsonpath='{{.status.loadBalancer.ingress[0].ip}}'"
         );
         let taken = self.cluster.until(&line, |printed| !printed.is_empty())?;
-        let IpAddr::V4(taken) = taken.parse().with_context(|| taken.clone())? else {
-            bail!("the load balancer gives {taken}, and it is not known which other can be had beside that");
+        let unusable: IpAddr = taken.parse().with_context(|| taken.clone())?;
+        let usable = match (self.usable, unusable) {
+            (Some(usable), _) => usable,
+            (None, IpAddr::V4(taken)) => self.free_beside(taken)?.into(),
+            (None, IpAddr::V6(taken)) => {
+                bail!("the load balancer gives {taken}: name another that it has, with --usable-address")
+            }
         };
+        Ok(StaticAddresses { usable, unusable })
+    }
+
+    /// One that the load balancer gives when it is asked, and that the suite's Gateways do not come to meanwhile.
+    fn free_beside(&self, taken: Ipv4Addr) -> Result<Ipv4Addr> {
         let [a, b, c, last] = taken.octets();
         for distance in DISTANCES {
             let Some(last) = last.checked_add(distance).filter(|last| *last < u8::MAX) else { continue };
-            let usable = Ipv4Addr::new(a, b, c, last);
-            if self.can_be_had(usable)? {
-                return Ok(super::place::StaticAddresses { usable: usable.into(), unusable: taken.into() });
+            let address = Ipv4Addr::new(a, b, c, last);
+            if self.can_be_had(address)? {
+                return Ok(address);
             }
         }
-        bail!("the load balancer gives {taken}, and none of those near it that were asked for")
+        bail!(
+            "the load balancer gives {taken}, and none of those beside it that were asked for: name one with --usable-address"
+        )
     }
 
     fn can_be_had(&self, address: Ipv4Addr) -> Result<bool> {

@@ -15,6 +15,7 @@ mod sandbox;
 mod verdict;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
@@ -95,6 +96,9 @@ pub(crate) struct Options {
     /// An image as `cargo xtask image` makes it, named weir:dev, for the cluster (default: it is made around what cargo builds).
     #[arg(long, value_name = "PATH", requires = "cluster")]
     image: Option<PathBuf>,
+    /// An address that the cluster's load balancer gives a Service that asks for it (default: one is looked for).
+    #[arg(long, value_name = "IP", requires = "cluster")]
+    usable_address: Option<IpAddr>,
     /// Cargo's profile for that image.
     #[arg(long, value_name = "PROFILE", default_value = "release")]
     build: String,

@@ -390,6 +390,11 @@ fn simple_apps(run: &Run<'_>) -> Result<()> {
     };
     let two = ["app-v1", "app-v2"];
     run.assert_split(&loads(20), two, 10, 20, 0)?;
+    // A browser asks for an icon after each page: pages come to each half by chance then, off by 40 once in a hundred million runs.
+    let with_icons = format!(
+        r#"{PROXY_IP}; curl -s -f -H 'Host: simple-apps.isc' $(for i in {{1..200}}; do echo "-o - http://$PROXY_IP/ -o /dev/null http://$PROXY_IP/favicon.ico"; done) | grep -o '<h1>[^<]*' | sed 's/<h1>//'"#
+    );
+    run.assert_split(&with_icons, two, 100, 200, 40)?;
     for line in [
         "curl -s -f --resolve simple-apps.isc:80:$PROXY_IP http://simple-apps.isc/ > /dev/null",
         "curl -s -f -H 'Host: simple-apps.isc:8080' http://$PROXY_IP/ > /dev/null",
