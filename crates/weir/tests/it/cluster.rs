@@ -320,6 +320,48 @@ async fn a_gateway_gets_a_data_plane_of_its_own_and_its_services_addresses() {
     assert_eq!(again.status.provision_writes.get(), 0);
 }
 
+/// The load balancer gives a Service one address, when it is made, and never another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_made_when_a_gateway_asks_for_an_address_that_one_service_can_have() {
+    let rig = Rig::start().await;
+    let control = rig.control(Leadership::always(), true, &[]);
+    let ask = |values: &[&str]| {
+        let addresses: Vec<Value> = values.iter().map(|value| json!({"value": value})).collect();
+        json!({"spec": {"addresses": addresses}})
+    };
+    let mut gateway = ask(&["192.0.2.1", "192.0.2.9"]);
+    gateway["spec"]["gatewayClassName"] = json!("weir");
+    gateway["spec"]["listeners"] = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
+    rig.create(GATEWAY, "default", "g", gateway).await;
+    rig.until(DEPLOYMENT, "default", "weir-g", Value::is_object).await;
+    let told =
+        rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "AddressNotUsable").await;
+    assert!(condition(&told, "Programmed").2.contains("192.0.2.1, 192.0.2.9"), "{told:#}");
+    assert_eq!(condition(&told, "Accepted").0, "True");
+    until("nothing is pending", || control.status.provision_pending.get() == 0).await;
+    assert_eq!(rig.get(SERVICE, "default", "weir-g").await, Value::Null);
+
+    rig.patch(GATEWAY, "default", "g", ask(&["192.0.2.9"])).await;
+    let service = rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
+    assert_eq!(service["spec"]["loadBalancerIP"], "192.0.2.9");
+    rig.load_balance("weir-g", json!([{"ip": "192.0.2.9"}])).await;
+    rig.endpoint("weir-g", true).await;
+    rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
+
+    // What is there is not taken away by a request that cannot be met; the message of one that is not met says what helps.
+    rig.patch(GATEWAY, "default", "g", ask(&["192.0.2.9", "192.0.2.1"])).await;
+    rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").1 == "AddressNotUsable").await;
+    assert!(rig.get(SERVICE, "default", "weir-g").await.is_object());
+    rig.patch(GATEWAY, "default", "g", ask(&["192.0.2.1"])).await;
+    let is_told = |g: &Value| condition(g, "Programmed").2.contains("delete the Service");
+    rig.until(GATEWAY, "default", "g", is_told).await;
+    rig.objects(SERVICE, "default").delete("weir-g", &DeleteParams::default()).await.expect("it is deleted");
+    let uid = &service["metadata"]["uid"];
+    let is_another = |service: &Value| service.is_object() && service["metadata"]["uid"] != *uid;
+    let service = rig.until(SERVICE, "default", "weir-g", is_another).await;
+    assert_eq!(service["spec"]["loadBalancerIP"], "192.0.2.1");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drift_is_repaired_and_what_is_the_users_stays() {
     let rig = Rig::start().await;
