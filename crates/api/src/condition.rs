@@ -77,6 +77,7 @@ pub mod reasons {
     pub const PENDING: &str = "Pending";
     pub const INVALID: &str = "Invalid";
     pub const INVALID_PARAMETERS: &str = "InvalidParameters";
+    pub const UNSUPPORTED_VERSION: &str = "UnsupportedVersion";
     pub const UNSUPPORTED_ADDRESS: &str = "UnsupportedAddress";
     pub const ADDRESS_NOT_ASSIGNED: &str = "AddressNotAssigned";
     pub const ADDRESS_NOT_USABLE: &str = "AddressNotUsable";

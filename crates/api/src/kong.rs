@@ -28,6 +28,9 @@ pub const UNMANAGED_ANNOTATION: &str = "konghq.com/gatewayclass-unmanaged";
 /// On a route, `true`: the matched part of the path is removed.
 pub const STRIP_PATH_ANNOTATION: &str = "konghq.com/strip-path";
 
+/// On a Gateway: Kong's controller tells which Service publishes its address.
+pub const PUBLISH_SERVICE_ANNOTATION: &str = "konghq.com/publish-service";
+
 /// API group of the operator's GatewayConfiguration.
 pub const OPERATOR_GROUP: &str = "gateway-operator.konghq.com";
 

@@ -12,6 +12,7 @@ use weir_api::gateway_api::{
 use weir_api::meta::LabelSelector;
 use weir_model::resource::{Body, Listener, Parameters};
 
+use super::annotations;
 use super::class::{ClassView, Verdict, bound};
 use super::conflict::{self, Owner};
 use super::finding::Finding;
@@ -100,7 +101,7 @@ pub(super) fn plan(
     reading: &mut Reading<'_>,
 ) -> Planned {
     let addresses = reading.objects.addresses(key).cloned();
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = annotations::of_gateway(&gateway.metadata).collect();
     let judged = judge(key, gateway, class, addresses.is_some(), reading, &mut findings);
     let Some(Judged { rejection, parameters_problem, settings }) = judged else {
         return Planned::Pending;

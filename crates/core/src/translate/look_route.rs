@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weir_model::resource::Body;
 
+use super::annotations;
 use super::backend::Form;
 use super::gateway::Face;
 use super::policy;
@@ -114,9 +115,11 @@ impl Translator {
     }
 
     pub(super) fn look_at_service(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {
+        let mut is_used = false;
         for port in self.counts.ports(key) {
             let path = port.path(key);
             let used = self.counts.uses(key, port);
+            is_used |= used;
             let resources = if used { backend::resources(objects, key, port) } else { None };
             let (backend, endpoints) = match resources {
                 None => (None, None),
@@ -130,6 +133,9 @@ impl Translator {
             self.put(&format!("backend/{path}"), backend.map(Body::Backend), step);
             self.put(&format!("endpoints/{path}"), endpoints.map(Body::Endpoints), step);
         }
+        let service = objects.service(key).filter(|_| is_used);
+        let findings = service.map(|service| annotations::of_backend(&service.metadata)).unwrap_or_default();
+        self.diagnose(key, findings, step);
     }
 
     pub(super) fn look_at_policy(&mut self, objects: &Objects, key: &ObjectKey, step: &mut Step) {

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: the meaning of anything (the modules below), and any loop over all objects after the first call.
 
+mod annotations;
 mod backend;
 mod class;
 mod conflict;

@@ -26,6 +26,7 @@ use self::parents::Parent;
 use self::rule::RuleOutcome;
 pub(super) use self::rule::milliseconds;
 pub(super) use self::session::{default_name as default_session_name, translate as session_persistence};
+use super::annotations;
 use super::backend::PortUse;
 use super::finding::{Finding, summary};
 use super::gateway::Face;
@@ -114,32 +115,44 @@ pub(super) fn plan(
             let spec = &route.spec;
             let head = head(&spec.parent_refs, &spec.hostnames, &spec.use_default_gateways);
             Some(assemble(&head, around, reading, |findings, reading| {
-                let strip_path = annotations(metadata, findings);
+                let strip_path = strips_path(metadata, findings);
                 http::rules(key, route, strip_path, reading)
             }))
         }
         Object::GrpcRoute(route) => {
             let spec = &route.spec;
             let head = head(&spec.parent_refs, &spec.hostnames, &spec.use_default_gateways);
-            Some(assemble(&head, around, reading, |_, reading| grpc::rules(key, route, reading)))
+            Some(assemble(&head, around, reading, |findings, reading| {
+                findings.extend(annotations::of_route(metadata));
+                grpc::rules(key, route, reading)
+            }))
         }
         Object::TlsRoute(route) => {
             let spec = &route.spec;
             let head = head(&spec.parent_refs, &spec.hostnames, &spec.use_default_gateways);
             let given = spec.rules.iter().map(L4Rule::from).collect();
-            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
+            Some(assemble(&head, around, reading, |findings, reading| {
+                findings.extend(annotations::of_route(metadata));
+                l4::rules(key, given, findings, reading)
+            }))
         }
         Object::TcpRoute(route) => {
             let spec = &route.spec;
             let head = head(&spec.parent_refs, &[], &spec.use_default_gateways);
             let given = spec.rules.iter().map(L4Rule::from).collect();
-            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
+            Some(assemble(&head, around, reading, |findings, reading| {
+                findings.extend(annotations::of_route(metadata));
+                l4::rules(key, given, findings, reading)
+            }))
         }
         Object::UdpRoute(route) => {
             let spec = &route.spec;
             let head = head(&spec.parent_refs, &[], &spec.use_default_gateways);
             let given = spec.rules.iter().map(L4Rule::from).collect();
-            Some(assemble(&head, around, reading, |f, reading| l4::rules(key, given, f, reading)))
+            Some(assemble(&head, around, reading, |findings, reading| {
+                findings.extend(annotations::of_route(metadata));
+                l4::rules(key, given, findings, reading)
+            }))
         }
         _ => None,
     }
@@ -273,7 +286,7 @@ fn hostnames(written: &[String], findings: &mut Vec<Finding>) -> Option<Vec<Stri
 }
 
 /// Reads Kong's annotations; returns whether the matched path is to be stripped.
-fn annotations(metadata: &ObjectMeta, findings: &mut Vec<Finding>) -> bool {
+fn strips_path(metadata: &ObjectMeta, findings: &mut Vec<Finding>) -> bool {
     let mut strip_path = false;
     for (name, value) in &metadata.annotations {
         let field = || format!("metadata.annotations[{name}]");
@@ -287,8 +300,7 @@ fn annotations(metadata: &ObjectMeta, findings: &mut Vec<Finding>) -> bool {
                 }
             }
         } else if name.starts_with(ANNOTATION_PREFIX) {
-            let message = format!("annotation {name} is not supported and has no effect");
-            findings.push(Finding::warning(field(), "NotSupported", message));
+            findings.push(annotations::without_effect(name));
         }
     }
     strip_path
