@@ -119,8 +119,8 @@ pub(crate) fn try_chart(root: &Path) -> Result<()> {
     let scoped = template(root, &["--namespace=weir-system", "--set=watchNamespaces={a,b}"])?;
     let roles = scoped.matches("\nkind: Role\n").count();
     ensure!(
-        roles == 4,
-        "watchNamespaces=a,b makes {roles} Roles; one in a, b and weir-system, and that of the Lease are 4"
+        roles == 5,
+        "watchNamespaces=a,b makes {roles} Roles; one in a, b, weir-system and default, and that of the Lease are 5"
     );
     let of_cluster = scoped.split("---\n").find(|document| document.contains("\nkind: ClusterRole\n"));
     let of_cluster = of_cluster.context("no ClusterRole with watchNamespaces")?;

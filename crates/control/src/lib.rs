@@ -38,6 +38,8 @@ pub use crate::provision::{
     AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, Fixed, Provision, Sandbox,
 };
 pub use crate::rights::Right;
+pub use crate::rights::review::Installation;
+pub use crate::source::NEEDED_KINDS;
 /// The kinds that are read, and to whose objects statuses are written ([`Kind::has_status`]).
 pub use weir_core::{Kind, MaterialCheck};
 
@@ -45,7 +47,7 @@ use crate::call::Caller;
 use crate::provision::cluster::Planes;
 use crate::provision::objects::Publisher;
 use crate::reconcile::{Provisioning, Reconciler, Tools};
-use crate::rivals::StandBack;
+use crate::rivals::{Installations, StandBack};
 use crate::status_writer::StatusWriter;
 
 /// How long tasks get to end after the loop has.
@@ -99,10 +101,11 @@ pub async fn run(
 ) {
     let stop = shutdown.child_token();
     let ControlConfig { provision, translate, instance, status, namespaces, leadership } = config;
-    let caller = Caller::new(client, Arc::clone(&status)).under(leadership);
+    let caller = Caller::new(client.clone(), Arc::clone(&status)).under(leadership);
     let statuses = StatusWriter::new(caller.clone(), Arc::clone(&status), StandBack::default().ours());
     let (recorder, events) = events::recorder(caller.clone(), Arc::clone(&status), instance);
     let (found, standing_back) = watch::channel(None);
+    let (seen, installations) = watch::channel(None);
     let mut tasks = JoinSet::new();
     let mut publisher = None;
     let mut planes = None;
@@ -115,7 +118,8 @@ pub async fn run(
         Provision::Fixed(_) => {}
         Provision::Cluster(cluster) => {
             let (cluster, status) = (cluster.clone(), Arc::clone(&status));
-            let kept = Planes::new(cluster, caller.clone(), status, namespaces.clone());
+            let kept =
+                Planes::new(cluster, caller.clone(), status, namespaces.clone(), installations.clone());
             tasks.spawn(kept.clone().run(stop.clone()));
             planes = Some(kept);
         }
@@ -128,9 +132,20 @@ pub async fn run(
                 namespaces: namespaces.clone(),
                 take_over: cluster.take_over,
             };
-            tasks.spawn(rivals::look(caller.clone(), own, Arc::clone(&status), found, stop.clone()));
+            let installation = Installation {
+                namespace: cluster.namespace.clone(),
+                lease: cluster.lease_name(),
+                authority: cluster.authority_name(),
+                namespaces: namespaces.clone(),
+            };
+            let asking = Caller::new(client.clone(), Arc::clone(&status));
+            tasks.spawn(rights::review::run(asking, installation, Arc::clone(&status), stop.clone()));
+            tasks.spawn(rivals::look(caller.clone(), own, Arc::clone(&status), found, seen, stop.clone()));
         }
-        _ => _ = found.send(Some(StandBack::default())),
+        _ => {
+            let _ = seen.send(Some(Installations::alone(&namespaces)));
+            let _ = found.send(Some(StandBack::default()));
+        }
     }
     let (source_events, watched) = mpsc::channel(source::EVENT_QUEUE);
     let source =
@@ -140,7 +155,8 @@ pub async fn run(
     tasks.spawn(events.run(stop.clone()));
     let provisioning = Provisioning::new(provision, statuses.clone(), publisher, planes, namespaces.clone());
     let tools = Tools { caller, status, statuses, recorder, namespaces };
-    let reconciler = Reconciler::new(tools, Translator::new(translate), provisioning, standing_back);
+    let reconciler =
+        Reconciler::new(tools, Translator::new(translate), provisioning, standing_back, installations);
     reconciler.run(watched, updates, applied, stop.clone()).await;
     stop.cancel();
     let ended = tokio::time::timeout(END, async {

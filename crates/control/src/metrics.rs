@@ -40,6 +40,7 @@ macro_rules! control_status {
             ready: AtomicBool,
             pub(crate) rights: Rights,
             missing: Mutex<Vec<&'static str>>,
+            absent: Mutex<Vec<&'static str>>,
             left_alone: Mutex<BTreeMap<String, String>>,
         }
 
@@ -172,6 +173,15 @@ impl ControlStatus {
 
     pub(crate) fn set_missing(&self, kinds: Vec<&'static str>) {
         *self.missing.lock() = kinds;
+    }
+
+    /// Kinds without which nothing is served and that the API does not serve.
+    pub fn absent(&self) -> Vec<&'static str> {
+        self.absent.lock().clone()
+    }
+
+    pub(crate) fn set_absent(&self, kinds: Vec<&'static str>) {
+        *self.absent.lock() = kinds;
     }
 
     pub(crate) fn set_ready(&self) {

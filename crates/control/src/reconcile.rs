@@ -27,12 +27,13 @@ use weir_model::resource::{Applied, DataPlaneName, KindVersion, Update};
 pub(crate) use self::addresses::Provisioning;
 use self::gate::{Gate, Grounds};
 use self::reads::{Answer, Found, Reads};
+use self::words::Readable;
 use crate::call::Caller;
 use crate::events::{Finding, Recorder, Severity};
 use crate::kinds::{Versions, api_version};
 use crate::lease::Leader;
 use crate::metrics::{ControlStatus, micros};
-use crate::rivals::StandBack;
+use crate::rivals::{Installations, StandBack};
 use crate::source::{SourceEvent, places};
 use crate::status_writer::StatusWriter;
 
@@ -80,8 +81,8 @@ pub(crate) struct Reconciler {
     /// Kinds whose first list has not come, by the namespace that is listed.
     unlisted: BTreeSet<(Kind, String)>,
     listed: BTreeSet<Kind>,
-    /// Kinds that were read once and are not served now.
-    lost: BTreeSet<Kind>,
+    /// What every class is told of the kinds that the API serves.
+    readable: Readable,
     /// So much may be remembered of what is not there before it is gone through.
     remember: usize,
     /// When to stop waiting for a reference.
@@ -96,6 +97,9 @@ pub(crate) struct Reconciler {
     leader: watch::Receiver<Leader>,
     /// Controllers for which another controller answers; `None` until that is known.
     standing_back: watch::Receiver<Option<StandBack>>,
+    installations: watch::Receiver<Option<Installations>>,
+    /// Statuses of classes are this installation's to write, and no other's.
+    writes_classes: bool,
 }
 
 impl Reconciler {
@@ -104,13 +108,17 @@ impl Reconciler {
         translator: Translator,
         provisioning: Provisioning,
         standing_back: watch::Receiver<Option<StandBack>>,
+        installations: watch::Receiver<Option<Installations>>,
     ) -> Reconciler {
         Reconciler {
             reads: Reads::new(tools.caller.clone(), tools.namespaces.clone()),
             leading: false,
             leader: tools.caller.leadership().watch(),
             standing_back,
+            installations,
+            writes_classes: false,
             unlisted: unlisted(&tools.namespaces),
+            readable: Readable::default(),
             tools,
             objects: Objects::new(),
             translator,
@@ -122,7 +130,6 @@ impl Reconciler {
             seen: BTreeMap::new(),
             changes: BTreeMap::new(),
             listed: BTreeSet::new(),
-            lost: BTreeSet::new(),
             remember: REMEMBERED,
             waits: BTreeMap::new(),
             sequence: 0,
@@ -139,6 +146,7 @@ impl Reconciler {
         mut applied: mpsc::Receiver<Applied>,
         shutdown: CancellationToken,
     ) {
+        self.look_around();
         self.stand_back();
         self.follow_leader();
         let moved = self.provisioning.moved();
@@ -169,6 +177,7 @@ impl Reconciler {
                     self.stirred = true;
                 }
                 Ok(()) = self.leader.changed() => self.follow_leader(),
+                Ok(()) = self.installations.changed() => self.look_around(),
                 Ok(()) = self.standing_back.changed() => self.stand_back(),
             }
             // Whatever else is there already belongs to the same step.
@@ -218,6 +227,19 @@ impl Reconciler {
             if let Some(status) = self.translator.status(&key).cloned() {
                 self.offer(key, status);
             }
+        }
+    }
+
+    /// Of installations with namespaces of their own one writes the statuses of classes, which are of no namespace, and tells of all.
+    fn look_around(&mut self) {
+        let Some(seen) = self.installations.borrow_and_update().clone() else { return };
+        self.writes_classes = seen.is_first;
+        self.readable.namespaces = seen.namespaces;
+        if self.writes_classes {
+            return self.rewrite_classes();
+        }
+        for (key, _) in self.objects.of_kind(Kind::GatewayClass) {
+            self.tools.statuses.let_be(key);
         }
     }
 
@@ -427,13 +449,14 @@ impl Reconciler {
     }
 
     fn write(&self, key: &ObjectKey, status: Status) {
-        let Some(object) = self.objects.get(key).filter(|_| self.leading) else { return };
+        let may = self.leading && (self.writes_classes || key.kind != Kind::GatewayClass);
+        let Some(object) = self.objects.get(key).filter(|_| may) else { return };
         let metadata = object.metadata();
-        let desired = words::desired(status, &self.lost, metadata.generation);
+        let desired = words::desired(status, &self.readable, metadata.generation);
         self.tools.statuses.want(key, &metadata.uid, metadata.generation, desired);
     }
 
-    /// The set of kinds that are not served any more changed: every class says so.
+    /// There is something else to say of the kinds that the API serves: every class says so.
     fn rewrite_classes(&self) {
         for (key, _) in self.objects.of_kind(Kind::GatewayClass) {
             if let Some(status) = self.translator.status(key) {

@@ -1,13 +1,16 @@
 //! Rights that the API refused: which verb on which resource, and where.
 //!
-//! Invariants: a right is named as a rule of a Role names it; it is forgotten when the same call is let through; the
-//! table is bounded. Deliberately absent: which rights there should be (the API alone knows what it asks for).
+//! Invariants: a right is named as a rule of a Role names it; it is forgotten when the same call is let through, or the API says
+//! that it is granted; the table is bounded. Deliberately absent: which rights there should be ([`review`]).
+
+pub(crate) mod review;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Refused rights that are remembered.
 const MAX_DENIED: usize = 1_024;
@@ -30,6 +33,19 @@ impl fmt::Display for Right {
 }
 
 impl Right {
+    /// `resource` is the plural, with a subresource behind a slash.
+    fn named(verb: &str, group: &str, resource: &str, namespace: &str) -> Right {
+        let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let mut named = plural.to_owned();
+        for (mark, part) in [('.', group), ('/', subresource)] {
+            if !part.is_empty() {
+                named.push(mark);
+                named.push_str(part);
+            }
+        }
+        Right { verb: verb.to_owned(), resource: named, namespace: namespace.to_owned() }
+    }
+
     /// What a call needs.
     pub(crate) fn of(method: &http::Method, uri: &http::Uri) -> Right {
         let mut segments = uri.path().split('/').filter(|segment| !segment.is_empty());
@@ -55,14 +71,25 @@ impl Right {
             ("DELETE", 0 | 1) => "deletecollection",
             _ => "delete",
         };
-        let mut resource = rest.first().copied().unwrap_or_default().to_owned();
-        if !group.is_empty() {
-            resource = format!("{resource}.{group}");
-        }
-        if let Some(subresource) = rest.get(2) {
-            resource = format!("{resource}/{subresource}");
-        }
-        Right { verb: verb.to_owned(), resource, namespace: namespace.to_owned() }
+        let plural = rest.first().copied().unwrap_or_default();
+        let resource = rest.get(2).map_or_else(|| plural.to_owned(), |part| format!("{plural}/{part}"));
+        Right::named(verb, group, &resource, namespace)
+    }
+
+    /// Whether whoever has this has the other too.
+    fn is_more_than(&self, other: &Right) -> bool {
+        let is_there = self.namespace.is_empty() || self.namespace == other.namespace;
+        is_there && self.verb == other.verb && self.resource == other.resource
+    }
+
+    fn tell_refused(&self) {
+        let Right { verb, resource, namespace } = self;
+        tracing::error!(verb, resource, namespace, "the API refuses a right that is needed");
+    }
+
+    fn tell_granted(&self) {
+        let Right { verb, resource, namespace } = self;
+        tracing::info!(verb, resource, namespace, "a right that was refused is granted now");
     }
 
     /// What the API says is missing: applying an object that is not there, for one, needs more than a call shows. The
@@ -72,14 +99,7 @@ impl Right {
         let (verb, rest) = rest.split_once(" resource \"")?;
         let (resource, rest) = rest.split_once('"')?;
         let group = rest.split_once(" in API group \"").and_then(|(_, rest)| rest.split_once('"'))?.0;
-        let (plural, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let mut named = plural.to_owned();
-        for (mark, part) in [('.', group), ('/', subresource)] {
-            if !part.is_empty() {
-                named.push(mark);
-                named.push_str(part);
-            }
-        }
+        let named = Right::named(verb, group, resource, "").resource;
         verb.bytes().all(|c| c.is_ascii_lowercase()).then_some((verb, named))
     }
 }
@@ -89,8 +109,12 @@ impl Right {
 pub(crate) struct Rights {
     /// By what the call shows, what the API said.
     denied: Mutex<BTreeMap<Right, Right>>,
+    /// Those that the API says are not there, whether there was a call or not.
+    missing: Mutex<BTreeSet<Right>>,
     /// Spares the lock while nothing is refused.
     any: AtomicBool,
+    /// Rights that were refused and are granted now, so far.
+    granted: watch::Sender<u64>,
 }
 
 impl Rights {
@@ -102,8 +126,9 @@ impl Rights {
             (missing.verb, missing.resource) = (verb.to_owned(), resource);
         }
         if denied.len() < MAX_DENIED && denied.get(&right) != Some(&missing) {
-            let Right { verb, resource, namespace } = &missing;
-            tracing::error!(verb, resource, namespace, "the API refuses a right that is needed");
+            if !self.missing.lock().iter().any(|known| known.is_more_than(&missing)) {
+                missing.tell_refused();
+            }
             denied.insert(right, missing);
             self.any.store(true, Ordering::Release);
         }
@@ -114,15 +139,56 @@ impl Rights {
             return;
         }
         let mut denied = self.denied.lock();
-        if let Some(Right { verb, resource, namespace }) = denied.remove(right) {
-            tracing::info!(verb, resource, namespace, "a right that was refused is granted now");
+        if let Some(right) = denied.remove(right)
+            && !self.missing.lock().iter().any(|known| known.is_more_than(&right))
+        {
+            right.tell_granted();
+            self.granted.send_modify(|count| *count += 1);
         }
         self.any.store(!denied.is_empty(), Ordering::Release);
     }
 
+    /// Changes whenever a right is granted that was refused: what failed for want of it can be tried again.
+    pub(crate) fn granted(&self) -> watch::Receiver<u64> {
+        self.granted.subscribe()
+    }
+
+    /// The API was asked: these are missing, and those are there.
+    pub(crate) fn reviewed(&self, missing: &BTreeSet<Right>, granted: &BTreeSet<Right>) {
+        let mut denied = self.denied.lock();
+        let mut before = self.missing.lock();
+        for right in missing.difference(&before) {
+            // A call may have been refused already.
+            if !denied.values().any(|known| right.is_more_than(known)) {
+                right.tell_refused();
+            }
+        }
+        let mut count = 0;
+        for right in before.difference(missing) {
+            right.tell_granted();
+            count += 1;
+        }
+        denied.retain(|_, refused| {
+            let is_granted = granted.iter().any(|right| right.is_more_than(refused));
+            if is_granted && !before.iter().any(|right| right.is_more_than(refused)) {
+                refused.tell_granted();
+                count += 1;
+            }
+            !is_granted
+        });
+        if count > 0 {
+            self.granted.send_modify(|granted| *granted += count);
+        }
+        before.clone_from(missing);
+        self.any.store(!denied.is_empty(), Ordering::Release);
+    }
+
     pub(crate) fn denied(&self) -> Vec<Right> {
-        let missing: BTreeSet<Right> = self.denied.lock().values().cloned().collect();
-        missing.into_iter().collect()
+        let denied = self.denied.lock();
+        let missing = self.missing.lock();
+        let by_call = denied.values().filter(|right| !missing.iter().any(|more| more.is_more_than(right)));
+        let all: BTreeSet<Right> = missing.iter().chain(by_call).cloned().collect();
+        all.into_iter().collect()
     }
 }
 
@@ -176,6 +242,24 @@ mod tests {
         assert_eq!(rights.denied(), std::slice::from_ref(&list));
         rights.grant(&list);
         assert_eq!(rights.denied(), []);
+    }
+
+    #[test]
+    fn a_review_says_what_is_missing_and_what_was_refused_before_it_was_granted() {
+        let of = |verb: &str, namespace: &str| Right::named(verb, "", "secrets", namespace);
+        let all = |rights: &[Right]| rights.iter().cloned().collect::<std::collections::BTreeSet<_>>();
+        let rights = Rights::default();
+        let granted = rights.granted();
+        // A call for one namespace, and the right for all of them, are told once.
+        rights.deny(of("get", "kong"), "");
+        rights.reviewed(&all(&[of("get", "")]), &all(&[of("list", "")]));
+        assert_eq!(rights.denied(), [of("get", "")]);
+        rights.reviewed(&all(&[]), &all(&[of("get", ""), of("list", "")]));
+        assert_eq!(rights.denied(), [], "nobody calls again, and it is granted all the same");
+        assert!(granted.has_changed().unwrap(), "whoever failed is told");
+        rights.deny(of("patch", "kong"), "");
+        rights.reviewed(&all(&[]), &all(&[of("get", "")]));
+        assert_eq!(rights.denied(), [of("patch", "kong")], "nothing was asked about this one");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! alive or not, until its Lease goes with it; the others see that within seconds. Deliberately absent: taking over from Kong, which is
 //! an order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::call::{CallError, Caller, percent_encode};
 use crate::lease::{LEASE_END, LEASE_LABEL, LEASES, NAMESPACES_ANNOTATION};
 use crate::metrics::ControlStatus;
+use crate::provision::cluster::instance;
 use crate::source::{RETRY_CAP, RETRY_FIRST};
 use crate::status_writer::OurNames;
 
@@ -36,6 +37,38 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often other installations of Weir are looked for.
 const LOOK_FOR_OURS: Duration = Duration::from_secs(5);
+
+/// The installations of Weir that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Installations {
+    /// As [`instance`] names them; `None` where not all can be seen.
+    pub(crate) instances: Option<BTreeSet<String>>,
+    /// No other was there before, be it for namespaces that are not read here: what is of no namespace is for the first to write.
+    pub(crate) is_first: bool,
+    /// The only namespaces that any of them reads; none: all.
+    pub(crate) namespaces: BTreeSet<String>,
+}
+
+impl Installations {
+    /// Nobody else is there, or can be seen.
+    pub(crate) fn alone(namespaces: &[String]) -> Installations {
+        Installations { instances: None, is_first: true, namespaces: namespaces.iter().cloned().collect() }
+    }
+
+    fn of(own: &Own, leases: &[Value], are_all: bool) -> Installations {
+        let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
+        let names = || all.iter().map(|one| instance(&one.namespace, one.release()));
+        let ours = all.iter().find(|one| one.is(own));
+        let is_first = !all.iter().any(|one| !one.is(own) && ours.is_none_or(|ours| one < ours));
+        let is_everywhere = own.namespaces.is_empty() || all.iter().any(|one| one.namespaces.is_empty());
+        let read = all.iter().flat_map(|one| &one.namespaces).chain(&own.namespaces);
+        Installations {
+            instances: are_all.then(|| names().collect()),
+            is_first,
+            namespaces: if is_everywhere { BTreeSet::new() } else { read.cloned().collect() },
+        }
+    }
+}
 
 /// Controllers that others answer for, each with how that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +91,7 @@ impl StandBack {
     /// Another installation answers for every name.
     fn for_all(first: &Installation) -> StandBack {
         let Installation { made, namespace, lease, .. } = first;
-        let release = lease.strip_suffix(LEASE_END).unwrap_or(lease);
+        let release = first.release();
         let why = format!(
             "installation {release} of Weir in namespace {namespace} was there first (Lease {namespace}/{lease}, made {made}). \
              Uninstall one of the two (or delete that Lease, if nothing else is left of it), or give each namespaces of its own \
@@ -86,26 +119,34 @@ pub(crate) async fn look(
     own: Own,
     status: Arc<ControlStatus>,
     found: watch::Sender<Option<StandBack>>,
+    installations: watch::Sender<Option<Installations>>,
     shutdown: CancellationToken,
 ) {
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = find(&caller, &own, &status, &found) => {}
+        () = find(&caller, &own, &status, &found, &installations) => {}
     }
 }
 
-async fn find(caller: &Caller, own: &Own, status: &ControlStatus, found: &watch::Sender<Option<StandBack>>) {
+async fn find(
+    caller: &Caller,
+    own: &Own,
+    status: &ControlStatus,
+    found: &watch::Sender<Option<StandBack>>,
+    installations: &watch::Sender<Option<Installations>>,
+) {
     let mut kongs = (!own.take_over).then(Kongs::default);
     let mut settled = StandBack::default();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
     loop {
         // Kong's Leases have no label in common.
         let label = kongs.is_none().then_some(LEASE_LABEL);
-        let leases = match leases(caller, &own.namespaces, label).await {
-            Ok(leases) => leases,
+        let (leases, are_all) = match leases(caller, &own.namespaces, label).await {
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for other controllers");
                 if error.is_denied() && found.borrow().is_none() {
+                    installations.send_replace(Some(Installations::alone(&own.namespaces)));
                     tell(StandBack::blind(own.take_over), status, found);
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
@@ -120,6 +161,12 @@ async fn find(caller: &Caller, own: &Own, status: &ControlStatus, found: &watch:
                 kongs = None;
             }
         }
+        let seen = Some(Installations::of(own, &leases, are_all));
+        installations.send_if_modified(|known| {
+            let is_news = *known != seen;
+            *known = seen;
+            is_news
+        });
         let first = first_installation(own, &leases);
         let back = first.map_or_else(|| settled.clone(), |first| StandBack::for_all(&first));
         tell(back, status, found);
@@ -189,6 +236,14 @@ impl Installation {
         })
     }
 
+    fn release(&self) -> &str {
+        self.lease.strip_suffix(LEASE_END).unwrap_or(&self.lease)
+    }
+
+    fn is(&self, own: &Own) -> bool {
+        self.namespace == own.namespace && self.lease == own.lease
+    }
+
     fn meets(&self, namespaces: &[String]) -> bool {
         let is_everywhere = self.namespaces.is_empty() || namespaces.is_empty();
         is_everywhere || self.namespaces.iter().any(|name| namespaces.contains(name))
@@ -197,24 +252,23 @@ impl Installation {
 
 /// The installation that was there before this one and reads what it reads, if there is one.
 fn first_installation(own: &Own, leases: &[Value]) -> Option<Installation> {
-    let is_own = |one: &Installation| one.namespace == own.namespace && one.lease == own.lease;
     let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
     // One that has no Lease was not there before anybody.
-    let ours = all.iter().find(|one| is_own(one));
-    let before = all.iter().filter(|one| !is_own(one) && ours.is_none_or(|ours| *one < ours));
+    let ours = all.iter().find(|one| one.is(own));
+    let before = all.iter().filter(|one| !one.is(own) && ours.is_none_or(|ours| *one < ours));
     before.filter(|one| one.meets(&own.namespaces)).min().cloned()
 }
 
-/// All Leases, or those of the namespaces that may be read; those with a label (`NAME=VALUE`), or any.
+/// All Leases, or those of the namespaces that may be read; those with a label (`NAME=VALUE`), or any. Whether these are all.
 async fn leases(
     caller: &Caller,
     namespaces: &[String],
     label: Option<&str>,
-) -> Result<Vec<Value>, CallError> {
+) -> Result<(Vec<Value>, bool), CallError> {
     let selector = label.map(|label| format!("?labelSelector={}", percent_encode(label))).unwrap_or_default();
     let path = |namespace: &str| format!("{}{selector}", LEASES.path(namespace, ""));
     match caller.list(&path(""), false).await {
-        Ok((_, leases)) => return Ok(leases),
+        Ok((_, leases)) => return Ok((leases, true)),
         Err(error) if error.is_denied() && !namespaces.is_empty() => {}
         Err(error) => return Err(error),
     }
@@ -222,7 +276,7 @@ async fn leases(
     for namespace in namespaces {
         all.extend(caller.list(&path(namespace), false).await?.1);
     }
-    Ok(all)
+    Ok((all, false))
 }
 
 /// A Lease that somebody holds.
@@ -337,6 +391,20 @@ mod tests {
         assert_eq!(back.ours().0, [] as [String; 0]);
         let why = &back.0["weir.dev/gateway-controller"];
         assert!(why.contains("installation weir of Weir in namespace a"), "{why}");
+    }
+
+    #[test]
+    fn of_installations_that_do_not_meet_one_writes_what_is_of_no_namespace() {
+        let all = [installation(1, "a", Some("a,x")), installation(2, "b", Some("b,y"))];
+        let of = |namespace: &str, reads: &[&str]| Installations::of(&own(namespace, reads), &all, true);
+        let (a, b) = (of("a", &["a", "x"]), of("b", &["b", "y"]));
+        assert!(a.is_first && !b.is_first);
+        assert_eq!(a.namespaces, b.namespaces, "whoever writes tells of both");
+        assert_eq!(Vec::from_iter(&a.namespaces), ["a", "b", "x", "y"]);
+        assert_eq!(a.instances.unwrap(), BTreeSet::from(["a.weir".to_owned(), "b.weir".to_owned()]));
+        let alone = Installations::of(&own("a", &[]), &all[..1], false);
+        assert!(alone.is_first && alone.namespaces.is_empty(), "it reads all of them");
+        assert_eq!(alone.instances, None, "who else is there cannot be seen");
     }
 
     #[test]

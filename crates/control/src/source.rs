@@ -6,6 +6,7 @@
 //! object that is not understood is passed on as it came. Deliberately absent: any meaning of an object, and any
 //! delay between an event and its delivery.
 
+pub(crate) mod crds;
 mod discovery;
 pub(crate) mod watch;
 
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weir_core::Kind;
 
+use self::crds::{Bundles, Crds};
 use crate::backoff::Backoff;
 use crate::call::Caller;
 use crate::kinds::collection;
@@ -53,6 +55,8 @@ pub(crate) enum SourceEvent<K = Kind> {
         kind: K,
         resource_version: String,
     },
+    /// Of which releases the CRDs of the Gateway API are.
+    Bundles(Bundles),
 }
 
 /// How long the events of the watches may pile up before the watches wait, in events. Nothing is dropped: a watch
@@ -77,6 +81,10 @@ const RECHECK: Duration = Duration::from_secs(300);
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub(crate) const RETRY_CAP: Duration = Duration::from_secs(10);
 
+/// Kinds without which nothing can be served.
+pub const NEEDED_KINDS: [Kind; 4] =
+    [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::ReferenceGrant];
+
 /// Where the objects of a kind are read: in these namespaces, or everywhere in one watch, which is named by nothing.
 pub(crate) fn places(kind: Kind, namespaces: &[String]) -> Vec<String> {
     if kind.cluster_scoped() || namespaces.is_empty() { vec![String::new()] } else { namespaces.to_vec() }
@@ -100,9 +108,16 @@ pub(crate) async fn run(
 ) {
     let changed = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(watch::crds(caller.clone(), Arc::clone(&changed), shutdown.clone()));
+    let crds = Crds {
+        caller: caller.clone(),
+        events: events.clone(),
+        changed: Arc::clone(&changed),
+        bundles: Bundles::new(),
+    };
+    tasks.spawn(crds.run(shutdown.clone()));
     let watches = BTreeMap::new();
-    let mut source = Source { caller, status, namespaces, events, changed, watches, tasks, shutdown };
+    let mut source =
+        Source { caller, status, namespaces, events, changed, watches, absent: None, tasks, shutdown };
     source.supervise().await;
     while source.tasks.join_next().await.is_some() {}
 }
@@ -115,6 +130,8 @@ struct Source {
     /// Rung when the set of served kinds may have changed.
     changed: Arc<Notify>,
     watches: BTreeMap<Kind, Running>,
+    /// The kinds without which nothing is served that were not there at the last look.
+    absent: Option<Vec<&'static str>>,
     tasks: JoinSet<()>,
     shutdown: CancellationToken,
 }
@@ -163,6 +180,28 @@ impl Source {
             self.switch(kind, version).await;
         }
         self.status.kinds_unserved.set(unserved);
+        self.tell_absent();
+    }
+
+    /// Nothing happens without the definitions of some kinds: that is said, and when they have come.
+    fn tell_absent(&mut self) {
+        let is_absent = |kind: &Kind| self.watches.get(kind).is_none_or(|running| running.version.is_none());
+        let absent: Vec<&'static str> =
+            NEEDED_KINDS.into_iter().filter(is_absent).map(Kind::as_str).collect();
+        if self.absent.as_ref() == Some(&absent) {
+            return;
+        }
+        if !absent.is_empty() {
+            let kinds = absent.join(", ");
+            tracing::warn!(
+                kinds,
+                "the API does not serve kinds that are needed: install the CRDs of the Gateway API"
+            );
+        } else if self.absent.is_some() {
+            tracing::info!("the API serves every kind that is needed now");
+        }
+        self.status.set_absent(absent.clone());
+        self.absent = Some(absent);
     }
 
     async fn switch(&mut self, kind: Kind, version: Option<&'static str>) {

@@ -5,6 +5,7 @@
 //! JSON patch whose first step tests it), so a concurrent write is never lost: after a conflict the object is read
 //! and merged again. The newest wish for an object wins; there is one entry for each object, so the queue is bounded
 //! by the objects, and by [`MAX_OBJECTS`]. A status that others overwrite is written again, more and more slowly.
+//! Where statuses are refused for want of a right, one object at a time asks whether they still are.
 //! A wish made for an older generation than the object now has is dropped: the newer one is on its way.
 //! Deliberately absent: what a status says, and when the data plane allows it to be said.
 
@@ -73,6 +74,8 @@ struct Table {
     ours: OurNames,
     entries: HashMap<ObjectKey, Entry>,
     due: BTreeSet<(Instant, ObjectKey)>,
+    /// Where statuses of a kind may not be written (by its namespace), and when that is asked again.
+    denied: HashMap<(Kind, String), Instant>,
     versions: Versions,
     /// Entries that there ever were.
     entries_made: u64,
@@ -153,6 +156,13 @@ impl StatusWriter {
             entry.again = false;
         }
         self.woken(&table);
+    }
+
+    /// The status of this object is another's to write.
+    pub(crate) fn let_be(&self, key: &ObjectKey) {
+        if let Some(entry) = self.shared.table.lock().entries.get_mut(key) {
+            entry.wanted = None;
+        }
     }
 
     /// The version in which a kind's statuses are written from now on.
@@ -259,6 +269,7 @@ impl StatusWriter {
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut calls = FuturesUnordered::new();
         let mut leader = self.shared.caller.leadership().watch();
+        let mut granted = self.shared.status.rights.granted();
         loop {
             let next = loop {
                 let room = calls.len() < IN_FLIGHT;
@@ -272,6 +283,7 @@ impl StatusWriter {
                 () = self.shared.ready.notified() => {}
                 () = until(next) => {}
                 Ok(()) = leader.changed() => {}
+                Ok(()) = granted.changed() => self.shared.table.lock().ask_again(Instant::now()),
                 Some(done) = calls.next() => self.finish(done),
             }
         }
@@ -297,6 +309,14 @@ impl StatusWriter {
             table.due.pop_first();
             self.shared.status.status_queue.set(table.due.len() as u64);
             let Some(path) = path(&table.versions, &key) else { continue };
+            let denied = table.denied.get(&(key.kind, key.namespace.clone())).copied();
+            if let Some(again) = denied.filter(|again| *again > now) {
+                if let Some(entry) = table.entries.get_mut(&key) {
+                    entry.due = None;
+                }
+                table.schedule(&key, again);
+                continue;
+            }
             let Some(entry) = table.entries.get_mut(&key) else { continue };
             entry.due = None;
             match entry.plan(key.kind, path, &table.ours, now) {
@@ -332,6 +352,7 @@ impl StatusWriter {
         let Some(entry) = entry else { return };
         entry.busy = false;
         let mut next = std::mem::take(&mut entry.again).then_some(now);
+        let mut denied = false;
         match (done.plan, done.answer) {
             (Plan::Write { desired, counts_only, .. }, Ok(object)) => {
                 status.status_writes.add(1);
@@ -365,6 +386,12 @@ impl StatusWriter {
                 tracing::debug!(object = %done.key, %error, "status write met another write");
             }
             (_, Err(error)) if error.is_not_leading() => next = Some(now),
+            (_, Err(error)) if error.is_denied() => {
+                // The right is told as one that is missing.
+                status.status_errors.add(1);
+                next = Some(now + RETRY_CAP);
+                denied = true;
+            }
             (_, Err(error)) => {
                 status.status_errors.add(1);
                 let wait = if error.is_final() { RETRY_CAP } else { entry.backoff.next_wait() };
@@ -372,6 +399,9 @@ impl StatusWriter {
                 tracing::warn!(object = %done.key, %error, "status write failed");
             }
             (Plan::Nothing | Plan::Wait(_), Ok(_)) => {}
+        }
+        if denied {
+            table.denied.insert((done.key.kind, done.key.namespace.clone()), now + RETRY_CAP);
         }
         if let Some(at) = next {
             table.schedule(&done.key, at);
@@ -393,6 +423,21 @@ async fn until(at: Option<Instant>) {
 }
 
 impl Table {
+    /// Rights were granted: what was refused is tried now.
+    fn ask_again(&mut self, now: Instant) {
+        let denied = std::mem::take(&mut self.denied);
+        let is_refused = |key: &ObjectKey| denied.contains_key(&(key.kind, key.namespace.clone()));
+        let waiting: Vec<(Instant, ObjectKey)> =
+            self.due.iter().filter(|(at, key)| *at > now && is_refused(key)).cloned().collect();
+        for due in waiting {
+            self.due.remove(&due);
+            if let Some(entry) = self.entries.get_mut(&due.1) {
+                entry.due = None;
+            }
+            self.schedule(&due.1, now);
+        }
+    }
+
     fn entry(&mut self, key: &ObjectKey) -> &mut Entry {
         let made = &mut self.entries_made;
         self.entries.entry(key.clone()).or_insert_with(|| {
@@ -584,5 +629,25 @@ mod tests {
             panic!("the successor's status is written")
         };
         assert_eq!(version, "9");
+    }
+    #[tokio::test]
+    async fn statuses_that_may_not_be_written_are_asked_about_one_at_a_time() {
+        let (writer, now) = (writer(), Instant::now());
+        let keys = ["a", "b", "c"].map(|name| ObjectKey::new(Kind::HttpRoute, "default", name));
+        for key in &keys {
+            writer.observe(key, &route(&key.name, "5"));
+            writer.want(key, &key.name, 1, wish());
+        }
+        let Take::Call(key, entry, plan) = writer.take_due(true) else { panic!("a write is due") };
+        let message = "User \"u\" cannot patch resource \"httproutes/status\"".to_owned();
+        let denied = CallError::Refused { code: 403, reason: "Forbidden".to_owned(), message };
+        writer.finish(Done { key: key.clone(), entry, plan, answer: Err(denied) });
+        let Take::Until(Some(at)) = writer.take_due(true) else { panic!("the others wait with the first") };
+        assert!(at > now + RETRY_CAP / 2);
+        assert_eq!(writer.shared.table.lock().due.len(), keys.len());
+        writer.shared.table.lock().ask_again(Instant::now());
+        for _ in &keys {
+            assert!(matches!(writer.take_due(true), Take::Call(_, _, Plan::Write { .. })), "it is granted");
+        }
     }
 }

@@ -102,7 +102,11 @@ async fn answer(request: &Request<Incoming>, source: &dyn AdminSource) -> Respon
             }
             Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {missing}\n")),
         },
-        "/metrics" => with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", source.metrics()),
+        "/metrics" => with_type(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            source.metrics() + &process::usage(),
+        ),
         "/splits" => with_type(StatusCode::OK, "application/json", format!("{:#}\n", source.splits().await)),
         "/snapshot" => with_type(StatusCode::OK, "application/json", format!("{}\n", source.snapshot())),
         _ => text(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics, /splits or /snapshot\n".to_owned()),

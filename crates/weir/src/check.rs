@@ -12,13 +12,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
-use weir_control::{Kind, LEASE_LABEL};
+use weir_control::{Kind, LEASE_LABEL, NEEDED_KINDS};
 
 use crate::cli::CheckOptions;
 use crate::{client, status};
-
-/// Kinds without which nothing can be served.
-const NEEDED: [Kind; 4] = [Kind::GatewayClass, Kind::Gateway, Kind::HttpRoute, Kind::ReferenceGrant];
 
 /// A Lease that was renewed longer ago is nobody's. Unit: seconds.
 const STALE_SECONDS: i64 = 30;
@@ -69,7 +66,7 @@ async fn kinds(client: &Client, findings: &mut Findings) {
     for kind in Kind::ALL {
         match client::serves(client, kind).await {
             Ok(Some(_)) => {}
-            Ok(None) if NEEDED.contains(&kind) => {
+            Ok(None) if NEEDED_KINDS.contains(&kind) => {
                 let plural = kind.plural();
                 findings.bad(format!(
                     "the API does not serve {plural}.{}: install the CRDs of the Gateway API",

@@ -125,7 +125,8 @@ pub(crate) struct ControllerOptions {
     /// Namespaces whose objects are read (default: all).
     #[arg(long, env = "WEIR_WATCH_NAMESPACES", value_name = "NAME,NAME", value_delimiter = ',')]
     pub(crate) watch_namespaces: Vec<String>,
-    /// Whether one of several replicas is chosen to write; without it there must be one.
+    /// Whether one of several replicas is chosen to write; without it there must be one, and no other installation, which would
+    /// not see this one.
     #[arg(long, env = "WEIR_LEADER_ELECTION", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) leader_election: bool,
     /// Answer for classes of Kong's even where a controller of Kong's lives.

@@ -178,6 +178,7 @@ impl Work {
                 policy,
                 clock: Clock::default(),
                 status: distributed,
+                calls: Arc::clone(&control),
             },
         );
         running.send_replace(Some(distribution.clone()));
@@ -285,7 +286,12 @@ impl AdminSource for Report {
     fn remark(&self) -> Option<String> {
         let left = self.control.left_alone();
         let left = left.iter().map(|(name, why)| format!("classes of {name} are left alone: {why}"));
-        let all: Vec<String> = self.refused().into_iter().chain(left).collect();
+        let absent = self.control.absent();
+        let absent = (!absent.is_empty()).then(|| {
+            let kinds = absent.join(", ");
+            format!("the API does not serve {kinds}: install the CRDs of the Gateway API")
+        });
+        let all: Vec<String> = self.refused().into_iter().chain(absent).chain(left).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

@@ -26,6 +26,23 @@ pub(crate) async fn stop_signal() -> std::io::Result<&'static str> {
     })
 }
 
+/// What the process takes, by the names and in the text form of Prometheus.
+pub(crate) fn usage() -> String {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let resident = pages.and_then(|pages| pages.split_whitespace().nth(1)?.parse::<usize>().ok());
+    let bytes = resident.unwrap_or_default() * rustix::param::page_size();
+    format!(
+        "# HELP process_cpu_seconds_total Processor time that the process has taken.\n\
+         # TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {}.{:02}\n\
+         # HELP process_resident_memory_bytes Memory that the process has.\n\
+         # TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {bytes}\n",
+        time.tv_sec,
+        time.tv_nsec / 10_000_000,
+    )
+}
+
 /// Raises the soft limit of open files to the hard one. Every connection and every echo pod's port is a file, and the usual
 /// soft limit of 1,024 is for programs that use `select`.
 pub(crate) fn raise_file_limit() {
@@ -58,6 +75,20 @@ fn listen_address_by(address: SocketAddr, try_ipv6: impl FnOnce() -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_says_what_it_takes() {
+        let value = |name: &str| -> f64 {
+            let text = usage();
+            let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).expect("it is there");
+            line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+        };
+        assert!(value("process_resident_memory_bytes") > 1e5);
+        let before = value("process_cpu_seconds_total");
+        while value("process_cpu_seconds_total") < before + 0.02 {
+            std::hint::black_box(usage());
+        }
+    }
 
     #[test]
     fn without_ipv6_all_addresses_are_those_of_ipv4() {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authority::{Authority, AuthorityError, AuthorityPolicy};
 use super::{Clock, Leadership};
+use crate::backoff::Backoff;
 use crate::call::{CallError, Caller, Collection, PatchKind};
 
 /// How often the Secret is looked at. Unit: time. Source: ours; a rotation that somebody asks for begins so soon.
@@ -75,6 +76,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::new(LOOK_AGAIN, LOOK);
         loop {
             // An API that does not answer must not hold up the end.
             let looked = tokio::select! {
@@ -84,6 +86,7 @@ impl Keeper {
             let wait = match looked {
                 Ok(()) => {
                     self.problem.send_if_modified(|problem| !std::mem::take(problem).is_empty());
+                    backoff.reset();
                     LOOK
                 }
                 Err(error) => {
@@ -97,7 +100,11 @@ impl Keeper {
                     if is_news && !is_conflict && !matches!(error, KeepError::NotMade) {
                         tracing::warn!(secret = %text, "the authority of data planes is not in order; it is tried again");
                     }
-                    LOOK_AGAIN
+                    if is_conflict || matches!(error, KeepError::NotMade) {
+                        LOOK_AGAIN
+                    } else {
+                        backoff.next_wait()
+                    }
                 }
             };
             tokio::select! {

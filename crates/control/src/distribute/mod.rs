@@ -81,6 +81,8 @@ pub struct DistributeConfig {
     pub clock: Clock,
     /// Counters; keep a clone to read them.
     pub status: Arc<DistributeStatus>,
+    /// Where its calls to the API are counted, and what that refuses is told.
+    pub calls: Arc<ControlStatus>,
 }
 
 /// Why nothing is distributed.
@@ -125,7 +127,7 @@ struct Shared {
 impl Distribution {
     pub fn new(client: kube::Client, config: DistributeConfig) -> Distribution {
         let shared = Shared {
-            caller: Caller::new(client, Arc::<ControlStatus>::default()),
+            caller: Caller::new(client, Arc::clone(&config.calls)),
             config,
             fleet: Mutex::default(),
             moved: Notify::new(),

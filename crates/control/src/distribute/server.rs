@@ -12,9 +12,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -53,6 +55,9 @@ const UNKNOWN_STAY: Duration = Duration::from_secs(40);
 /// The largest call for a certificate. Unit: bytes. Source: ours.
 const CALL_MAX: usize = 64 * 1024;
 
+/// Handshakes that fail are told once in this time, with how many there were. Unit: time. Source: ours.
+const TOLD: Duration = Duration::from_secs(30);
+
 /// How often a silent peer is asked whether it is there, and how long it has to answer. Unit: time. Source: ours.
 const PING: Duration = Duration::from_secs(5);
 const PONG: Duration = Duration::from_secs(10);
@@ -77,6 +82,8 @@ struct Door {
     reviews: Semaphore,
     unknown: Crowd<IpAddr>,
     known: Crowd<DataPlaneName>,
+    /// When a handshake that failed was told last, and how many there were by then.
+    told: Mutex<Option<(Instant, u64)>>,
     shutdown: CancellationToken,
 }
 
@@ -87,6 +94,7 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
         reviews: Semaphore::new(REVIEWS_MAX),
         unknown: Crowd::new(UNKNOWN_MAX),
         known: Crowd::new(PLANE_MAX),
+        told: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     loop {
@@ -113,6 +121,21 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
 }
 
 impl Door {
+    /// After an authority was lost each data plane comes again every few seconds.
+    fn tell_failure(&self, error: &std::io::Error, from: IpAddr) {
+        let failures = self.shared.config.status.handshake_failures.get();
+        let mut told = self.told.lock();
+        let before = match *told {
+            Some((at, _)) if at.elapsed() < TOLD => return,
+            Some((_, before)) => before,
+            None => 0,
+        };
+        *told = Some((Instant::now(), failures));
+        drop(told);
+        let count = failures.saturating_sub(before);
+        tracing::info!(%error, %from, count, "connections of data planes ended before TLS was there");
+    }
+
     async fn connection(self: Arc<Self>, stream: TcpStream, from: IpAddr) {
         let status = &self.shared.config.status;
         status.connections.add(1);
@@ -127,8 +150,7 @@ impl Door {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 status.handshake_failures.add(1);
-                tracing::info!(%error, "a data plane's connection ended before TLS was there");
-                return;
+                return self.tell_failure(&error, from);
             }
             Err(_elapsed) => return status.handshake_failures.add(1),
         };

@@ -29,6 +29,7 @@ use super::{Assigned, Assignment, GatewayView, PlanePlace};
 use crate::call::Caller;
 use crate::lease::LEASE_END;
 use crate::metrics::ControlStatus;
+use crate::rivals::Installations;
 
 /// Settings of provisioning in a cluster.
 #[derive(Clone, Debug)]
@@ -57,14 +58,17 @@ impl Cluster {
 
     /// The value of the label `weir.dev/instance` on everything of this installation: `NAMESPACE.RELEASE`.
     pub fn instance(&self) -> String {
-        let plain = format!("{}.{}", self.namespace, self.release);
-        // A label's value may have dots where a name may not.
-        if plain.len() <= LABEL_BYTES { plain } else { short(&plain) }
+        instance(&self.namespace, &self.release)
     }
 
     /// The name of the ConfigMap with the authority's certificates, in each namespace with a data plane.
     pub fn trust_name(&self) -> String {
         short(&format!("{}-weir-authority", self.release))
+    }
+
+    /// The name of the Secret with the authority itself.
+    pub fn authority_name(&self) -> String {
+        format!("{}-weir-authority", self.release)
     }
 
     /// The Lease of the installation's controllers.
@@ -76,6 +80,13 @@ impl Cluster {
         let plane = self.shared_plane();
         Id::new(Piece::Service, &plane.namespace, &plane.name)
     }
+}
+
+/// The value of the label `weir.dev/instance` on everything of an installation.
+pub(crate) fn instance(namespace: &str, release: &str) -> String {
+    let plain = format!("{namespace}.{release}");
+    // A label's value may have dots where a name may not.
+    if plain.len() <= LABEL_BYTES { plain } else { short(&plain) }
 }
 
 /// A handle; cheap to clone.
@@ -90,6 +101,8 @@ struct Shared {
     status: Arc<ControlStatus>,
     /// The only namespaces in which anything is done; none: all.
     namespaces: Vec<String>,
+    /// The installations that are there, as their objects' labels name them; `None` until that is known.
+    installations: watch::Receiver<Option<Installations>>,
     table: Mutex<Table>,
     /// What was made of each Gateway last.
     made: Mutex<BTreeMap<ObjectKey, Made>>,
@@ -129,6 +142,7 @@ impl Planes {
         caller: Caller,
         status: Arc<ControlStatus>,
         mut namespaces: Vec<String>,
+        installations: watch::Receiver<Option<Installations>>,
     ) -> Planes {
         if !namespaces.is_empty() && !namespaces.contains(&cluster.namespace) {
             // The shared data plane lives there.
@@ -136,7 +150,8 @@ impl Planes {
         }
         let table = Mutex::new(Table::new(&namespaces));
         let (made, changed, moved) = (Mutex::default(), Notify::new(), Arc::new(Notify::new()));
-        let shared = Shared { cluster, caller, status, namespaces, table, made, changed, moved };
+        let shared =
+            Shared { cluster, caller, status, namespaces, installations, table, made, changed, moved };
         Planes { shared: Arc::new(shared) }
     }
 
@@ -167,6 +182,19 @@ impl Planes {
         self.shared.cluster.shared_service()
     }
 
+    /// Why nobody gets through to a Gateway, with where to look for more.
+    pub(crate) fn explain(&self, view: &GatewayView, problem: AddressProblem) -> AddressProblem {
+        let plane =
+            if view.is_unmanaged() { self.shared.cluster.shared_plane() } else { objects::plane(view) };
+        let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
+        let whereabouts = self.shared.table.lock().whereabouts(&deployment);
+        match problem {
+            AddressProblem::NotReady(why) => AddressProblem::NotReady(format!("{why}; {whereabouts}")),
+            AddressProblem::NoResources(why) => AddressProblem::NoResources(format!("{why}; {whereabouts}")),
+            other => other,
+        }
+    }
+
     fn assign_one(&self, view: &GatewayView, table: &Table) -> Assigned {
         let shared = self.shared.cluster.shared_plane();
         if view.is_unmanaged() {
@@ -183,7 +211,7 @@ impl Planes {
         let (published, mut problem) = table.addresses(&self.service(view), view);
         let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
         if let Some(why) = table.trouble(&view.key, &deployment) {
-            problem = Some(AddressProblem::NoResources(why));
+            problem = Some(AddressProblem::NoResources(format!("{why}; {}", table.whereabouts(&deployment))));
         }
         Assigned {
             addresses: Vec::new(),

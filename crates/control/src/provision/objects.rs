@@ -15,7 +15,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weir_api::gateway_api::ProtocolType;
-use weir_api::kong::{INGRESS_CLASS, INGRESS_CONTROLLER, KIC_CONTROLLER, OPERATOR_CONTROLLER};
+use weir_api::kong::{
+    INGRESS_CLASS, INGRESS_CONTROLLER, KIC_CONTROLLER, OPERATOR_CONTROLLER, PUBLISH_SERVICE_ANNOTATION,
+};
 use weir_core::{Kind, ObjectKey};
 
 use super::sandbox::hash;
@@ -30,8 +32,6 @@ use crate::status_writer::{Desired, StatusWriter};
 pub(crate) const KONG_NAMESPACE: &str = "kong";
 const KONG_PROXY_SERVICE: &str = "kong-gateway-proxy";
 
-/// The annotation by which Kong's controller tells a Gateway which Service publishes its address.
-pub(crate) const PUBLISH_SERVICE: &str = "konghq.com/publish-service";
 const PUBLISHED_BY: &str = "kong/kong-gateway-proxy";
 
 /// Marks Services that we made: `shared`, or `gateway`.
@@ -381,7 +381,7 @@ impl Publisher {
                 caller.delete(path, &options).await
             }
             Action::Annotate { path, value, .. } => {
-                let patch = json!({"metadata": {"annotations": {PUBLISH_SERVICE: value}}});
+                let patch = json!({"metadata": {"annotations": {PUBLISH_SERVICE_ANNOTATION: value}}});
                 caller.patch(path, PatchKind::Merge, &patch).await
             }
         };

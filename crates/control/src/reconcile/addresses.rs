@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weir_api::gateway_api::GatewayClass;
-use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP};
+use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP, PUBLISH_SERVICE_ANNOTATION};
 use weir_core::{Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
 use weir_model::resource::{BindReport, DataPlaneName};
 
@@ -20,7 +20,7 @@ use super::words::{self, Said};
 use crate::kinds::{Versions, api_version, collection};
 use crate::provision::cluster::Planes;
 use crate::provision::cluster::configuration::Notice;
-use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, PUBLISH_SERVICE, Publisher, Wishes, is_udp};
+use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, Publisher, Wishes, is_udp};
 use crate::provision::{Assignment, GatewayView, Provision};
 use crate::status_writer::StatusWriter;
 
@@ -141,7 +141,8 @@ impl Provisioning {
         for view in views {
             let Some(given) = self.assignment.gateways.get_mut(&view.key) else { continue };
             if given.problem.is_none() {
-                given.problem = self.reach.problem(&planes.service(view));
+                let problem = self.reach.problem(&planes.service(view));
+                given.problem = problem.map(|problem| planes.explain(view, problem));
             }
         }
     }
@@ -234,7 +235,7 @@ impl Provisioning {
             ports: need.ports.clone(),
             labels: need.labels.clone(),
             annotations: need.annotations.clone(),
-            publish_service: metadata.annotations.get(PUBLISH_SERVICE).cloned(),
+            publish_service: metadata.annotations.get(PUBLISH_SERVICE_ANNOTATION).cloned(),
             listeners,
             drain: need.drain,
             configuration,

@@ -34,6 +34,10 @@ impl Reconciler {
                 self.delete(kind, &object);
             }
             SourceEvent::Bookmark { kind, resource_version } => self.note_seen(kind, resource_version),
+            SourceEvent::Bundles(bundles) => {
+                self.readable.bundles = bundles;
+                self.rewrite_classes();
+            }
         }
     }
 
@@ -42,6 +46,8 @@ impl Reconciler {
         self.serve_objects(kind, version);
         let features = supported_features(|kind| self.versions.contains_key(&kind));
         self.translator.set_supported_features(features);
+        // What data planes are to be depends on whether it can be known which Gateways there are.
+        self.provisioning.look_again();
         self.stirred = true;
     }
 
@@ -52,7 +58,7 @@ impl Reconciler {
             }
             None => {
                 self.versions.remove(&kind);
-                if self.listed.contains(&kind) && self.lost.insert(kind) {
+                if self.listed.contains(&kind) && self.readable.lost.insert(kind) {
                     tracing::warn!(
                         kind = kind.as_str(),
                         "the API serves the kind no longer; its last objects stay"
@@ -73,7 +79,7 @@ impl Reconciler {
             self.stirred = true;
             self.tell_missing();
         }
-        if self.lost.remove(&kind) {
+        if self.readable.lost.remove(&kind) {
             self.rewrite_classes();
         }
     }

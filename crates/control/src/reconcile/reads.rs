@@ -147,7 +147,10 @@ async fn read(caller: Caller, key: ObjectKey, path: String, mark: Mark) -> Answe
                 return Answer { key, mark, found: Found::Objects(Vec::new()) };
             }
             Err(error) if error.is_final() || started.elapsed() >= REFERENCE_WAIT => {
-                tracing::warn!(object = %key, %error, "a reference cannot be read");
+                // A missing right is told as that, once.
+                if !error.is_denied() {
+                    tracing::warn!(object = %key, %error, "a reference cannot be read");
+                }
                 return Answer { key, mark, found: Found::Nothing };
             }
             Err(_) => tokio::time::sleep(backoff.next_wait()).await,

@@ -14,7 +14,6 @@ use kube::api::WatchEvent;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use weir_core::Kind;
 
 use super::{RETRY_CAP, RETRY_FIRST, SourceEvent};
@@ -23,15 +22,13 @@ use crate::call::{CallError, Caller, WATCH_SECONDS};
 use crate::metrics::ControlStatus;
 
 /// How much longer than promised a silent watch is believed in.
-const WATCH_GRACE: Duration = Duration::from_secs(10);
+pub(super) const WATCH_GRACE: Duration = Duration::from_secs(10);
 
 /// A watch that lived this long was a good one: the next failure starts the backoff anew.
-const GOOD_WATCH: Duration = Duration::from_secs(5);
+pub(super) const GOOD_WATCH: Duration = Duration::from_secs(5);
 
 /// The longest wait after a watch that the server ended in peace, however soon it did.
 const CLEAN_WAIT: Duration = Duration::from_millis(500);
-
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// What a watch calls the kind that it reads.
 pub(crate) trait Watched: Copy + Send + Sync + 'static {
@@ -70,6 +67,7 @@ enum End {
 impl<K: Watched> Watch<K> {
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
+        let mut granted = self.status.rights.granted();
         loop {
             let mut version = match self.caller.list(&self.path, false).await {
                 Ok((version, objects)) => {
@@ -88,7 +86,9 @@ impl<K: Watched> Watch<K> {
                 }
                 Err(error) => {
                     self.failed("list failed", &error);
-                    tokio::time::sleep(backoff.next_wait()).await;
+                    // A right that was missing may be there now.
+                    granted.mark_unchanged();
+                    let _ = tokio::time::timeout(backoff.next_wait(), granted.changed()).await;
                     continue;
                 }
             };
@@ -185,50 +185,4 @@ impl<K: Watched> Watch<K> {
         }
         tracing::warn!(kind = self.kind.name(), namespace = self.namespace, %error, message);
     }
-}
-
-/// Ring `changed` whenever a CRD of a group that we read is made, changed or deleted. Where CRDs may not be read, the
-/// slow check of discovery is all there is.
-pub(crate) async fn crds(caller: Caller, changed: Arc<Notify>, shutdown: CancellationToken) {
-    let watching = async {
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
-        loop {
-            let started = Instant::now();
-            if let Err(error) = follow_crds(&caller, &changed).await {
-                tracing::debug!(%error, "watch of CRDs failed");
-            }
-            if started.elapsed() >= GOOD_WATCH {
-                backoff.reset();
-            }
-            tokio::time::sleep(backoff.next_wait()).await;
-            changed.notify_one();
-        }
-    };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = watching => {}
-    }
-}
-
-async fn follow_crds(caller: &Caller, changed: &Notify) -> Result<(), CallError> {
-    let (version, _) = caller.list(CRDS, true).await?;
-    // Whatever changed before this list is not in the watch.
-    changed.notify_one();
-    let mut stream = pin!(caller.watch(CRDS, &version, true).await?);
-    let idle = Duration::from_secs(WATCH_SECONDS) + WATCH_GRACE;
-    while let Some(event) =
-        tokio::time::timeout(idle, stream.next()).await.map_err(|_elapsed| CallError::TimedOut(idle))?
-    {
-        match event? {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
-                let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                if Kind::ALL.iter().any(|kind| name.split_once('.') == Some((kind.plural(), kind.group()))) {
-                    changed.notify_one();
-                }
-            }
-            WatchEvent::Bookmark(_) => {}
-            WatchEvent::Error(status) => return Err(CallError::from(kube::Error::Api(status))),
-        }
-    }
-    Ok(())
 }

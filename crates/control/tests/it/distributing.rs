@@ -78,6 +78,7 @@ async fn site() -> Site {
         policy: AuthorityPolicy::default(),
         clock: Clock::default(),
         status: status.clone(),
+        calls: Arc::default(),
     };
     let distribution = Distribution::new(api.client(), config);
     let (updates, taken) = mpsc::channel(4);

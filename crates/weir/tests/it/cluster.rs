@@ -602,6 +602,12 @@ async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
     rig.until(GATEWAY, "default", "nobodys", |g| condition(g, "Accepted").0 == "True").await;
     let deployment = rig.until(DEPLOYMENT, "default", "weir-nobodys", Value::is_object).await;
     assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.second");
+    // What the first had made for the same Gateways is the second's now.
+    for kind in [DEPLOYMENT, SERVICE] {
+        let is_seconds =
+            |object: &Value| object["metadata"]["labels"]["weir.dev/instance"] == "default.second";
+        rig.until(kind, "default", "weir-g", is_seconds).await;
+    }
     assert!(second.status.left_alone().is_empty());
 }
 

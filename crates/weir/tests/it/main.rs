@@ -24,4 +24,5 @@ mod echo_basic;
 mod harness;
 mod plane;
 mod plane_places;
+mod rights;
 mod snapshot;

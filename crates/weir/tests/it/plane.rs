@@ -128,6 +128,7 @@ impl Cluster {
                     Clock::from_fn(move || unix_seconds() + ahead.load(Relaxed))
                 },
                 status: status.clone(),
+                calls: Arc::default(),
             },
         );
         let (updates, taken) = mpsc::channel(4);

@@ -1,7 +1,8 @@
 //! The task that keeps a cluster's objects as they should be.
 //!
 //! Invariants: only the leader writes; at most [`IN_FLIGHT`] calls at a time, one for each object; nothing of another is
-//! taken over: before an object is made it is looked for, and one that is not marked as ours stays as it is.
+//! taken over: before an object is made it is looked for, and one that is not marked as ours stays as it is, unless it was made for the
+//! same Gateway by an installation that is not there any more.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Planes;
 use super::objects::{INSTANCE_LABEL, Id, Piece};
-use super::table::Action;
+use super::table::{Action, Table};
 use crate::call::{CallError, PatchKind, percent_encode};
 use crate::source::watch::Watch;
 use crate::source::{EVENT_QUEUE, SourceEvent};
@@ -56,6 +57,8 @@ impl Planes {
         let mut watches = self.watch(&events, &shutdown);
         let mut trust = self.shared.cluster.trust.clone();
         let mut leader = self.shared.caller.leadership().watch();
+        let mut installations = self.shared.installations.clone();
+        let mut granted = self.shared.status.rights.granted();
         let mut calls = FuturesUnordered::new();
         loop {
             let next = loop {
@@ -74,6 +77,8 @@ impl Planes {
                 Some(done) = calls.next() => self.finish(done),
                 () = self.shared.changed.notified() => {}
                 Ok(()) = leader.changed() => {}
+                Ok(()) = installations.changed() => self.shared.table.lock().try_again(),
+                Ok(()) = granted.changed() => self.shared.table.lock().try_again(),
                 Ok(()) = trust.changed() => self.shared.moved.notify_one(),
                 () = until(next) => {}
             }
@@ -118,7 +123,7 @@ impl Planes {
             SourceEvent::Listed { kind, namespace, objects, .. } => table.listed(kind, &namespace, objects),
             SourceEvent::Applied { kind, object } => table.seen(kind, object),
             SourceEvent::Deleted { kind, object } => table.gone(kind, &object),
-            SourceEvent::Served { .. } | SourceEvent::Bookmark { .. } => false,
+            SourceEvent::Served { .. } | SourceEvent::Bookmark { .. } | SourceEvent::Bundles(_) => false,
         };
         if moved {
             self.shared.moved.notify_one();
@@ -144,6 +149,10 @@ impl Planes {
             Ok(there) => {
                 return match there["metadata"]["labels"][INSTANCE_LABEL].as_str() {
                     Some(instance) if instance == self.shared.cluster.instance() => Ok(Outcome::Found(there)),
+                    Some(other) if self.is_left_behind(other) && has_owner_of(&there, object) => {
+                        tracing::info!(object = %id, installation = other, "taken over from an installation that is gone");
+                        Ok(Outcome::Found(there))
+                    }
                     Some(other) => {
                         Err(Failed::Taken(format!("it is kept by another installation of Weir, {other}")))
                     }
@@ -153,6 +162,13 @@ impl Planes {
         }
         let made = caller.patch(&id.path(), PatchKind::Apply, object).await.map_err(Failed::Call)?;
         Ok(Outcome::Wrote { object: made, hash })
+    }
+
+    /// Whether it is known that nobody keeps the objects of an installation any more.
+    fn is_left_behind(&self, instance: &str) -> bool {
+        let seen = self.shared.installations.borrow();
+        let all = seen.as_ref().and_then(|seen| seen.instances.as_ref());
+        all.is_some_and(|all| !all.contains(instance))
     }
 
     async fn change(
@@ -225,20 +241,35 @@ impl Planes {
                 table.put_off(&id);
                 false
             }
-            Err(Failed::Call(error)) => {
-                let is_final = error.is_final();
-                tracing::warn!(object = %id, %error, "a provisioned object cannot be written");
-                table.failed(&id, error.to_string(), is_final, Instant::now())
-            }
-            Err(Failed::Taken(why)) => {
-                tracing::warn!(object = %id, error = why, "a provisioned object cannot be written");
-                table.failed(&id, why, true, Instant::now())
-            }
+            Err(Failed::Call(error)) => failed(&mut table, &id, error.to_string(), error.is_final()),
+            Err(Failed::Taken(why)) => failed(&mut table, &id, why, true),
         };
         if moved {
             self.shared.moved.notify_one();
         }
     }
+}
+
+/// Notes a failure, and tells of it unless it was told of. Whether that is a new thing to tell.
+fn failed(table: &mut Table, id: &Id, why: String, is_final: bool) -> bool {
+    let is_news = table.failed(id, why.clone(), is_final, Instant::now());
+    if is_news {
+        tracing::warn!(object = %id, error = why, "a provisioned object cannot be written");
+    } else {
+        tracing::debug!(object = %id, error = why, "a provisioned object cannot be written");
+    }
+    is_news
+}
+
+/// Whether both objects go with one Gateway.
+fn has_owner_of(there: &Value, wanted: &Value) -> bool {
+    let owners = |object: &Value| -> Vec<String> {
+        let all = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        let gateways = all.into_iter().filter(|owner| owner["kind"] == "Gateway");
+        gateways.filter_map(|owner| owner["uid"].as_str().map(str::to_owned)).collect()
+    };
+    let wanted = owners(wanted);
+    owners(there).iter().any(|uid| wanted.contains(uid))
 }
 
 async fn until(at: Option<Instant>) {

@@ -164,6 +164,9 @@ impl Table {
             }
             self.suspect.insert(id.clone());
         }
+        if known && !self.known {
+            self.suspect.extend(wishes.keys().cloned());
+        }
         self.suspect.extend(self.there.keys().filter(|id| !wishes.contains_key(*id)).cloned());
         (self.wishes, self.judged, self.known, self.trusts) = (wishes, judged, known, trusts);
     }
@@ -241,7 +244,7 @@ impl Table {
 
     /// What is to be done now, or when there is something again.
     pub(super) fn next(&mut self, now: Instant) -> (Option<(Id, Action)>, Option<Instant>) {
-        if !self.known || !self.unlisted.is_empty() {
+        if !self.unlisted.is_empty() {
             return (None, None);
         }
         let mut later: Option<Instant> = None;
@@ -251,7 +254,9 @@ impl Table {
         {
             after = Bound::Excluded(id.clone());
             let action = if self.wishes.contains_key(&id) { self.repair(&id) } else { self.removal(&id) };
-            let Some(action) = action else {
+            // What is there may belong to Gateways that cannot be seen now; what is missing is missing all the same.
+            let is_certain = |action: &Action| self.known || matches!(action, Action::Make { .. });
+            let Some(action) = action.filter(is_certain) else {
                 self.suspect.remove(&id);
                 continue;
             };
@@ -393,6 +398,13 @@ impl Table {
         is_news || trouble.attempts == QUIET_FAILURES + 1
     }
 
+    /// What was refused may not be any more: it is tried again now.
+    pub(super) fn try_again(&mut self) {
+        for trouble in self.troubles.values_mut() {
+            trouble.until = None;
+        }
+    }
+
     /// Nothing was tried.
     pub(super) fn put_off(&mut self, id: &Id) {
         self.busy.remove(id);
@@ -409,6 +421,15 @@ impl Table {
         }
         let there = self.there.get(deployment)?;
         Some(format!("{deployment}: {}", standstill(&there.object)?))
+    }
+
+    /// Where somebody looks who asks why no pod of a Deployment is ready.
+    pub(super) fn whereabouts(&self, deployment: &Id) -> String {
+        let image = self.there.get(deployment).and_then(|there| {
+            there.object.pointer("/spec/template/spec/containers/0/image")?.as_str().map(str::to_owned)
+        });
+        let image = image.map(|image| format!(" (image {image})")).unwrap_or_default();
+        format!("the pods are those of {deployment}{image}; `weir check` says what keeps them")
     }
 
     /// The addresses that a Service turned out to have, in the operator's order, and what is wrong with them.

@@ -308,3 +308,37 @@ fn pods_that_cannot_be_made_are_told_with_the_servers_own_words() {
     assert!(table.seen(Piece::Deployment, stuck));
     assert_eq!(table.trouble(&view("g").key, &pods()), None);
 }
+
+#[test]
+fn while_gateways_cannot_be_seen_what_is_missing_is_made_and_what_is_there_stays() {
+    let (now, mut table) = (Instant::now(), table());
+    let unknown = |table: &mut Table, wishes: &[(Piece, Value)]| {
+        let wish = |(piece, spec): &(Piece, Value)| {
+            (id(*piece), Arc::new(Wish::new(object(*piece, spec.clone()), None, false)))
+        };
+        table.wish(wishes.iter().map(wish).collect(), BTreeSet::from(["g".to_owned()]), false, true);
+    };
+    table.seen(Piece::Service, stored(object(Piece::Service, json!({"type": "LoadBalancer"})), 3));
+    table.seen(Piece::NetworkPolicy, stored(object(Piece::NetworkPolicy, json!({})), 4));
+    let wishes = [(Piece::ConfigMap, json!({})), (Piece::Service, json!({"type": "NodePort"}))];
+    unknown(&mut table, &wishes);
+    let (Some((made, Action::Make { object, hash })), _) = table.next(now) else { panic!("it is missing") };
+    assert_eq!(made.piece, Piece::ConfigMap);
+    table.wrote(&made, hash, stored(object, 5));
+    assert_eq!(next(&mut table, now), None, "neither changed nor deleted");
+    wish(&mut table, &wishes);
+    assert!(matches!(next(&mut table, now), Some(Action::Change { .. })), "now it is known");
+    assert!(matches!(next(&mut table, now), Some(Action::Delete { .. })));
+}
+
+#[test]
+fn what_was_refused_is_tried_at_once_when_there_is_reason_to() {
+    let (now, mut table) = (Instant::now(), table());
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    assert!(matches!(next(&mut table, now), Some(Action::Make { .. })));
+    assert!(table.failed(&id(Piece::Service), "forbidden".to_owned(), true, now), "that is news");
+    assert_eq!(next(&mut table, now), None);
+    table.try_again();
+    assert!(matches!(next(&mut table, now), Some(Action::Make { .. })));
+    assert!(!table.failed(&id(Piece::Service), "forbidden".to_owned(), true, now), "it was told");
+}
