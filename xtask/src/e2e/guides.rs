@@ -9,13 +9,13 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use super::leftovers::Inventory;
-use super::{Run, clients, crowd, faults, managed, tenants};
+use super::{Run, clients, crowd, faults, managed, tenants, wrong};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
 /// Which definitions of kinds are installed.
 #[derive(Clone, Copy)]
-enum Crds {
+pub(super) enum Crds {
     /// The bundle that the guides' times had: four kinds.
     V1_0_0,
     Current,
@@ -68,6 +68,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     run.scenario("managed", managed)?;
     run.scenario("tenants", tenants_apart)?;
     run.scenario("clients", clients_ask)?;
+    run.scenario("wrong", wrong::all)?;
     // Minutes that say little of a change: at full length, or when asked for.
     if run.options.long || run.options.only.is_some() {
         run.scenario("crowd", many)?;
@@ -88,7 +89,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn install_kinds(&self, crds: Crds) -> Result<()> {
+    pub(super) fn install_kinds(&self, crds: Crds) -> Result<()> {
         let folder = match crds {
             Crds::V1_0_0 => self.crds.join("older/v1.0.0"),
             Crds::Current => self.crds.join("standard"),
@@ -101,7 +102,7 @@ impl Run<'_> {
     }
 
     /// The guides' line; what it installs is awaited as `rollout status` does.
-    fn install(&self, line: &str, release: &str, namespace: &str) -> Result<()> {
+    pub(super) fn install(&self, line: &str, release: &str, namespace: &str) -> Result<()> {
         self.cluster.does(line)?;
         for part in ["controller", "gateway-proxy"] {
             let line =

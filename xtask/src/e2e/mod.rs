@@ -11,6 +11,7 @@
 //! | [`managed`] | what may be asked of a Gateway's own data plane |
 //! | [`clients`] | what `weir status` and its like have to say |
 //! | [`tenants`] | what a tenant tries and must not have |
+//! | [`wrong`] | what is wrong in a cluster, and what is said of it |
 //! | [`crowd`] | what many routes, changing endpoints and many data planes cost |
 //! | [`load`] | the load, and what it may meet |
 
@@ -21,6 +22,7 @@ mod guides;
 mod load;
 mod managed;
 mod tenants;
+mod wrong;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,155 @@
+//! Two installations in one cluster, and one that reads some namespaces alone.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Wrong, at_calm};
+
+/// The second stands back and says so; it takes over what the first had made when that is uninstalled, and so does one that comes later.
+/// Which is there at the end.
+pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
+    wrong.case("a second installation stands back", || stands_back(wrong))?;
+    wrong.case("it takes over what the first leaves", || takes_over(wrong, "kong", "other"))?;
+    if !wrong.long {
+        return Ok("other");
+    }
+    wrong.case("a later one takes over", || {
+        remove(wrong, "other")?;
+        // Nobody is there, and what was served is served.
+        wrong.is_served()?;
+        wrong.install("kong", "")?;
+        is_kept_by(wrong, "kong")
+    })?;
+    // Under the name of the one before, with another authority: its data planes trust that when their kubelet has told them.
+    wrong.case("the same installation again", || {
+        remove(wrong, "kong")?;
+        wrong.install("kong", "")?;
+        wrong.is_served()?;
+        wrong.condition("-n calm gateway/calm", "Programmed", "False", &["data plane calm/weir-calm"])?;
+        wrong.is_calm()?;
+        wrong.condition_within(
+            Duration::from_secs(240),
+            "-n calm gateway/calm",
+            "Programmed",
+            "True",
+            &[],
+        )?;
+        is_kept_by(wrong, "kong")
+    })?;
+    Ok("kong")
+}
+
+fn remove(wrong: &Wrong<'_>, release: &str) -> Result<()> {
+    wrong.does(&format!("helm uninstall {release} -n {release}"))?;
+    wrong.does(&format!("kubectl delete namespace {release} --timeout=120s")).map(drop)
+}
+
+/// Takes the last installation away, and what it served first.
+pub(super) fn leave(wrong: &Wrong<'_>, release: &str) -> Result<()> {
+    wrong.does("kubectl delete gateway calm -n calm")?;
+    let planes = "kubectl get deployments,services -n calm -l weir.dev/provisioned=gateway -o name";
+    wrong.run.cluster.until(planes, str::is_empty).context("what was made for the Gateway goes with it")?;
+    remove(wrong, release)
+}
+
+fn stands_back(wrong: &Wrong<'_>) -> Result<()> {
+    wrong.install("other", "")?;
+    wrong.controllers_say("other", "installation kong of Weir in namespace kong was there first", true)?;
+    wrong.controllers_say("kong", "was there first", false)?;
+    wrong.event("GatewayClass/calm", "default", "StandingBack", "kong/kong-weir-leader")?;
+    // Two that write to one object write it again and again.
+    let objects = "gatewayclasses,gateways,httproutes -A";
+    let before = wrong.version_of(objects)?;
+    std::thread::sleep(Duration::from_secs(if wrong.long { 120 } else { 5 }));
+    wrong.is_calm()?;
+    ensure!(wrong.version_of(objects)? == before, "something was written while nothing changed");
+    Ok(())
+}
+
+fn takes_over(wrong: &Wrong<'_>, first: &str, next: &str) -> Result<()> {
+    wrong.does(&format!("helm uninstall {first} -n {first}"))?;
+    wrong.controllers_say(next, "was there first", false)?;
+    is_kept_by(wrong, next)?;
+    wrong.does(&format!("kubectl delete namespace {first} --timeout=120s")).map(drop)
+}
+
+/// The data plane of `calm` becomes that of a release, without a request that fails, and changes go through.
+fn is_kept_by(wrong: &Wrong<'_>, release: &str) -> Result<()> {
+    let instance = format!("{release}.{release}");
+    let label = "kubectl get deployment,service -n calm -l gateway.networking.k8s.io/gateway-name=calm \
+                 -o jsonpath='{.items[*].metadata.labels.weir\\.dev/instance}'";
+    let asked = at_calm(&format!(
+        "for i in {{1..10}}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; done; {label}"
+    ));
+    let of_release = |said: &str| {
+        let labels: Vec<&str> = said.split_whitespace().collect();
+        labels.len() >= 2 && labels.iter().all(|label| *label == instance)
+    };
+    let said = wrong.until_served(&asked, of_release)?;
+    println!("    {said}");
+    let rolled = at_calm(
+        "for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; done; \
+         kubectl rollout status -n calm deployment/weir-calm --timeout=1s 2>&1 || true",
+    );
+    wrong.until_served(&rolled, |said| said.contains("successfully rolled out"))?;
+    // Those of the installation before may still answer; no change reaches them.
+    let pods = "kubectl get pods -n calm -l gateway.networking.k8s.io/gateway-name=calm -o name | wc -l";
+    wrong.run.cluster.until(pods, |count| count.trim() == "1").context("the pods from before end")?;
+    wrong.condition("-n calm gateway/calm", "Programmed", "True", &[])?;
+    super::kinds::change(wrong)?;
+    wrong.is_calm()
+}
+
+/// With `watchNamespaces` there are no rights elsewhere, and the classes say whose objects are read.
+pub(super) fn some_namespaces(wrong: &Wrong<'_>, before: &str) -> Result<()> {
+    remove(wrong, before)?;
+    wrong.does("kubectl create namespace outside")?;
+    wrong.case("some namespaces alone", || {
+        wrong.install("scoped", "--set 'watchNamespaces={calm}'")?;
+        for (what, place, may) in [
+            ("list secrets", "-n outside", "no"),
+            ("get secrets", "-n default", "no"),
+            ("patch services", "-n outside", "no"),
+            ("list secrets", "-A", "no"),
+            ("list secrets", "-n calm", "yes"),
+        ] {
+            let account = "system:serviceaccount:scoped:scoped-controller";
+            let line = format!("kubectl auth can-i {what} {place} --as={account} || true");
+            wrong.run.cluster.says(&line, &format!("{may}\n"))?;
+        }
+        is_kept_by(wrong, "scoped")?;
+        let words = ["Only objects in these namespaces are read: calm, scoped."];
+        wrong.condition("gatewayclass/calm", "Accepted", "True", &words)?;
+        wrong.apply("outside", OUTSIDE)?;
+        wrong.is_calm()?;
+        let status = "kubectl get gateway unread -n outside -o jsonpath='{.status.conditions[*].status}'";
+        wrong.run.cluster.says(status, "Unknown Unknown")?;
+        wrong.condition("-n calm gateway/calm", "Programmed", "True", &[])?;
+        // An event about a class is in a namespace that is not read.
+        wrong.apply("outside-class", LOST)?;
+        wrong.event("GatewayClass/lost", "default", "InvalidParameters", "there is no")?;
+        wrong.does("kubectl delete gatewayclass lost")?;
+        wrong.controllers_say("scoped", "the API refuses", false).map(drop)
+    })?;
+    wrong.does("kubectl delete namespace outside --timeout=120s")?;
+    leave(wrong, "scoped")
+}
+
+const LOST: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: lost}
+spec:
+  controllerName: weir.dev/gateway-controller
+  parametersRef: {group: weir.dev, kind: GatewayParameters, namespace: calm, name: none}
+";
+
+const OUTSIDE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: unread, namespace: outside}
+spec:
+  gatewayClassName: calm
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+";
