@@ -269,6 +269,10 @@ impl Translator {
                     before.metadata.labels != now.metadata.labels
                 }
                 (Object::IngressClass(before), Object::IngressClass(now)) => before.spec != now.spec,
+                // A ListenerSet that nobody takes says which class its Gateway asks for in vain.
+                (Object::Gateway(before), Object::Gateway(now)) => {
+                    before.spec.gateway_class_name != now.spec.gateway_class_name
+                }
                 (Object::Secret(before), Object::Secret(now)) => {
                     before.type_ != now.type_
                         || before.data != now.data

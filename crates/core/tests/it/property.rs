@@ -174,7 +174,7 @@ proptest! {
         let keys: Vec<ObjectKey> = (0..SLOTS).map(slot_key).collect();
         let output = world.step(&keys);
         prop_assert!(output.update_is_empty());
-        prop_assert!(output.statuses.is_empty() && output.diagnostics.is_empty());
+        prop_assert!(output.statuses.is_empty() && output.diagnostics.is_empty(), "{:?} {:?}", output.statuses, output.diagnostics);
         prop_assert!(output.gateways.is_empty() && output.released.is_empty());
     }
 
