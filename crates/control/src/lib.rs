@@ -135,7 +135,7 @@ pub async fn run(
             let installation = Installation {
                 namespace: cluster.namespace.clone(),
                 lease: cluster.lease_name(),
-                authority: cluster.authority_name(),
+                authority: Cluster::authority_name(&cluster.release),
                 namespaces: namespaces.clone(),
             };
             let asking = Caller::new(client.clone(), Arc::clone(&status));

@@ -55,16 +55,13 @@ impl Installations {
         Installations { instances: None, is_first: true, namespaces: namespaces.iter().cloned().collect() }
     }
 
-    fn of(own: &Own, leases: &[Value], are_all: bool) -> Installations {
-        let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
+    fn of(own: &Own, all: &[Installation], are_all: bool) -> Installations {
         let names = || all.iter().map(|one| instance(&one.namespace, one.release()));
-        let ours = all.iter().find(|one| one.is(own));
-        let is_first = !all.iter().any(|one| !one.is(own) && ours.is_none_or(|ours| one < ours));
         let is_everywhere = own.namespaces.is_empty() || all.iter().any(|one| one.namespaces.is_empty());
         let read = all.iter().flat_map(|one| &one.namespaces).chain(&own.namespaces);
         Installations {
             instances: are_all.then(|| names().collect()),
-            is_first,
+            is_first: before(own, all).next().is_none(),
             namespaces: if is_everywhere { BTreeSet::new() } else { read.cloned().collect() },
         }
     }
@@ -161,14 +158,15 @@ async fn find(
                 kongs = None;
             }
         }
-        let seen = Some(Installations::of(own, &leases, are_all));
+        let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
+        let seen = Some(Installations::of(own, &all, are_all));
         installations.send_if_modified(|known| {
             let is_news = *known != seen;
             *known = seen;
             is_news
         });
-        let first = first_installation(own, &leases);
-        let back = first.map_or_else(|| settled.clone(), |first| StandBack::for_all(&first));
+        let first = first_installation(own, &all);
+        let back = first.map_or_else(|| settled.clone(), StandBack::for_all);
         tell(back, status, found);
         tokio::time::sleep(if kongs.is_some() { LOOK_AGAIN } else { LOOK_FOR_OURS }).await;
     }
@@ -250,13 +248,15 @@ impl Installation {
     }
 }
 
-/// The installation that was there before this one and reads what it reads, if there is one.
-fn first_installation(own: &Own, leases: &[Value]) -> Option<Installation> {
-    let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
-    // One that has no Lease was not there before anybody.
+/// The other installations that were there before this one. One that has no Lease was not there before anybody.
+fn before<'a>(own: &Own, all: &'a [Installation]) -> impl Iterator<Item = &'a Installation> {
     let ours = all.iter().find(|one| one.is(own));
-    let before = all.iter().filter(|one| !one.is(own) && ours.is_none_or(|ours| *one < ours));
-    before.filter(|one| one.meets(&own.namespaces)).min().cloned()
+    all.iter().filter(move |one| !one.is(own) && ours.is_none_or(|ours| *one < ours))
+}
+
+/// The first of them that reads what this one reads, if there is one.
+fn first_installation<'a>(own: &Own, all: &'a [Installation]) -> Option<&'a Installation> {
+    before(own, all).filter(|one| one.meets(&own.namespaces)).min()
 }
 
 /// All Leases, or those of the namespaces that may be read; those with a label (`NAME=VALUE`), or any. Whether these are all.
@@ -378,16 +378,23 @@ mod tests {
         }
     }
 
+    fn read(leases: &[Value]) -> Vec<Installation> {
+        leases.iter().filter_map(Installation::of).collect()
+    }
+
+    fn first_for<'a>(namespace: &str, reads: &[&str], all: &'a [Installation]) -> Option<&'a str> {
+        first_installation(&own(namespace, reads), all).map(|first| first.namespace.as_str())
+    }
+
     #[test]
     fn of_several_installations_exactly_one_answers() {
-        let all = [installation(3, "c", None), installation(1, "b", Some("")), installation(1, "a", None)];
-        let first_of =
-            |namespace| first_installation(&own(namespace, &[]), &all).map(|first| first.namespace);
-        assert_eq!(["a", "b", "c"].map(first_of), [None, Some("a".to_owned()), Some("a".to_owned())]);
+        let all =
+            read(&[installation(3, "c", None), installation(1, "b", Some("")), installation(1, "a", None)]);
+        assert_eq!(["a", "b", "c"].map(|of| first_for(of, &[], &all)), [None, Some("a"), Some("a")]);
         // Without a Lease of its own it is the last.
-        assert_eq!(first_of("d"), Some("a".to_owned()));
-        assert_eq!(first_installation(&own("d", &[]), &[]), None);
-        let back = StandBack::for_all(&first_installation(&own("c", &[]), &all).unwrap());
+        assert_eq!(first_for("d", &[], &all), Some("a"));
+        assert_eq!(first_for("d", &[], &[]), None);
+        let back = StandBack::for_all(first_installation(&own("c", &[]), &all).unwrap());
         assert_eq!(back.ours().0, [] as [String; 0]);
         let why = &back.0["weir.dev/gateway-controller"];
         assert!(why.contains("installation weir of Weir in namespace a"), "{why}");
@@ -395,7 +402,7 @@ mod tests {
 
     #[test]
     fn of_installations_that_do_not_meet_one_writes_what_is_of_no_namespace() {
-        let all = [installation(1, "a", Some("a,x")), installation(2, "b", Some("b,y"))];
+        let all = read(&[installation(1, "a", Some("a,x")), installation(2, "b", Some("b,y"))]);
         let of = |namespace: &str, reads: &[&str]| Installations::of(&own(namespace, reads), &all, true);
         let (a, b) = (of("a", &["a", "x"]), of("b", &["b", "y"]));
         assert!(a.is_first && !b.is_first);
@@ -409,15 +416,13 @@ mod tests {
 
     #[test]
     fn installations_with_namespaces_of_their_own_do_not_meet() {
-        let all = [installation(1, "a", Some("a,x")), installation(2, "b", None)];
-        let first_of =
-            |reads: &[&str]| first_installation(&own("b", reads), &all).map(|first| first.namespace);
-        assert_eq!(first_of(&["b", "y"]), None);
-        assert_eq!(first_of(&["b", "x"]), Some("a".to_owned()));
-        assert_eq!(first_of(&[]), Some("a".to_owned()), "it reads the other's too");
+        let all = read(&[installation(1, "a", Some("a,x")), installation(2, "b", None)]);
+        assert_eq!(first_for("b", &["b", "y"], &all), None);
+        assert_eq!(first_for("b", &["b", "x"], &all), Some("a"));
+        assert_eq!(first_for("b", &[], &all), Some("a"), "it reads the other's too");
         let mut other = installation(1, "a", None);
         other["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "else"});
-        assert_eq!(first_installation(&own("b", &[]), &[other]), None, "not of Weir");
+        assert_eq!(read(&[other]), [], "not of Weir");
     }
 
     #[test]

@@ -12,7 +12,6 @@
 mod merge;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_api::condition::types;
+use weir_api::gateway_api::{AddressType, GatewayStatusAddress};
 use weir_core::{Kind, ObjectKey};
 
 pub(crate) use self::merge::{Desired, OurNames};
@@ -231,14 +231,17 @@ impl StatusWriter {
         self.woken(&table);
     }
 
-    /// The IP addresses in the status of a Gateway as it was last seen.
-    pub(crate) fn seen_addresses(&self, gateway: &ObjectKey) -> Vec<IpAddr> {
+    /// Where the status of a Gateway, as it was last seen, says that clients find it.
+    pub(crate) fn seen_addresses(&self, gateway: &ObjectKey) -> Vec<GatewayStatusAddress> {
         let table = self.shared.table.lock();
-        let status =
-            table.entries.get(gateway).and_then(|entry| entry.observed.as_ref()).map(|seen| &seen.status);
-        let addresses = status.and_then(|status| status["addresses"].as_array());
-        let values = addresses.into_iter().flatten().filter_map(|address| address["value"].as_str());
-        values.filter_map(|value| value.parse().ok()).collect()
+        let seen = table.entries.get(gateway).and_then(|entry| entry.observed.as_ref());
+        let addresses = seen.and_then(|seen| seen.status["addresses"].as_array()).into_iter().flatten();
+        let read = |address: &Value| {
+            let value = address["value"].as_str()?.to_owned();
+            let type_ = address["type"].as_str().map_or_else(AddressType::default, AddressType::from);
+            Some(GatewayStatusAddress { type_, value })
+        };
+        addresses.filter_map(read).collect()
     }
 
     /// Whether the status of a Gateway or ListenerSet, as it was last seen, says that it is programmed.

@@ -173,7 +173,7 @@ impl Work {
             DistributeConfig {
                 listen: process::listen_address(options.listen),
                 namespace: names.namespace.clone(),
-                secret: format!("{}-weir-authority", names.release),
+                secret: Cluster::authority_name(&names.release),
                 audience: DEFAULT_AUDIENCE.to_owned(),
                 policy,
                 clock: Clock::default(),

@@ -63,17 +63,19 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
         let Kic { gateway, namespace, .. } = guide;
         run.scenario(&format!("kic/{gateway} in {namespace}"), |run| kic(run, guide))?;
     }
-    run.scenario("simple-apps", simple_apps)?;
-    run.scenario("operator", operator)?;
-    run.scenario("managed", managed)?;
-    run.scenario("tenants", tenants_apart)?;
-    run.scenario("clients", clients_ask)?;
+    run.scenario("simple-apps", |run| run.installed(|| simple_apps(run)))?;
+    run.scenario("operator", |run| run.operator_installed(|| operator(run)))?;
+    // What follows is no guide: what may be asked of a Gateway's own data plane, what one tenant must not have of another's, …
+    run.scenario("managed", |run| run.operator_installed(|| managed::asked_for(run)))?;
+    run.scenario("tenants", |run| run.installed(|| tenants::attempts(run)))?;
+    run.scenario("clients", |run| run.installed(|| run.shared_gateway(|| clients_ask(run))))?;
     run.scenario("wrong", wrong::all)?;
     // Minutes that say little of a change: at full length, or when asked for.
     if run.options.long || run.options.only.is_some() {
-        run.scenario("crowd", many)?;
+        let gathers = |run: &Run<'_>| crowd::gathers(run, "kong", "kong");
+        run.scenario("crowd", |run| run.installed(|| run.shared_gateway(|| gathers(run))))?;
     }
-    run.scenario("faults", parts_end)
+    run.scenario("faults", |run| run.installed(|| run.shared_gateway(|| parts_end(run))))
 }
 
 impl Run<'_> {
@@ -110,6 +112,33 @@ impl Run<'_> {
             self.cluster.does(&line)?;
         }
         Ok(())
+    }
+
+    /// What is played with the current kinds and the ingress controller's release there, none of which leaves anything behind.
+    fn installed(&self, play: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.install_kinds(Crds::Current)?;
+        let before = Inventory::take(self.cluster)?;
+        self.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+        play()?;
+        self.uninstall("kong", "kong", &before)
+    }
+
+    /// The same with the operator's.
+    fn operator_installed(&self, play: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.install_kinds(Crds::Current)?;
+        let before = Inventory::take(self.cluster)?;
+        let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
+        self.install(line, "kong-operator", "kong-system")?;
+        play()?;
+        self.uninstall("kong-operator", "kong-system", &before)
+    }
+
+    /// What is played at a Gateway of the shared data plane's.
+    fn shared_gateway(&self, play: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.cluster.does("kubectl apply -f examples/kic/gateway-v1.yaml -n kong")?;
+        self.wait_gateway("kong")?;
+        play()?;
+        self.cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong").map(drop)
     }
 
     /// Takes the release away, and the namespace that was made for it.
@@ -298,77 +327,26 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
     run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)
 }
 
-/// Not a guide: what one tenant must not have of another's.
-fn tenants_apart(run: &Run<'_>) -> Result<()> {
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(run.cluster)?;
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
-    tenants::attempts(run)?;
-    run.uninstall("kong", "kong", &before)
-}
-
-/// Not a guide: what may be asked of a Gateway's own data plane.
-fn managed(run: &Run<'_>) -> Result<()> {
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(run.cluster)?;
-    let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
-    run.install(line, "kong-operator", "kong-system")?;
-    managed::asked_for(run)?;
-    run.uninstall("kong-operator", "kong-system", &before)
-}
-
 /// Not a guide: what people look at when something is wrong.
 fn clients_ask(run: &Run<'_>) -> Result<()> {
-    let cluster = run.cluster;
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(cluster)?;
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
-    let files = ["gateway-v1.yaml", "echo-services.yaml", "httproute.yaml"];
-    for file in files {
-        cluster.does(&format!("kubectl apply -f examples/kic/{file} -n kong"))?;
+    for file in ["echo-services.yaml", "httproute.yaml"] {
+        run.cluster.does(&format!("kubectl apply -f examples/kic/{file} -n kong"))?;
     }
     run.wait_deployments(&["echo", "echo2"], "kong")?;
-    run.wait_gateway("kong")?;
     run.wait_route("echo", "kong")?;
     clients::ask(run)?;
-    cluster
-        .does("kubectl delete -n kong -f examples/kic/httproute.yaml -f examples/kic/echo-services.yaml")?;
-    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
-    run.uninstall("kong", "kong", &before)
-}
-
-/// Not a guide: what many objects and data planes cost.
-fn many(run: &Run<'_>) -> Result<()> {
-    let cluster = run.cluster;
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(cluster)?;
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
-    cluster.does("kubectl apply -f examples/kic/gateway-v1.yaml -n kong")?;
-    run.wait_gateway("kong")?;
-    crowd::gathers(run, "kong", "kong")?;
-    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
-    run.uninstall("kong", "kong", &before)
+    let line = "kubectl delete -n kong -f examples/kic/httproute.yaml -f examples/kic/echo-services.yaml";
+    run.cluster.does(line).map(drop)
 }
 
 /// Not a guide: what they promise has to hold while the installation's parts end.
 fn parts_end(run: &Run<'_>) -> Result<()> {
-    let cluster = run.cluster;
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(cluster)?;
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
-    cluster.does("kubectl apply -f examples/kic/gateway-v1.yaml -n kong")?;
-    run.wait_gateway("kong")?;
-    let address = cluster.shell(&format!("{PROXY_IP}; echo -n $PROXY_IP"))?;
-    faults::under_load(run, "kong", "kong", &address)?;
-    cluster.does("kubectl delete -n kong gateway/kong gatewayclass/kong")?;
-    run.uninstall("kong", "kong", &before)
+    let address = run.cluster.shell(&format!("{PROXY_IP}; echo -n $PROXY_IP"))?;
+    faults::under_load(run, "kong", "kong", &address)
 }
 
 fn simple_apps(run: &Run<'_>) -> Result<()> {
     let cluster = run.cluster;
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(cluster)?;
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
     let files = [
         "app-v1-deployment.yml",
         "app-v1-service.yml",
@@ -410,16 +388,11 @@ fn simple_apps(run: &Run<'_>) -> Result<()> {
     run.wait_route("simple-apps", "default")?;
     run.assert_split(&loads(4), two, 3, 4, 0)?;
     run.assert_split(&loads(400), two, 300, 400, 1)?;
-    cluster.does("kubectl delete -f examples/simple-apps")?;
-    run.uninstall("kong", "kong", &before)
+    cluster.does("kubectl delete -f examples/simple-apps").map(drop)
 }
 
 fn operator(run: &Run<'_>) -> Result<()> {
     let cluster = run.cluster;
-    run.install_kinds(Crds::Current)?;
-    let before = Inventory::take(cluster)?;
-    let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
-    run.install(line, "kong-operator", "kong-system")?;
     cluster.says("kubectl create namespace kong", "namespace/kong created\n")?;
     let applied = Instant::now();
     cluster.does("kubectl apply -f examples/operator/gateway.yaml")?;
@@ -450,6 +423,5 @@ fn operator(run: &Run<'_>) -> Result<()> {
     cluster
         .until("kubectl get deployments,services,serviceaccounts,poddisruptionbudgets,networkpolicies -n kong -o name | grep -v serviceaccount/default || true", str::is_empty)
         .context("what was made for the Gateway goes with it")?;
-    cluster.does("kubectl delete namespace kong --timeout=120s")?;
-    run.uninstall("kong-operator", "kong-system", &before)
+    cluster.does("kubectl delete namespace kong --timeout=120s").map(drop)
 }

@@ -63,12 +63,12 @@ impl Cluster {
 
     /// The name of the ConfigMap with the authority's certificates, in each namespace with a data plane.
     pub fn trust_name(&self) -> String {
-        short(&format!("{}-weir-authority", self.release))
+        short(&Cluster::authority_name(&self.release))
     }
 
-    /// The name of the Secret with the authority itself.
-    pub fn authority_name(&self) -> String {
-        format!("{}-weir-authority", self.release)
+    /// The name of the Secret with the authority of an installation.
+    pub fn authority_name(release: &str) -> String {
+        format!("{release}-weir-authority")
     }
 
     /// The Lease of the installation's controllers.
@@ -180,6 +180,11 @@ impl Planes {
     /// That of the shared data plane.
     pub(crate) fn shared_service(&self) -> Id {
         self.shared.cluster.shared_service()
+    }
+
+    /// Whether a managed Gateway may have a Service that nobody has looked for yet.
+    pub(crate) fn is_open(&self, view: &GatewayView) -> bool {
+        !view.is_unmanaged() && self.shared.table.lock().is_open(&self.service(view))
     }
 
     /// Why nobody gets through to a Gateway, with where to look for more.

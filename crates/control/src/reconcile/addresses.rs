@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use weir_api::gateway_api::GatewayClass;
 use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP, PUBLISH_SERVICE_ANNOTATION};
-use weir_core::{Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output};
+use weir_core::{
+    AddressProblem, Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output,
+};
 use weir_model::resource::{BindReport, DataPlaneName};
 
 use super::reach::Reach;
@@ -109,6 +111,7 @@ impl Provisioning {
             Some(planes) => planes.assign(&views),
             None => self.provision.assign(&views, has_class_of_kongs(objects)),
         };
+        self.keep_what_is_open(&views);
         self.judge_reach(&views, objects, now);
         let mut moved = Vec::new();
         for view in &views {
@@ -122,6 +125,20 @@ impl Provisioning {
         }
         self.wish(&views, versions);
         moved
+    }
+
+    /// In a cluster: what a status says stands until somebody has looked for what may be there, as another installation left it.
+    fn keep_what_is_open(&mut self, views: &[GatewayView]) {
+        let Some(planes) = &self.planes else { return };
+        for view in views.iter().filter(|view| planes.is_open(view)) {
+            let Some(given) = self.assignment.gateways.get_mut(&view.key) else { continue };
+            let Some(plane) = given.plane.as_mut() else { continue };
+            plane.published = self.statuses.seen_addresses(&view.key);
+            let is_unknown = matches!(given.problem, Some(AddressProblem::NotAssigned(_)));
+            if is_unknown && !plane.published.is_empty() && self.statuses.seen_programmed(&view.key) {
+                given.problem = None;
+            }
+        }
     }
 
     /// Whether clients get through to another Gateway now, or to one less.
@@ -224,7 +241,8 @@ impl Provisioning {
         let (configuration, frozen) = configuration(need, objects);
         // The status is looked at for the first choice only: later ones are ours to remember.
         let known = self.assignment.gateways.contains_key(&need.gateway);
-        let previous = if known { Vec::new() } else { self.statuses.seen_addresses(&need.gateway) };
+        let seen = if known { Vec::new() } else { self.statuses.seen_addresses(&need.gateway) };
+        let previous = seen.iter().filter_map(|address| address.value.parse().ok()).collect();
         Some(GatewayView {
             key: need.gateway.clone(),
             uid: metadata.uid.clone(),

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::{Stream, StreamExt};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-    PostParams,
+    PostParams, WatchEvent, WatchParams,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -180,6 +181,25 @@ impl Rig {
     async fn get(&self, kind: &str, namespace: &str, name: &str) -> Value {
         let object = self.objects(kind, namespace).get_opt(name).await.expect("an answer");
         object.map(|object| serde_json::to_value(object).expect("JSON")).unwrap_or_default()
+    }
+
+    /// Every version of an object from now on.
+    async fn all_versions(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> impl Stream<Item = Value> + use<> {
+        let now = self.get(kind, namespace, name).await;
+        let version = now["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let of_name = WatchParams::default().fields(&format!("metadata.name={name}"));
+        let events = self.objects(kind, namespace).watch(&of_name, version).await.expect("a watch");
+        events.filter_map(|event| async {
+            match event.expect("an event") {
+                WatchEvent::Modified(object) => serde_json::to_value(object).ok(),
+                _ => None,
+            }
+        })
     }
 
     /// The object, or null, as soon as it is so.
@@ -566,6 +586,10 @@ async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
     rig.until(GATEWAY, "default", "g", |g| condition(g, "Accepted").0 == "True").await;
     let deployment = rig.until(DEPLOYMENT, "default", "weir-g", Value::is_object).await;
     assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.first");
+    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
+    rig.load_balance("weir-g", json!([{"ip": "192.0.2.10"}, {"hostname": "g.example.com"}])).await;
+    rig.endpoint("weir-g", true).await;
+    rig.until(GATEWAY, "default", "g", is_found).await;
 
     // An order to take over from Kong is none to take over from another installation.
     let (leads, _, _) = rig.candidate_of("second", "second-0");
@@ -595,6 +619,7 @@ async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
     rig.gateway("default", "nobodys", "weir").await;
     assert_eq!(condition(&rig.get(GATEWAY, "default", "nobodys").await, "Accepted").1, "Pending");
     assert_eq!(writes().0, 0);
+    let served = rig.all_versions(GATEWAY, "default", "g").await;
     rig.objects(LEASE, "default")
         .delete("first-weir-leader", &DeleteParams::default())
         .await
@@ -609,6 +634,27 @@ async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
         rig.until(kind, "default", "weir-g", is_seconds).await;
     }
     assert!(second.status.left_alone().is_empty());
+    // Clients find it all the while, and where else it can be found from now on is the second's to tell.
+    rig.load_balance("weir-g", json!([{"ip": "192.0.2.11"}])).await;
+    let mut versions = 0;
+    tokio::pin!(served);
+    loop {
+        let next =
+            tokio::time::timeout(PATIENCE, served.next()).await.expect("the second tells of the new address");
+        let gateway = next.expect("the watch goes on");
+        versions += 1;
+        if gateway["status"]["addresses"] == json!([{"type": "IPAddress", "value": "192.0.2.11"}]) {
+            break;
+        }
+        assert!(is_found(&gateway), "{:#}", gateway["status"]);
+    }
+    assert!(versions < 10, "{versions} writes");
+}
+
+/// Its status says that clients find it, and where.
+fn is_found(gateway: &Value) -> bool {
+    let addresses = gateway["status"]["addresses"].as_array().map_or(0, Vec::len);
+    addresses == 2 && condition(gateway, "Programmed").0 == "True"
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

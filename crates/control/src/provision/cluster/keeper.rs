@@ -228,14 +228,10 @@ impl Planes {
                 tracing::info!(object = %id, "provisioned");
                 table.wrote(&id, hash, object)
             }
-            Ok(Outcome::Found(object)) => {
-                table.found(&id, Some(object));
-                false
-            }
+            Ok(Outcome::Found(object)) => table.found(&id, Some(object)),
             Ok(Outcome::Gone) => {
                 wrote();
-                table.found(&id, None);
-                true
+                table.found(&id, None)
             }
             Err(Failed::Call(error)) if error.is_not_leading() => {
                 table.put_off(&id);

@@ -131,6 +131,8 @@ pub(super) struct Table {
     busy: BTreeSet<Id>,
     /// What may not be as it should be.
     suspect: BTreeSet<Id>,
+    /// Wishes that were looked for by their name, or seen: what is not there of these is certainly not there.
+    looked_for: BTreeSet<Id>,
 }
 
 impl Table {
@@ -153,6 +155,7 @@ impl Table {
         trusts: bool,
     ) {
         self.troubles.retain(|id, _| wishes.contains_key(id));
+        self.looked_for.retain(|id| wishes.contains_key(id));
         for (id, wish) in &wishes {
             let is_before =
                 |before: &Arc<Wish>| before.hash == wish.hash && before.held_back == wish.held_back;
@@ -232,6 +235,7 @@ impl Table {
             self.suspect.insert(Id { piece: Piece::Deployment, ..id.clone() });
         }
         self.suspect.insert(id.clone());
+        self.looked_for.insert(id.clone());
         self.there.insert(id, There { object, look, settled });
         moved
     }
@@ -372,13 +376,13 @@ impl Table {
         moved || recovered
     }
 
-    /// It was there, or is not there any more, which was not known.
-    pub(super) fn found(&mut self, id: &Id, object: Option<Value>) {
+    /// It was there, or is not there any more, which was not known. Whether addresses or health are others now.
+    pub(super) fn found(&mut self, id: &Id, object: Option<Value>) -> bool {
         self.busy.remove(id);
         self.suspect.insert(id.clone());
         match object {
-            Some(object) => _ = self.seen(id.piece, object),
-            None => _ = self.there.remove(id),
+            Some(object) => self.seen(id.piece, object),
+            None => self.there.remove(id).is_some(),
         }
     }
 
@@ -386,6 +390,9 @@ impl Table {
     pub(super) fn failed(&mut self, id: &Id, message: String, is_final: bool, now: Instant) -> bool {
         self.busy.remove(id);
         self.suspect.insert(id.clone());
+        if is_final {
+            self.looked_for.insert(id.clone());
+        }
         let trouble = self.troubles.entry(id.clone()).or_default();
         trouble.attempts =
             if is_final { trouble.attempts.max(QUIET_FAILURES) + 1 } else { trouble.attempts + 1 };
@@ -430,6 +437,12 @@ impl Table {
         });
         let image = image.map(|image| format!(" (image {image})")).unwrap_or_default();
         format!("the pods are those of {deployment}{image}; `weir check` says what keeps them")
+    }
+
+    /// Whether an object that should be there may be, made by somebody whose objects are not watched here: nobody has looked yet.
+    pub(super) fn is_open(&self, id: &Id) -> bool {
+        let is_sought = self.wishes.get(id).is_some_and(|wish| !wish.held_back && !wish.only_if_there);
+        is_sought && !self.looked_for.contains(id)
     }
 
     /// The addresses that a Service turned out to have, in the operator's order, and what is wrong with them.
