@@ -68,6 +68,7 @@ pub(crate) struct Options {
 
 /// What every part of the run needs.
 struct Run<'a> {
+    root: &'a Path,
     cluster: &'a Cluster,
     /// Folder of upstream's definitions.
     crds: PathBuf,
@@ -107,7 +108,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             cluster.load(&archive)?;
         }
     }
-    let run = Run { cluster: &cluster, crds: upstream::crds(root)?, folder, image, steady, options };
+    let run = Run { root, cluster: &cluster, crds: upstream::crds(root)?, folder, image, steady, options };
     let tried = guides::all(&run);
     if let Err(error) = &tried {
         println!("    {error:#}");

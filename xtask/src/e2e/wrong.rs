@@ -1,16 +1,17 @@
 //! What is wrong in a cluster: each thing is said where somebody looks, harms nothing else, and is over when it is made right.
 //!
 //! Owns the order of what is made wrong, and what has to hold meanwhile: no pod of Weir starts again, controllers take little time of the
-//! processor and say little, and the Gateway `calm` is served. Deliberately absent: clocks that differ (everything here has one clock;
-//! `crates/weir/tests/it/plane_places.rs` and `crates/control` have tests with clocks of their own).
+//! processor and say little, and the Gateway `calm` is served.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`kinds`] | definitions of kinds that are not there, change, lose a version, go, or are newer than Weir |
 //! | [`rights`] | rights that are taken from the controllers, one verb after another |
 //! | [`planes`] | images that cannot start, Services without an address, parameters that are not there, annotations without effect |
+//! | [`clocks`] | processes whose clock is another than that of the rest |
 //! | [`installs`] | two installations in one cluster, and one that reads some namespaces alone |
 
+mod clocks;
 mod installs;
 mod kinds;
 mod planes;
@@ -55,6 +56,9 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     wrong.case("parameters that are not there", || planes::no_parameters(&wrong))?;
     wrong.case("an image that cannot start", || planes::no_image(&wrong))?;
     wrong.case("annotations without effect", || planes::annotations(&wrong))?;
+    if wrong.long {
+        wrong.case("clocks that differ", || clocks::differ(&wrong))?;
+    }
     let last = installs::second(&wrong)?;
     if wrong.long {
         installs::some_namespaces(&wrong, last)?;

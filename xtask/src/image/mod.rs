@@ -7,7 +7,7 @@
 mod archive;
 mod contents;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -51,6 +51,23 @@ pub(crate) fn make(root: &Path, profile: &str, config: &[String]) -> Result<Path
 /// The image `weir:dev` around the program that `cargo build` makes, with the libraries that it asks for: for tests, which
 /// so need no second build of everything. Returns where it is.
 pub(crate) fn make_linked(root: &Path, profile: &str, config: &[String]) -> Result<PathBuf> {
+    link(root, profile, config, "weir:dev", "weir-image-linked.tar", &[])
+}
+
+/// The same by another name, of a program that has not been optimised, with a library beside it that its environment can ask for
+/// (`LD_PRELOAD`): at the path that it has here.
+pub(crate) fn make_preloadable(root: &Path, name: &str, file: &str, library: &Path) -> Result<PathBuf> {
+    link(root, "dev", &[], name, file, &[library])
+}
+
+fn link(
+    root: &Path,
+    profile: &str,
+    config: &[String],
+    name: &str,
+    file: &str,
+    more: &[&Path],
+) -> Result<PathBuf> {
     let mut cargo = step::cargo(root);
     cargo.args(["build", "--locked", "--package", "weir", "--profile", profile]);
     cargo.args(config.iter().flat_map(|set| ["--config", set]));
@@ -60,10 +77,20 @@ pub(crate) fn make_linked(root: &Path, profile: &str, config: &[String]) -> Resu
     let options = Options {
         profile: profile.to_owned(),
         config: config.to_vec(),
-        name: "weir:dev".to_owned(),
-        output: Some(target.join("weir-image-linked.tar")),
+        name: name.to_owned(),
+        output: Some(target.join(file)),
     };
-    write(root, &options, &program, libraries(&program)?)
+    let mut paths = libraries(&program)?;
+    for library in more {
+        paths.extend(libraries(library)?);
+        paths.insert((*library).to_owned());
+    }
+    let entry = |path: PathBuf| {
+        let content = fs::read(&path).with_context(|| path.display().to_string())?;
+        let inside = path.to_str().context("a library's path is not text")?.trim_start_matches('/');
+        Ok(Entry::file(inside, 0o755, content))
+    };
+    write(root, &options, &program, paths.into_iter().map(entry).collect::<Result<_>>()?)
 }
 
 /// Where cargo puts what it builds with a profile.
@@ -72,7 +99,7 @@ fn folder_of(profile: &str) -> &str {
 }
 
 /// What the dynamic loader loads for a program, the loader among it, where it looks for it.
-fn libraries(program: &Path) -> Result<Vec<Entry>> {
+fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let output =
         Command::new("ldd").arg(program).stdin(Stdio::null()).output().context("ldd did not start")?;
     ensure!(
@@ -84,11 +111,7 @@ fn libraries(program: &Path) -> Result<Vec<Entry>> {
     let text = String::from_utf8(output.stdout)?;
     // `name => /path (address)`, or the path alone.
     let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    let entries = paths.map(|path| {
-        let content = fs::read(path).with_context(|| path.to_owned())?;
-        Ok(Entry::file(path.trim_start_matches('/'), 0o755, content))
-    });
-    entries.collect()
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// An image of one static program at `/file` and nothing else, as an archive: what tests run beside Weir.
