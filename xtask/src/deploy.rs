@@ -31,7 +31,7 @@ metadata:
     pod-security.kubernetes.io/warn: restricted
 ";
 
-/// Values that the schema has to refuse, and a word of what it says then.
+/// Values that the schema or a template has to refuse, and a word of what it says then.
 const REFUSED: &[(&str, &str)] = &[
     ("controller.replicas=two", "replicas"),
     ("gatewayProxy.service.type=ExternalName", "type"),
@@ -39,6 +39,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("image.pullPolicy=Sometimes", "pullPolicy"),
     ("watchNamespaces[0]=Not A Name", "watchNamespaces"),
     ("gatewayproxy.replicas=2", "gatewayproxy"),
+    ("gatewayProxy.service.loadBalancerSourceRanges[0]=all", "loadBalancerSourceRanges"),
+    ("certificates.authorityLifetimeSeconds=86400", "three times"),
 ];
 
 /// `helm`, or why it cannot be used.
@@ -65,7 +67,8 @@ pub(crate) fn generate(root: &Path, check: bool) -> Result<()> {
 /// The chart as it is installed with no option in a cluster that has the Gateway API.
 fn rendered(root: &Path) -> Result<String> {
     let class = "--api-versions=gateway.networking.k8s.io/v1/GatewayClass";
-    let text = template(root, &["--namespace=weir-system", class])?;
+    // Whoever applies a file cannot look first whether there is a class of Kong's already.
+    let text = template(root, &["--namespace=weir-system", class, "--set=ingressClass.create=false"])?;
     let mut whole = HEAD.to_owned();
     for document in text.split("---\n") {
         let lines = document.lines().filter(|line| !line.starts_with("# Source: "));
@@ -97,7 +100,7 @@ pub(crate) fn try_chart(root: &Path) -> Result<()> {
     ensure!(output.status.success(), "helm lint: {}", String::from_utf8_lossy(&output.stdout).trim());
     for (value, word) in REFUSED {
         match template(root, &["--set", value]) {
-            Ok(_) => bail!("{CHART}/values.schema.json lets {value} through"),
+            Ok(_) => bail!("{CHART} lets {value} through"),
             Err(error) if format!("{error:#}").contains(word) => {}
             Err(error) => bail!("{value} was refused for another reason: {error:#}"),
         }
@@ -114,6 +117,7 @@ pub(crate) fn try_chart(root: &Path) -> Result<()> {
     };
     ensure!(!named(&long, "a")?.0, "{CHART} takes a release whose name is too long");
     ensure!(!named("kong.example", "a")?.0, "{CHART} takes a release with a dot in its name");
+    ensure!(!named("1kong", "a")?.0, "{CHART} takes a release whose name begins with a digit");
     let (taken, why) = named("kong", "kong")?;
     ensure!(taken, "{CHART} refuses the release of the guides: {why}");
     let scoped = template(root, &["--namespace=weir-system", "--set=watchNamespaces={a,b}"])?;
@@ -125,5 +129,12 @@ pub(crate) fn try_chart(root: &Path) -> Result<()> {
     let of_cluster = scoped.split("---\n").find(|document| document.contains("\nkind: ClusterRole\n"));
     let of_cluster = of_cluster.context("no ClusterRole with watchNamespaces")?;
     ensure!(!of_cluster.contains("secrets"), "with watchNamespaces the ClusterRole still reads Secrets");
+    let inside = template(
+        root,
+        &[
+            "--set=gatewayProxy.service.type=ClusterIP,gatewayProxy.service.loadBalancerClass=a,gatewayProxy.service.loadBalancerIP=192.0.2.1",
+        ],
+    )?;
+    ensure!(!inside.contains("loadBalancer"), "a Service without a load balancer names one's fields");
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! what it may not read is a finding like any other. Deliberately absent: mending anything.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -17,26 +18,44 @@ use weir_control::{Kind, LEASE_LABEL, NEEDED_KINDS};
 use crate::cli::CheckOptions;
 use crate::{client, status};
 
+/// With these words a controller begins to say which rights it has not.
+pub(crate) const REFUSED: &str = "the API refuses";
+
+/// How long is waited before another look.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A Lease that was renewed longer ago is nobody's. Unit: seconds.
 const STALE_SECONDS: i64 = 30;
 
 pub(crate) fn run(options: &CheckOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let until = Instant::now() + Duration::from_secs(options.wait.into());
     let findings = runtime.block_on(async {
-        let client = client::connect(&options.client).await?;
-        let mut findings = Findings::default();
-        let version =
-            client.apiserver_version().await.map_err(client::told).context("asking the Kubernetes API")?;
-        findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
-        kinds(&client, &mut findings).await;
-        controllers(&client, options.namespace.as_deref(), &mut findings).await;
-        gateways(&client, options, &mut findings).await;
-        anyhow::Ok(findings)
+        loop {
+            let findings = look(options).await;
+            let is_well = findings.as_ref().is_ok_and(|findings| findings.bad == 0);
+            if is_well || Instant::now() >= until {
+                return findings;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     })?;
     for line in &findings.lines {
         println!("{line}");
     }
     Ok(if findings.bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn look(options: &CheckOptions) -> Result<Findings> {
+    let client = client::connect(&options.client).await?;
+    let mut findings = Findings::default();
+    let version =
+        client.apiserver_version().await.map_err(client::told).context("asking the Kubernetes API")?;
+    findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
+    kinds(&client, &mut findings).await;
+    controllers(&client, options.namespace.as_deref(), &mut findings).await;
+    gateways(&client, options, &mut findings).await;
+    Ok(findings)
 }
 
 #[derive(Default)]
@@ -113,8 +132,11 @@ async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Fi
             )),
         }
         match client::ask_leader(client, lease, "readyz").await {
-            Ok(text) if text.trim() == "ok" => findings.good(format!("{holder} is ready")),
-            Ok(text) => findings.bad(format!("{holder}: {}", text.trim())),
+            Ok(text) => match remark(text.trim()) {
+                None => findings.good(format!("{holder} is ready")),
+                Some(more) if more.contains(REFUSED) => findings.bad(format!("{holder}: {more}")),
+                Some(more) => findings.note(format!("{holder} is ready: {more}")),
+            },
             Err(error) => {
                 let told = format!("{holder} cannot be asked: {error:#}");
                 let is_forbidden =
@@ -124,6 +146,11 @@ async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Fi
             }
         }
     }
+}
+
+/// What a controller that is ready says besides.
+fn remark(answer: &str) -> Option<&str> {
+    answer.strip_prefix("ok: ")
 }
 
 fn holder(lease: &Lease) -> Option<String> {
@@ -224,8 +251,14 @@ fn pod_problems(pod: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::pod_problems;
+    use super::{pod_problems, remark};
     use serde_json::json;
+
+    #[test]
+    fn a_controller_that_leaves_classes_alone_is_ready() {
+        assert_eq!(remark("ok"), None);
+        assert_eq!(remark("ok: classes of a are left alone: b"), Some("classes of a are left alone: b"));
+    }
 
     #[test]
     fn a_pod_that_is_not_ready_says_why() {

@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Show Gateways and routes: addresses, ports, and every condition that is not as it should be.
     Status(ClientOptions),
     /// Show each rule's weights, what was served, and the largest deviation so far.
-    Split(ClientOptions),
+    Split(SplitOptions),
     /// Show what each data plane is to have and has: resources by kind, name and hash, never their bytes.
     Snapshot(SnapshotOptions),
     /// Say whether a cluster is fit for Weir, and why a Gateway is not programmed.
@@ -122,6 +122,15 @@ pub(crate) struct ControllerOptions {
     /// Image of the data planes that are made for Gateways.
     #[arg(long, env = "WEIR_IMAGE", value_name = "IMAGE", default_value = concat!("weir:", env!("CARGO_PKG_VERSION")))]
     pub(crate) image: String,
+    /// When that is pulled: Always, IfNotPresent or Never (default: as Kubernetes has it for the tag).
+    #[arg(long, env = "WEIR_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub(crate) image_pull_policy: Option<String>,
+    /// Secrets of each Gateway's namespace with which that is pulled.
+    #[arg(long, env = "WEIR_PULL_SECRETS", value_name = "NAME,NAME", value_delimiter = ',')]
+    pub(crate) image_pull_secrets: Vec<String>,
+    /// What those data planes log (default: as `weir proxy` without --log).
+    #[arg(long, env = "WEIR_DATA_PLANE_LOG", value_name = "DIRECTIVES")]
+    pub(crate) data_plane_log: Option<String>,
     /// Namespaces whose objects are read (default: all).
     #[arg(long, env = "WEIR_WATCH_NAMESPACES", value_name = "NAME,NAME", value_delimiter = ',')]
     pub(crate) watch_namespaces: Vec<String>,
@@ -206,6 +215,18 @@ pub(crate) struct CheckOptions {
     /// Look only at the controllers and Gateways of this namespace, for those who may read no other (default: all).
     #[arg(short = 'n', long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
+    /// Look again and again for so long until nothing is wrong, as right after an installation.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(crate) wait: u16,
+    #[command(flatten)]
+    pub(crate) client: ClientOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitOptions {
+    /// Ask only the controllers of this namespace, for those who may read no other (default: all).
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     #[command(flatten)]
     pub(crate) client: ClientOptions,
 }
@@ -215,15 +236,22 @@ pub(crate) struct SnapshotOptions {
     /// The data plane, or its Gateway (default: all).
     #[arg(value_name = "NAMESPACE/NAME")]
     pub(crate) data_plane: Option<String>,
+    /// Ask only the controllers of this namespace, for those who may read no other (default: all).
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     #[command(flatten)]
     pub(crate) client: ClientOptions,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file, else kubectl's, else the pod's service account).
+    /// Kubeconfig (default: $KUBECONFIG, else the sandbox's own file, else kubectl's, else the pod's service account; as `kubectl weir`
+    /// without the sandbox's).
     #[arg(long, value_name = "PATH")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig (default: its current one).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Admin port to ask, e.g. http://127.0.0.1:9901 (default: as the API says).
     #[arg(long, value_name = "URL")]
     pub(crate) admin: Option<String>,

@@ -1,6 +1,7 @@
 //! How the client commands (`status`, `split`, `snapshot`, `check`) and the demo reach the Kubernetes API and the admin port.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use crate::cli::ClientOptions;
 /// Namespace and name of the ConfigMap in which a sandbox says where its admin port is (key `admin`).
 pub(crate) const SANDBOX_CONFIG_MAP: (&str, &str) = ("kube-system", "weir-sandbox");
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The folder of Weir's own files of this user: `$XDG_STATE_HOME/weir`, else `~/.local/state/weir`.
 pub(crate) fn state_folder() -> Result<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -26,38 +30,71 @@ pub(crate) fn state_folder() -> Result<PathBuf> {
 }
 
 /// A client for `--kubeconfig`, else `$KUBECONFIG`, else the sandbox's default file, else as kubectl, else the pod's service account.
+/// A plugin of kubectl, and who names a context, means kubectl's.
 pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
-    let path = match (&options.kubeconfig, std::env::var_os("KUBECONFIG")) {
-        (Some(path), _) => Ok(path.clone()),
-        (None, Some(_)) => {
-            let config = Config::from_kubeconfig(&KubeConfigOptions::default())
-                .await
-                .context("reading $KUBECONFIG")?;
-            return client(config);
-        }
-        (None, None) => state_folder().map(|folder| folder.join("kubeconfig")),
-    };
-    if options.kubeconfig.is_none() && !path.as_ref().is_ok_and(|path| path.exists()) {
-        // No sandbox: the cluster that kubectl means, or that this runs in.
-        let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await.ok();
-        if let Some(config) = config.or_else(|| Config::incluster().ok()) {
-            return client(config);
-        }
+    let chosen = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(path) = &options.kubeconfig {
+        return connect_to(path, &chosen).await;
     }
-    let path = path?;
+    let is_told = std::env::var_os("KUBECONFIG").is_some();
+    let sandbox = state_folder().map(|folder| folder.join("kubeconfig"));
+    if let Ok(path) = &sandbox
+        && !is_told
+        && options.context.is_none()
+        && !is_plugin()
+        && path.exists()
+    {
+        let client = connect_to(path, &chosen).await?;
+        let asked = client.apiserver_version().await;
+        asked.map_err(told).with_context(|| {
+            format!(
+                "the sandbox of {} does not answer: is it still running? Another cluster is named with --kubeconfig",
+                path.display()
+            )
+        })?;
+        return Ok(client);
+    }
+    match Config::from_kubeconfig(&chosen).await {
+        Ok(config) => client(patient(config)),
+        Err(error) if is_told => Err(error).context("reading $KUBECONFIG"),
+        Err(error) if options.context.is_some() => Err(error).context("--context"),
+        Err(_) => match Config::incluster() {
+            Ok(config) => client(patient(config)),
+            Err(_) => bail!(
+                "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
+                sandbox?.display()
+            ),
+        },
+    }
+}
+
+/// Whether this runs as `kubectl weir`.
+fn is_plugin() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|path| path.file_stem().is_some_and(|name| name == "kubectl-weir"))
+}
+
+/// A client for a file that there is.
+async fn connect_to(path: &Path, chosen: &KubeConfigOptions) -> Result<Client> {
     if !path.exists() {
         bail!(
             "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
             path.display()
         );
     }
-    connect_with(&path).await
+    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, chosen).await;
+    client(patient(config.with_context(|| path.display().to_string())?))
 }
 
 pub(crate) async fn connect_with(path: &Path) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    client(config)
+    connect_to(path, &KubeConfigOptions::default()).await
+}
+
+/// Nobody waits for ever for an answer.
+fn patient(mut config: Config) -> Config {
+    config.read_timeout = Some(PATIENCE);
+    config
 }
 
 /// A client with this program's cryptography; of the runtime that it is made on.
@@ -69,14 +106,17 @@ pub(crate) fn client(config: Config) -> Result<Client> {
 }
 
 /// What stands at a path of the admin port: of `--admin`, else of the sandbox or the leading controllers behind the
-/// kubeconfig, of which there can be several.
-pub(crate) async fn ask(options: &ClientOptions, path: &str) -> Result<Vec<Bytes>> {
+/// kubeconfig, of which there can be several; of a namespace, or of all.
+pub(crate) async fn ask(options: &ClientOptions, namespace: Option<&str>, path: &str) -> Result<Vec<Bytes>> {
     if let Some(url) = &options.admin {
         let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let client = connect(options).await?;
-    let leases = leases(&client, None).await?;
+    let leases = leases(&client, namespace).await?;
+    if let (true, Some(namespace)) = (leases.is_empty(), namespace) {
+        bail!("no controller of Weir has ever led in namespace {namespace}");
+    }
     if leases.is_empty() {
         let url = sandbox_url(client).await?;
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
@@ -184,9 +224,16 @@ async fn sandbox_url(client: Client) -> Result<String> {
 
 /// One GET, on a connection of its own.
 pub(crate) async fn get(url: &str) -> Result<Bytes> {
+    let answer = tokio::time::timeout(PATIENCE, get_now(url)).await;
+    answer.with_context(|| format!("{url} does not answer within {} s", PATIENCE.as_secs()))?
+}
+
+async fn get_now(url: &str) -> Result<Bytes> {
     let uri: http::Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
     let authority = uri.authority().with_context(|| format!("`{url}` names no host"))?.clone();
-    let address = (authority.host(), authority.port_u16().unwrap_or(80));
+    // An IPv6 address has brackets there.
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = (host, authority.port_u16().unwrap_or(80));
     let stream = tokio::net::TcpStream::connect(address)
         .await
         .with_context(|| format!("connecting to {authority}"))?;
@@ -235,6 +282,22 @@ mod tests {
             Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap())
         };
         Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test]
+    async fn an_admin_port_may_have_an_address_of_either_family() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let url = format!("http://{}/readyz", listener.local_addr().unwrap());
+            let served = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+                stream
+            });
+            assert_eq!(get(&url).await.unwrap(), "ok", "{url}");
+            served.await.unwrap();
+        }
     }
 
     /// An API server's answer to a path of a group that it does not have is no status object.

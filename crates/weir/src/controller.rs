@@ -23,6 +23,7 @@ use weir_control::distribute::{
 use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Provision};
 
 use crate::admin::{self, AdminSource};
+use crate::check::REFUSED;
 use crate::cli::ControllerOptions;
 use crate::wire::{self, Room};
 use crate::{client, process, snapshot};
@@ -186,6 +187,9 @@ impl Work {
             namespace: names.namespace.clone(),
             release: names.release.clone(),
             image: options.image,
+            pull_policy: options.image_pull_policy,
+            pull_secrets: options.image_pull_secrets,
+            log: options.data_plane_log,
             controller: names.address.clone(),
             audience: DEFAULT_AUDIENCE.to_owned(),
             trust: distribution.trust(),
@@ -262,7 +266,7 @@ struct Report {
 impl Report {
     fn refused(&self) -> Option<String> {
         let denied: Vec<String> = self.control.denied().iter().map(ToString::to_string).collect();
-        (!denied.is_empty()).then(|| format!("the API refuses: {}", denied.join(", ")))
+        (!denied.is_empty()).then(|| format!("{REFUSED}: {}", denied.join(", ")))
     }
 }
 

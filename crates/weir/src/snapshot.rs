@@ -23,7 +23,8 @@ const OWN: &str = "this process";
 
 pub(crate) fn run(options: &SnapshotOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answers = runtime.block_on(client::ask(&options.client, "snapshot"))?;
+    let asked = client::ask(&options.client, options.namespace.as_deref(), "snapshot");
+    let answers = runtime.block_on(asked)?;
     let mut planes = Vec::new();
     for body in answers {
         let mut told: Value =

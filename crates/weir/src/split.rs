@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::cli::ClientOptions;
+use crate::cli::SplitOptions;
 use crate::client;
 
-pub(crate) fn run(options: &ClientOptions) -> Result<ExitCode> {
+pub(crate) fn run(options: &SplitOptions) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answers = runtime.block_on(client::ask(options, "splits"))?;
+    let answers = runtime.block_on(client::ask(&options.client, options.namespace.as_deref(), "splits"))?;
     let mut rules = Vec::new();
     for body in answers {
         let mut splits: Value =

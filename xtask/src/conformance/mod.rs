@@ -168,8 +168,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     {
         installed.cluster.tell();
     }
-    held?;
-    place.end(options.keep)
+    // A cluster is left as it was found, whatever was found in it.
+    let ended = place.end(options.keep);
+    held.and(ended)
 }
 
 impl Options {

@@ -33,7 +33,9 @@ pub(super) fn ask(run: &Run<'_>) -> Result<()> {
     clients.as_a_plugin()?;
     clients.what_is_wrong()?;
     clients.without_rights()?;
-    clients.chart()
+    clients.with_few_rights()?;
+    clients.chart()?;
+    clients.definitions()
 }
 
 /// The program out of the image, under both of its names.
@@ -188,6 +190,51 @@ impl Clients<'_> {
         Ok(())
     }
 
+    /// Who may see one installation and no other asks that one.
+    fn with_few_rights(&self) -> Result<()> {
+        let cluster = self.run.cluster;
+        for line in [
+            "kubectl create serviceaccount asker -n kong",
+            "kubectl create role asker -n kong --verb=list --resource=leases.coordination.k8s.io",
+            "kubectl create role asker-ask -n kong --verb=get --resource=pods/proxy",
+            "kubectl create rolebinding asker -n kong --role=asker --serviceaccount=kong:asker",
+            "kubectl create rolebinding asker-ask -n kong --role=asker-ask --serviceaccount=kong:asker",
+        ] {
+            cluster.does(line)?;
+        }
+        // In a context of its own, which is not the one that holds.
+        let line = "F=$(mktemp) && cp $KUBECONFIG $F && export KUBECONFIG=$F \
+                    && kubectl config set-credentials asker --token=$(kubectl create token asker -n kong) >/dev/null \
+                    && kubectl config set-context asker --user=asker \
+                       --cluster=$(kubectl config view --minify -o jsonpath='{.contexts[0].context.cluster}') >/dev/null";
+        let split = self.prints(&format!("{line}; kubectl weir split -n kong --context asker"))?;
+        ensure!(split.contains("kong/echo:80"), "{split}");
+        let snapshot = self.prints(&format!("{line}; weir snapshot -n kong --context asker"))?;
+        ensure!(snapshot.contains("kong/kong-gateway-proxy"), "{snapshot}");
+        let all = self.finds(&format!("{line}; weir split --context asker"))?;
+        ensure!(all.starts_with("weir: listing leases: leases."), "{all}");
+        let elsewhere = self.finds("weir split -n default")?;
+        ensure!(elsewhere.contains("no controller of Weir has ever led in namespace default"), "{elsewhere}");
+        let all = "serviceaccount/asker role/asker role/asker-ask rolebinding/asker rolebinding/asker-ask";
+        cluster.does(&format!("kubectl delete -n kong {all}")).map(drop)
+    }
+
+    /// Definitions that the chart has made are changed by the documents' line.
+    fn definitions(&self) -> Result<()> {
+        let crds = format!("{CHART}/crds");
+        let description = r#"[{"op":"replace","path":"/spec/versions/0/schema/openAPIV3Schema/description","value":"Changed."}]"#;
+        let changed = format!(
+            "F=$(mktemp) && kubectl patch --local -f {crds}/weir.dev_gatewayparameters.yaml --type=json -p '{description}' -o yaml >$F"
+        );
+        let apply = "kubectl apply --server-side --force-conflicts -f";
+        self.run.cluster.does(&format!("{changed}; {apply} $F"))?;
+        let says = "kubectl get crd gatewayparameters.weir.dev -o jsonpath='{.spec.versions[0].schema.openAPIV3Schema.description}'";
+        self.run.cluster.says(says, "Changed.")?;
+        let line =
+            format!("{apply} {crds}/weir.dev_gatewayparameters.yaml -f {crds}/weir.dev_backendpolicies.yaml");
+        self.run.cluster.does(&line).map(drop)
+    }
+
     /// What the chart renders, in the ways in which it is installed, is what the API takes.
     fn chart(&self) -> Result<()> {
         for values in CHARTS {
@@ -211,6 +258,7 @@ const CHARTS: &[&str] = &[
     "--set gatewayProxy.replicas=3,gatewayProxy.autoscaling.enabled=true,takeOver=true",
     "--set gatewayProxy.enabled=false,networkPolicy.enabled=false,podDisruptionBudget.enabled=false",
     "--set watchNamespaces={kong}",
+    "--set gatewayProxy.service.loadBalancerIP=192.0.2.1,gatewayProxy.service.loadBalancerSourceRanges={192.0.2.0/24},imagePullSecrets={a}",
 ];
 
 /// A row that begins with the first two words, and has the third.

@@ -324,7 +324,14 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
     let line = format!(
         r#"{PROXY_IP}; for i in {{1..300}}; do curl -s "$PROXY_IP/echo/hostname?iteration=$i" -w "\n"; done"#
     );
-    run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)
+    run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)?;
+    // Whoever switches the autoscaler on begins with as many.
+    let line = format!(
+        "helm upgrade kong {CHART} -n kong --set gatewayProxy.autoscaling.enabled=true,gatewayProxy.autoscaling.minReplicas=2"
+    );
+    run.cluster.does(&line)?;
+    let pods = "kubectl get deployment kong-gateway-proxy -n kong -o jsonpath='{.spec.replicas} {.status.availableReplicas}'";
+    run.cluster.says(pods, "3 3")
 }
 
 /// Not a guide: what people look at when something is wrong.

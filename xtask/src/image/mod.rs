@@ -167,10 +167,12 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let target = step::target_folder(root);
-    let mut folders = vec![(root.to_owned(), "/weir"), (target.clone(), "/target")];
-    folders.extend(home.map(|home| (home.join("registry/src"), "/registry")));
+    // Each with what stands for it, and with what is below it.
+    let mut folders =
+        vec![(root.to_owned(), "/weir", "crates"), (target.clone(), "/target", triple.as_str())];
+    folders.extend(home.map(|home| (home.join("registry/src"), "/registry", "")));
     let mut flags = vec!["-C".to_owned(), "target-feature=+crt-static".to_owned()];
-    flags.extend(folders.iter().map(|(of, name)| format!("--remap-path-prefix={}={name}", of.display())));
+    flags.extend(folders.iter().map(|(of, name, _)| format!("--remap-path-prefix={}={name}", of.display())));
     let mut cargo = step::cargo(root);
     cargo.args([
         "build",
@@ -188,16 +190,19 @@ fn build(root: &Path, options: &Options) -> Result<PathBuf> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     step::run("build weir, static", &mut cargo)?;
     let folder = folder_of(&options.profile);
-    let program = target.join(triple).join(folder).join("weir");
+    let program = target.join(&triple).join(folder).join("weir");
     let bytes = fs::read(&program).with_context(|| program.display().to_string())?;
     ensure!(is_static(&bytes), "{} asks for a dynamic loader; the image has none", program.display());
-    for (folder, _) in &folders {
-        let name = folder.as_os_str().as_encoded_bytes();
+    // Where a compiler would name them; the folder's own name alone may be a word of the program's (`/src`).
+    for (folder, replacement, below) in &folders {
+        let path = folder.join(below);
+        let name = path.as_os_str().as_encoded_bytes();
+        let is_named = bytes.windows(name.len()).any(|part| part == name);
         ensure!(
-            !bytes.windows(name.len()).any(|part| part == name),
+            !is_named || folder == Path::new(replacement),
             "{} names the folder {} of the machine that built it",
             program.display(),
-            folder.display()
+            path.display()
         );
     }
     Ok(program)

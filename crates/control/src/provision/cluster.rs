@@ -40,6 +40,12 @@ pub struct Cluster {
     pub release: String,
     /// The image of data planes.
     pub image: String,
+    /// When it is pulled; none: as Kubernetes has it for the image's tag.
+    pub pull_policy: Option<String>,
+    /// Secrets of a Gateway's namespace with which it is pulled; one that is not there does no harm.
+    pub pull_secrets: Vec<String>,
+    /// What data planes log; none: what they do of themselves.
+    pub log: Option<String>,
     /// Where data planes find a controller, `HOST:PORT`.
     pub controller: String,
     /// Audience of the projected tokens.

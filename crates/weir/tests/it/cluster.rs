@@ -77,6 +77,9 @@ impl Rig {
             namespace: "default".to_owned(),
             release: release.to_owned(),
             image: "weir:test".to_owned(),
+            pull_policy: Some("Never".to_owned()),
+            pull_secrets: vec!["registry".to_owned()],
+            log: Some("info".to_owned()),
             controller: "test-controller.default.svc:9902".to_owned(),
             audience: "weir.dev/controller".to_owned(),
             trust: self.trust.subscribe(),
@@ -299,6 +302,9 @@ async fn a_gateway_gets_a_data_plane_of_its_own_and_its_services_addresses() {
     assert_eq!(service["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]);
     let pod = &deployment["spec"]["template"]["spec"];
     assert_eq!(pod["containers"][0]["image"], "weir:test");
+    assert_eq!(pod["containers"][0]["imagePullPolicy"], "Never");
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "registry"}]));
+    assert_eq!(pod["containers"][0]["env"][1], json!({"name": "WEIR_LOG", "value": "info"}));
     assert_eq!(pod["securityContext"]["sysctls"][0]["name"], "net.ipv4.ip_unprivileged_port_start");
     for kind in ["/v1/ServiceAccount", "policy/v1/PodDisruptionBudget", "networking.k8s.io/v1/NetworkPolicy"]
     {

@@ -3,8 +3,8 @@
 {{- define "weir.proxy" -}}{{ .Release.Name }}-gateway-proxy{{- end }}
 {{- define "weir.authority" -}}{{ .Release.Name }}-weir-authority{{- end }}
 {{- define "weir.lease" -}}{{ .Release.Name }}-weir-leader{{- end }}
-{{/* Of objects without a namespace: two releases of one name do not meet. */}}
-{{- define "weir.clusterName" -}}{{ .Release.Namespace }}-{{ include "weir.controller" . }}{{- end }}
+{{/* Of objects without a namespace: with a letter between the two that neither name can have, no two releases meet. */}}
+{{- define "weir.clusterName" -}}{{ .Release.Namespace }}:{{ include "weir.controller" . }}{{- end }}
 
 {{/* On everything that belongs to this installation, also what the controllers make. */}}
 {{- define "weir.instance" -}}
@@ -17,6 +17,9 @@
 {{- end -}}
 {{- if contains "." .Release.Name -}}
 {{- fail "the name of the release has a dot; a Service's name, which is made from it, cannot have one" -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]" .Release.Name) -}}
+{{- fail "the name of the release does not begin with a letter; a Service's name, which is made from it, has to" -}}
 {{- end -}}
 {{- $name -}}
 {{- end }}
@@ -37,6 +40,15 @@ app.kubernetes.io/component: controller
 {{- define "weir.proxySelector" -}}
 weir.dev/instance: {{ include "weir.instance" . }}
 weir.dev/provisioned: shared
+{{- end }}
+
+{{/* What `weir controller` would refuse at its start. */}}
+{{- define "weir.certificates" -}}
+{{- $life := .authorityLifetimeSeconds | int64 -}}
+{{- $least := mul 3 (add (.lifetimeSeconds | int64) (.authorityOverlapSeconds | int64)) -}}
+{{- if lt $life $least -}}
+{{- fail (printf "certificates.authorityLifetimeSeconds is %d: three times lifetimeSeconds and authorityOverlapSeconds together are %d, and it may not be less" $life $least) -}}
+{{- end -}}
 {{- end }}
 
 {{- define "weir.image" -}}

@@ -11,7 +11,7 @@ use super::Wrong;
 const FEW: &[&str] = &["patch gateways.gateway.networking.k8s.io/status"];
 
 /// The roles of the release `kong` in the namespace `kong`.
-const ROLES: [&str; 2] = ["clusterrole/kong-kong-controller", "-n kong role/kong-controller"];
+const ROLES: [&str; 2] = ["clusterrole/kong:kong-controller", "-n kong role/kong-controller"];
 
 /// One verb of one resource, as a rule of a role gives it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

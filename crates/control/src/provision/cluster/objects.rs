@@ -351,7 +351,7 @@ impl Maker<'_> {
 
     fn pod_template(&self) -> Value {
         let drain = self.view.drain.as_secs() + u64::from(self.view.drain.subsec_nanos() > 0);
-        json!({
+        let mut template = json!({
             "metadata": {"labels": self.labels(), "annotations": self.view.annotations},
             "spec": {
                 "serviceAccountName": self.plane.name,
@@ -383,7 +383,12 @@ impl Maker<'_> {
                     {"name": "authority", "configMap": {"name": self.cluster.trust_name()}},
                 ],
             },
-        })
+        });
+        if !self.cluster.pull_secrets.is_empty() {
+            let named = self.cluster.pull_secrets.iter().map(|name| json!({"name": name}));
+            template["spec"]["imagePullSecrets"] = named.collect();
+        }
+        template
     }
 
     fn container(&self) -> Value {
@@ -395,7 +400,7 @@ impl Maker<'_> {
                 "failureThreshold": failures,
             })
         };
-        json!({
+        let mut container = json!({
             // As Kong's operator calls it, so that what is written for that is merged in here.
             "name": configuration::CONTAINER,
             "image": self.cluster.image,
@@ -423,7 +428,14 @@ impl Maker<'_> {
                 {"name": "token", "mountPath": "/var/run/secrets/weir", "readOnly": true},
                 {"name": "authority", "mountPath": "/var/run/secrets/weir-ca", "readOnly": true},
             ],
-        })
+        });
+        if let Some(policy) = &self.cluster.pull_policy {
+            container["imagePullPolicy"] = Value::from(policy.as_str());
+        }
+        if let (Some(log), Some(environment)) = (&self.cluster.log, container["env"].as_array_mut()) {
+            environment.push(json!({"name": "WEIR_LOG", "value": log}));
+        }
+        container
     }
 
     /// One pod at a time may be moved away; with one pod a node can still be emptied.
@@ -487,6 +499,9 @@ mod tests {
             namespace: "weir-system".to_owned(),
             release: "weir".to_owned(),
             image: "weir:1".to_owned(),
+            pull_policy: None,
+            pull_secrets: Vec::new(),
+            log: None,
             controller: "weir-controller.weir-system.svc:9902".to_owned(),
             audience: "weir.dev/controller".to_owned(),
             trust: watch::channel(Arc::from("")).1,
