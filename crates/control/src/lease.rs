@@ -6,7 +6,8 @@
 //! machine sleeps (`CLOCK_BOOTTIME`), [`LeaseTimes::renewal`] after the last renewal *began*, and so before anybody else
 //! may take it; another's Lease runs out by the time for which it was seen unchanged here, never by the times written in
 //! it, so clocks that differ do no harm; an epoch is larger than every one before it, also where the Lease was deleted meanwhile (it
-//! follows the wall clock where that is ahead). Deliberately absent: what leaders do; every write asks [`Leadership::holds`].
+//! follows the wall clock where that is ahead); who waits for leadership is told whenever it begins or is back.
+//! Deliberately absent: what leaders do; every write asks [`Leadership::holds`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,34 +90,35 @@ impl Leadership {
 
     /// Whether this process leads at this moment, by the clock that no pause stops.
     pub fn holds(&self) -> bool {
-        match self.shared.until.load(Ordering::Acquire) {
-            0 => false,
-            FOREVER => true,
-            until => now() < until,
-        }
+        // In this order, so that whoever finds it ended does so before `lead` looks whether anybody could.
+        let now = now();
+        now < self.shared.until.load(Ordering::Acquire)
     }
 
     /// Who leads, as it changes. After a pause it can say [`Leader::Own`] for a moment when [`Leadership::holds`] does
-    /// not any more.
+    /// not any more. Leadership that ended by the clock and is renewed is told again, also where it is the same.
     pub fn watch(&self) -> watch::Receiver<Leader> {
         self.shared.leader.subscribe()
     }
 
     fn lead(&self, until: u64, epoch: u64) {
-        self.shared.until.store(until, Ordering::Release);
-        self.tell(Leader::Own { epoch });
+        let before = self.shared.until.swap(until, Ordering::AcqRel);
+        // Who found that it had ended waits to be told, though nobody else led meanwhile.
+        let had_ended = before <= now();
+        self.tell(Leader::Own { epoch }, had_ended);
     }
 
     fn follow(&self, leader: Leader) {
         self.shared.until.store(0, Ordering::Release);
-        self.tell(leader);
+        self.tell(leader, false);
     }
 
-    fn tell(&self, leader: Leader) {
+    /// `again`: also where it is known.
+    fn tell(&self, leader: Leader, again: bool) {
         self.shared.leader.send_if_modified(|known| {
             let changed = *known != leader;
             *known = leader;
-            changed
+            changed || again
         });
     }
 }
@@ -427,4 +429,81 @@ impl Elector {
 
 fn epoch_of(annotations: &Value) -> Option<u64> {
     annotations[EPOCH_ANNOTATION].as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ControlStatus;
+
+    /// That many seconds from now.
+    fn seconds(count: u64) -> u64 {
+        now() + nanos(Duration::from_secs(count))
+    }
+
+    /// A candidate that holds `lease`, which is what its API answers, but not before `go`.
+    fn candidate(lease: Value, go: &CancellationToken) -> Elector {
+        let (go, body) = (go.clone(), lease.to_string());
+        let slow = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let (go, body) = (go.clone(), body.clone());
+            async move {
+                go.cancelled().await;
+                Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::from(body.into_bytes())))
+            }
+        });
+        let caller = Caller::new(kube::Client::new(slow, "default"), Arc::new(ControlStatus::default()));
+        let config = LeaseConfig {
+            namespace: "default".to_owned(),
+            name: "test-weir-leader".to_owned(),
+            identity: "us".to_owned(),
+            address: String::new(),
+            admin_port: 0,
+            namespaces: Vec::new(),
+            times: LeaseTimes { renewal: Duration::from_secs(600), ..LeaseTimes::default() },
+        };
+        let mut elector = Elector::new(caller, config);
+        elector.observe(&lease);
+        elector
+    }
+
+    #[tokio::test]
+    async fn leadership_that_ends_while_it_is_renewed_is_told_when_it_is_back() {
+        let go = CancellationToken::new();
+        let lease = json!({
+            "metadata": {"resourceVersion": "5", "annotations": {EPOCH_ANNOTATION: "7"}},
+            "spec": {"holderIdentity": "us", "leaseDurationSeconds": 15},
+        });
+        let mut elector = candidate(lease, &go);
+        let leadership = elector.leadership();
+        leadership.lead(now() + nanos(Duration::from_millis(500)), 7);
+        let mut leader = leadership.watch();
+        // As those who write do: look, and look again when there is news.
+        let waiter = async {
+            while leadership.holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            go.cancel();
+            while !leadership.holds() {
+                leader.changed().await.expect("the candidate lives");
+            }
+        };
+        let waiter = tokio::time::timeout(Duration::from_secs(20), waiter);
+        let (answer, waited) = tokio::join!(elector.attempt(), waiter);
+        answer.expect("it is renewed");
+        waited.expect("it is told");
+        assert_eq!(*leadership.watch().borrow(), Leader::Own { epoch: 7 }, "nobody else led meanwhile");
+    }
+
+    #[test]
+    fn leadership_that_is_renewed_in_time_is_no_news() {
+        let leadership = Leadership::none();
+        leadership.lead(seconds(60), 1);
+        let leader = leadership.watch();
+        leadership.lead(seconds(120), 1);
+        assert!(!leader.has_changed().expect("it lives"));
+        leadership.lead(1, 1);
+        assert!(!leader.has_changed().expect("it lives"), "it was in force until now");
+        leadership.lead(seconds(60), 1);
+        assert!(leader.has_changed().expect("it lives"), "it is in force again");
+    }
 }

@@ -35,7 +35,7 @@ pub use crate::lease::{
 };
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{
-    AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, Fixed, Provision, Sandbox,
+    AddressRange, AddressRangeError, CONFIGURATION_FIELDS, Cluster, Fixed, Provision, Sandbox, gateway_label,
 };
 pub use crate::rights::Right;
 pub use crate::rights::review::Installation;

@@ -22,6 +22,7 @@ use weir_core::{AddressProblem, Addresses, ClassKind, ObjectKey, RequestedAddres
 
 pub use self::cluster::{CONFIGURATION_FIELDS, Cluster};
 pub use self::fixed::Fixed;
+pub use self::objects::gateway_label;
 pub use self::sandbox::{AddressRange, AddressRangeError, Sandbox};
 
 /// How Gateways get addresses.
@@ -40,6 +41,8 @@ pub enum Provision {
 pub(crate) struct GatewayView {
     pub(crate) key: ObjectKey,
     pub(crate) uid: String,
+    /// Seconds since the Unix epoch.
+    pub(crate) created_seconds: i64,
     pub(crate) kind: ClassKind,
     /// Controller name of its class.
     pub(crate) controller: String,

@@ -1,7 +1,7 @@
 //! Other controllers that live and answer for names of ours: Kong's, and other installations of Weir.
 //!
 //! Owns the look before anything is written to a class: election Leases in every namespace that may be read. Invariants: while it is
-//! not known whether a controller of Kong's lives its classes are left alone; one lives whose Lease changes while we look, whatever
+//! not known whether a controller of Kong's lives nothing is told, and so nothing translated; one lives whose Lease changes while we look, whatever
 //! the times in it say; what was found of Kong holds for the life of this process, so that a rival that restarts, or dies for a
 //! moment, is not robbed. Of several installations of Weir that read a common namespace the one whose Lease is the oldest answers,
 //! alive or not, until its Lease goes with it; the others see that within seconds. Deliberately absent: taking over from Kong, which is
@@ -165,11 +165,25 @@ async fn find(
             *known = seen;
             is_news
         });
-        let first = first_installation(own, &all);
-        let back = first.map_or_else(|| settled.clone(), StandBack::for_all);
-        tell(back, status, found);
+        match first_installation(own, &all) {
+            Some(first) => tell(StandBack::for_all(first), status, found),
+            None if kongs.is_none() => tell(settled.clone(), status, found),
+            None => wait_for(&settled, status),
+        }
         tokio::time::sleep(if kongs.is_some() { LOOK_AGAIN } else { LOOK_FOR_OURS }).await;
     }
+}
+
+/// Whether a controller of Kong's lives is not known yet: nothing is said of any class until it is, so that no data plane is told to
+/// close what a predecessor of this process had opened.
+fn wait_for(open: &StandBack, status: &ControlStatus) {
+    if status.left_alone() == open.0 {
+        return;
+    }
+    for (controller, why) in &open.0 {
+        tracing::info!(controller, why, "nothing is translated until that is known");
+    }
+    status.set_left_alone(open.0.clone());
 }
 
 fn tell(back: StandBack, status: &ControlStatus, found: &watch::Sender<Option<StandBack>>) {
@@ -303,7 +317,11 @@ fn judge(before: &BTreeMap<String, Held>, now: &BTreeMap<String, Held>, over: bo
                 "{holder} answers for {controller}, it renews Lease {lease}. End it and tell Weir to take over (--take-over)"
             )
         } else {
-            format!("Lease {lease} is held by {holder}; Weir is finding out whether that still lives")
+            let seconds = LOOK.as_secs();
+            format!(
+                "Lease {lease} is held by {holder}; whether that still lives is known {seconds} s after this process began (delete the \
+                 Lease if it does not)"
+            )
         };
         back.0.insert((*controller).to_owned(), why);
     }

@@ -91,6 +91,7 @@ struct Entry {
     settled: Option<(Arc<Desired>, Value)>,
     /// The version and wish that the server refused for good.
     refused: Option<(String, Arc<Desired>)>,
+    /// Under which time it is in [`Table::due`]; `None`: it is not.
     due: Option<Instant>,
     busy: bool,
     /// Something changed while a call was on its way.
@@ -311,17 +312,15 @@ impl StatusWriter {
             }
             table.due.pop_first();
             self.shared.status.status_queue.set(table.due.len() as u64);
+            let Some(entry) = table.entries.get_mut(&key) else { continue };
+            entry.due = None;
+            // What is wanted of a kind that is not served is planned again when it is.
             let Some(path) = path(&table.versions, &key) else { continue };
             let denied = table.denied.get(&(key.kind, key.namespace.clone())).copied();
             if let Some(again) = denied.filter(|again| *again > now) {
-                if let Some(entry) = table.entries.get_mut(&key) {
-                    entry.due = None;
-                }
                 table.schedule(&key, again);
                 continue;
             }
-            let Some(entry) = table.entries.get_mut(&key) else { continue };
-            entry.due = None;
             match entry.plan(key.kind, path, &table.ours, now) {
                 Plan::Nothing => {}
                 Plan::Wait(at) => table.schedule(&key, at),
@@ -610,8 +609,13 @@ mod tests {
     }
 
     fn wish() -> Desired {
+        wish_for("g")
+    }
+
+    /// What is to be said of one Gateway.
+    fn wish_for(gateway: &str) -> Desired {
         Desired::Parents(vec![
-            json!({"parentRef": {"name": "g"}, "controllerName": "weir.dev/gateway-controller",
+            json!({"parentRef": {"name": gateway}, "controllerName": "weir.dev/gateway-controller",
             "conditions": []}),
         ])
     }
@@ -633,6 +637,43 @@ mod tests {
         };
         assert_eq!(version, "9");
     }
+
+    #[tokio::test]
+    async fn statuses_of_a_kind_that_is_not_served_are_written_when_it_is_again() {
+        let (writer, key) = (writer(), ObjectKey::new(Kind::HttpRoute, "default", "r"));
+        let fallen_due = || {
+            assert!(matches!(writer.take_due(true), Take::Until(None)), "nothing can be written");
+            assert!(writer.shared.table.lock().due.is_empty());
+        };
+        let written = || match writer.take_due(true) {
+            Take::Call(_, entry, plan @ Plan::Write { .. }) => (entry, plan),
+            _ => panic!("a write is due"),
+        };
+        writer.observe(&key, &route("u", "5"));
+        writer.serve(Kind::HttpRoute, None);
+        writer.want(&key, "u", 1, wish());
+        fallen_due();
+        // It falls due once more, for another reason.
+        writer.observe(&key, &route("u", "6"));
+        fallen_due();
+        writer.serve(Kind::HttpRoute, Some("v1"));
+        let (entry, plan) = written();
+        // The kind goes while the call is on its way, and with it what the answer makes due.
+        writer.serve(Kind::HttpRoute, None);
+        let conflict =
+            CallError::Refused { code: 409, reason: "Conflict".to_owned(), message: String::new() };
+        writer.finish(Done { key: key.clone(), entry, plan, answer: Err(conflict) });
+        fallen_due();
+        writer.observe(&key, &route("u", "7"));
+        fallen_due();
+        writer.serve(Kind::HttpRoute, Some("v1"));
+        let (entry, plan) = written();
+        writer.finish(Done { key: key.clone(), entry, plan, answer: Ok(route("u", "8")) });
+        assert!(matches!(writer.take_due(true), Take::Until(None)), "it is written");
+        writer.want(&key, "u", 1, wish_for("h"));
+        written();
+    }
+
     #[tokio::test]
     async fn statuses_that_may_not_be_written_are_asked_about_one_at_a_time() {
         let (writer, now) = (writer(), Instant::now());

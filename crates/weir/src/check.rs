@@ -201,7 +201,7 @@ async fn pods(client: &Client, gateway: &DynamicObject, findings: &mut Findings)
     let namespace = gateway.namespace().unwrap_or_default();
     let selector = format!(
         "weir.dev/component=data-plane,gateway.networking.k8s.io/gateway-name={}",
-        gateway.name_any()
+        weir_control::gateway_label(&gateway.name_any())
     );
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
     let pods = match pods.list(&ListParams::default().labels(&selector)).await {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_control::distribute::{
-    self, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, Distribution,
+    self, AuthorityPolicy, Clock, DEFAULT_AUDIENCE, DistributeConfig, Distribution, InstanceSplits,
 };
 use weir_control::{Cluster, ControlStatus, Leader, LeaseConfig, LeaseTimes, Provision};
 
@@ -274,7 +274,11 @@ impl AdminSource for Report {
     fn ready(&self) -> Result<(), String> {
         if !self.control.ready() {
             let missing = self.control.missing();
-            let waiting = if missing.is_empty() {
+            let left = self.control.left_alone();
+            let open: Vec<&str> = left.values().map(String::as_str).collect();
+            let waiting = if missing.is_empty() && !open.is_empty() {
+                format!("nothing has been translated yet: {}", open.join("; "))
+            } else if missing.is_empty() {
                 "nothing has been translated yet".to_owned()
             } else {
                 format!("the first lists are not complete: {}", missing.join(", "))
@@ -314,15 +318,45 @@ impl AdminSource for Report {
             let Some(distribution) = distribution else { return json!({ "rules": [] }) };
             let mut rules = Vec::new();
             for instance in distribution.splits().await {
-                let Ok(mut told) = serde_json::from_slice::<Value>(&instance.json) else { continue };
-                for rule in told["rules"].as_array_mut().into_iter().flatten() {
-                    rule["dataPlane"] = Value::from(instance.data_plane.to_string());
-                    rule["instance"] = Value::from(instance.instance.as_str());
-                    rules.push(rule.take());
-                }
+                rules.extend(split_rules(&instance));
             }
             json!({ "rules": rules })
         }
         .boxed()
+    }
+}
+
+/// The rules that an instance tells of, with whose they are. What has another form than that is left out: an instance may say anything.
+fn split_rules(instance: &InstanceSplits) -> Vec<Value> {
+    let Ok(Value::Object(mut told)) = serde_json::from_slice(&instance.json) else { return Vec::new() };
+    let Some(Value::Array(rules)) = told.remove("rules") else { return Vec::new() };
+    let rule = |rule| {
+        let Value::Object(mut rule) = rule else { return None };
+        rule.insert("dataPlane".to_owned(), instance.data_plane.to_string().into());
+        rule.insert("instance".to_owned(), instance.instance.as_str().into());
+        Some(Value::Object(rule))
+    };
+    rules.into_iter().filter_map(rule).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_model::resource::DataPlaneName;
+
+    use super::*;
+
+    #[test]
+    fn served_counts_of_another_form_are_left_out() {
+        let rules = |json: &'static str| {
+            let data_plane = DataPlaneName::new("default", "a");
+            let instance = InstanceSplits { data_plane, instance: "a-1".to_owned(), json: json.into() };
+            Value::Array(split_rules(&instance))
+        };
+        for odd in ["", "[]", "7", "null", "{}", r#"{"rules":{}}"#, r#"{"rules":["x",[],null,7]}"#] {
+            assert_eq!(rules(odd), json!([]), "{odd}");
+        }
+        let told = r#"{"rules":["x",{"route":"default/r","dataPlane":"default/b"}]}"#;
+        let expected = json!([{ "route": "default/r", "dataPlane": "default/a", "instance": "a-1" }]);
+        assert_eq!(rules(told), expected, "whose they are is not theirs to say");
     }
 }

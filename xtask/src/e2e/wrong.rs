@@ -54,6 +54,7 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     }
     wrong.case("definitions of a newer release", || kinds::newer(&wrong))?;
     wrong.case("parameters that are not there", || planes::no_parameters(&wrong))?;
+    wrong.case("a pod template of an odd shape", || planes::odd_template(&wrong))?;
     wrong.case("an image that cannot start", || planes::no_image(&wrong))?;
     wrong.case("annotations without effect", || planes::annotations(&wrong))?;
     if wrong.long {

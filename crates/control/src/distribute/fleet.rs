@@ -3,7 +3,8 @@
 //! Invariants: nothing is sent before the set of resources is complete; one message of a lane is under way to an instance, and what
 //! changes meanwhile is one more key to send and never a queue of messages; a message is a set of one moment, but for endpoints, of
 //! which the newest are sent; an instance that does not acknowledge in time is let go; what an instance says of resources that are not
-//! its data plane's counts for nothing, and its words are cut short; a data plane that has no listener and no instance is forgotten.
+//! its data plane's counts for nothing, its words are cut short, and what it tells is bounded in number, for each and for all of a data
+//! plane; a data plane that has no listener and no instance is forgotten.
 //!
 //! Deliberately absent: connections, certificates and who may be whom.
 
@@ -19,11 +20,14 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weir_model::resource::{Applied, BindReport, DataPlaneName, KindVersion, PlaneApplied, Rejected, Update};
-use weir_model::wire::{Acknowledged, Entry, Hello, Lane, Part, Position, Report};
+use weir_model::wire::{Acknowledged, Entry, HASH_BYTES, Held, Hello, Lane, Part, Position, Report};
 
 use super::graph::{Graph, PlaneId};
 
 type Key = Arc<str>;
+
+/// A hash by which an instance names what it has; one that is none is all zero.
+type HeldHash = [u8; HASH_BYTES];
 
 /// A part is ended when it is so large. Unit: bytes. Source: ours.
 const PART_BYTES: usize = 512 * 1024;
@@ -58,6 +62,30 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// The longest that an instance's words about a socket or a resource may be. Unit: bytes. Source: ours; a condition's message has
 /// 32,768 at most, and may put together several.
 pub(super) const WORDS_MAX: usize = 1024;
+
+/// Sockets of an instance that count. Unit: sockets. Source: ours; a Gateway with its ListenerSets has some thousands of listeners at
+/// most.
+pub(super) const BINDS_MAX: usize = 4_096;
+
+/// And of all instances of a data plane; what there is no room for counts for nothing, for others have the same. Unit: sockets.
+/// Source: ours; 100 ports of 600 instances. Each look at a data plane is at all of them.
+const PLANE_BINDS_MAX: usize = 65_536;
+
+/// Resources that the instances of a data plane may say they cannot use. Unit: resources. Source: ours; as for sockets.
+const PLANE_REJECTED_MAX: usize = 65_536;
+
+/// Keys that instances of a data plane hold that have not been sent anything yet; one that comes then is sent everything. Unit: keys.
+/// Source: ours; 50 instances of 3,000 routes that come at once, under 100 MiB with keys of 100 bytes.
+const PLANE_HELD_MAX: usize = 524_288;
+
+/// The longest key of a resource. Unit: bytes. Source: ours; a kind, a namespace of 63 and a name of 253 have under 340.
+const KEY_MAX: usize = 512;
+
+/// The longest literal of an address. Unit: bytes. Source: IPv6, with a zone.
+const ADDRESS_MAX: usize = 64;
+
+/// What a process draws to be known by. Unit: bytes. Source: ours; this release draws 16.
+const RUN_MAX: usize = 64;
 
 /// The longest name of an instance. Unit: bytes. Source: that of a pod.
 const NAME_MAX: usize = 253;
@@ -120,7 +148,7 @@ struct Session {
     run: Bytes,
     lanes: [LaneState; 2],
     /// What it had when it came; taken by the first message.
-    held: Option<HashMap<String, Bytes>>,
+    held: Option<HashMap<String, HeldHash>>,
     /// The next message of configuration is to hold everything.
     full: bool,
     report: Report,
@@ -250,19 +278,23 @@ impl Fleet {
     pub(crate) fn connect(&mut self, name: &DataPlaneName, hello: Hello, wake: Arc<Notify>) -> SessionId {
         let plane = self.graph.plane(name);
         self.states.entry(plane).or_default();
+        // Of its own: it holds on to no message.
+        let run = Bytes::copy_from_slice(&hello.run[..hello.run.len().min(RUN_MAX)]);
         for other in self.sessions.values_mut() {
-            if other.plane == plane && !hello.run.is_empty() && other.run == hello.run {
+            if other.plane == plane && !run.is_empty() && other.run == run {
                 other.parting = Some(Parting::Replaced);
                 other.wake.notify_one();
             }
         }
         self.sessions_made += 1;
         let id = SessionId(self.sessions_made);
-        let held = hello.held.into_iter().map(|held| (held.key, held.hash)).collect();
+        let waiting = self.of_plane(plane).filter_map(|other| other.held.as_ref());
+        let room = PLANE_HELD_MAX.saturating_sub(waiting.map(HashMap::len).sum());
+        let held = held(hello.held, room);
         let session = Session {
             plane,
             instance: shortened(hello.instance, NAME_MAX),
-            run: hello.run,
+            run,
             lanes: [LaneState::default(), LaneState::default()],
             held: Some(held),
             full: false,
@@ -345,6 +377,7 @@ impl Fleet {
 
     /// An instance says that it runs a message. Whether it was one that is waited for.
     pub(crate) fn acknowledged(&mut self, id: SessionId, said: Acknowledged) -> bool {
+        let rejected_room = self.room(id, PLANE_REJECTED_MAX, |other| other.rejected.len());
         let Some(session) = self.sessions.get_mut(&id) else { return false };
         let lane = &mut session.lanes[usize::from(said.lane() == Lane::Endpoints)];
         if lane.number != said.number {
@@ -357,18 +390,27 @@ impl Fleet {
         // Nobody has a say about what is another's.
         let entries = self.graph.entries(session.plane);
         let own = said.rejected.into_iter().filter(|one| entries.contains_key(one.key.as_str()));
-        session.rejected = own.map(|one| (one.key, shortened(one.reason, WORDS_MAX))).collect();
-        if let Some(report) = said.report {
-            session.report = bounded(report);
-        }
+        let own = own.map(|one| (one.key, shortened(one.reason, WORDS_MAX))).take(rejected_room);
+        session.rejected = own.collect();
         session.wake.notify_one();
+        if let Some(report) = said.report {
+            self.reported(id, report);
+        }
         true
+    }
+
+    /// What the other instances of its data plane leave an instance of `most`.
+    fn room(&self, id: SessionId, most: usize, taken: impl Fn(&Session) -> usize) -> usize {
+        let Some(plane) = self.sessions.get(&id).map(|session| session.plane) else { return 0 };
+        let others = self.sessions.iter().filter(|(other, session)| **other != id && session.plane == plane);
+        most.saturating_sub(others.map(|(_, session)| taken(session)).sum())
     }
 
     /// Whether it says something else than before.
     pub(crate) fn reported(&mut self, id: SessionId, report: Report) -> bool {
+        let room = self.room(id, PLANE_BINDS_MAX, |other| other.report.binds.len());
         let Some(session) = self.sessions.get_mut(&id) else { return false };
-        let report = bounded(report);
+        let report = bounded(report, room);
         let is_news = session.report != report;
         session.report = report;
         is_news
@@ -522,18 +564,38 @@ impl PlaneState {
     }
 }
 
-/// What an instance says of itself, within bounds: an instance may be anybody's by now.
-fn bounded(mut report: Report) -> Report {
-    report.binds.retain(|bind| (1..=u32::from(u16::MAX)).contains(&bind.port));
-    for bind in &mut report.binds {
-        bind.error = shortened(std::mem::take(&mut bind.error), WORDS_MAX);
+/// What an instance says of itself, within bounds: an instance may be anybody's by now. `room`: sockets that there is room for.
+fn bounded(report: Report, room: usize) -> Report {
+    let Report { ready, binds, draining } = report;
+    let mut seen = BTreeSet::new();
+    let mut kept = Vec::new();
+    for bind in binds.into_iter().filter(|bind| (1..=u32::from(u16::MAX)).contains(&bind.port)) {
+        if kept.len() >= BINDS_MAX.min(room) {
+            break;
+        }
+        let address = shortened(bind.address, ADDRESS_MAX);
+        if seen.insert((address.clone(), bind.port, bind.udp)) {
+            kept.push(BindReport { address, error: shortened(bind.error, WORDS_MAX), ..bind });
+        }
     }
-    report
+    kept.shrink_to_fit();
+    Report { ready, binds: kept, draining }
+}
+
+/// What an instance says it has. Nothing, if it is more than there is `room` for or not what a data plane can have: all is sent then.
+fn held(held: Vec<Held>, room: usize) -> HashMap<String, HeldHash> {
+    if held.len() > room || held.iter().any(|one| one.key.len() > KEY_MAX) {
+        return HashMap::new();
+    }
+    let named = |one: Held| (one.key, HeldHash::try_from(&one.hash[..]).unwrap_or_default());
+    held.into_iter().map(named).collect()
 }
 
 /// Words that get into statuses and logs.
 pub(super) fn shortened(mut words: String, max: usize) -> String {
     words.truncate(words.floor_char_boundary(max));
+    // What was cut off is not kept.
+    words.shrink_to_fit();
     words
 }
 
@@ -649,8 +711,8 @@ impl Session {
 }
 
 /// What makes those who hold `held` have `entries`.
-fn difference(entries: &BTreeMap<Key, Arc<Entry>>, held: &HashMap<String, Bytes>) -> Rest {
-    let is_known = |entry: &Entry| held.get(&entry.key).is_some_and(|hash| *hash == entry.hash);
+fn difference(entries: &BTreeMap<Key, Arc<Entry>>, held: &HashMap<String, HeldHash>) -> Rest {
+    let is_known = |entry: &Entry| held.get(&entry.key).is_some_and(|hash| entry.hash == hash[..]);
     let mut removals: Vec<&String> = held.keys().filter(|key| !entries.contains_key(key.as_str())).collect();
     removals.sort();
     Rest {

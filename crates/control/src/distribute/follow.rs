@@ -9,16 +9,17 @@ use std::time::Duration;
 use futures::Stream;
 use futures::stream::BoxStream;
 use prost::Message as _;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status, Streaming};
+use tonic::{Response, Status};
 use weir_model::wire::{
     self, FromPlane, OLDEST_PROTOCOL, PROTOCOL, Said, Splits, SplitsWanted, ToPlane, Told, Welcome,
 };
 
 use super::fleet::{Next, Parting, SessionId, WORDS_MAX, shortened};
-use super::server::Peer;
+use super::server::Admitted;
+use super::server::hearing::Hearing;
 use super::{InstanceSplits, Leadership, Shared};
 
 /// How long an instance gets for its first message. Unit: time. Source: ours.
@@ -37,16 +38,17 @@ struct Following {
     ended: CancellationToken,
     welcome: Option<Welcome>,
     is_over: bool,
+    _place: OwnedSemaphorePermit,
 }
 
 pub(super) type Sent = BoxStream<'static, Result<ToPlane, Status>>;
 
 pub(super) async fn begin(
     shared: Arc<Shared>,
-    peer: Peer,
-    epoch: u64,
-    mut said: Streaming<FromPlane>,
+    admitted: Admitted,
+    mut said: Hearing,
 ) -> Result<Response<Sent>, Status> {
+    let Admitted { peer, epoch, place } = admitted;
     let hello = match tokio::time::timeout(HELLO, said.message()).await {
         Ok(Ok(Some(FromPlane { said: Some(Said::Hello(hello)) }))) => hello,
         Ok(Err(status)) => return Err(status),
@@ -89,6 +91,7 @@ pub(super) async fn begin(
             now_seconds,
         }),
         is_over: false,
+        _place: place,
         shared,
     };
     tokio::spawn(listen(following.shared.clone(), id, said, following.ended.clone()));
@@ -96,14 +99,17 @@ pub(super) async fn begin(
 }
 
 /// Takes in what an instance says.
-async fn listen(
-    shared: Arc<Shared>,
-    id: SessionId,
-    mut said: Streaming<FromPlane>,
-    ended: CancellationToken,
-) {
+async fn listen(shared: Arc<Shared>, id: SessionId, mut said: Hearing, ended: CancellationToken) {
     let taking = async {
-        while let Ok(Some(message)) = said.message().await {
+        loop {
+            let message = match said.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(status) => {
+                    tracing::debug!(%status, "what a data plane says has an end");
+                    return;
+                }
+            };
             match message.said {
                 Some(Said::Acknowledged(one)) => {
                     if shared.fleet.lock().acknowledged(id, one) {

@@ -11,7 +11,7 @@
 //! | [`fleet`] | who is connected, what each was sent, how far each is |
 //! | [`authority`], [`keeper`] | certificates, and the Secret in which the authority is kept |
 //! | [`token`] | who has a token |
-//! | [`server`], [`follow`] | connections, calls, streams |
+//! | [`server`], [`follow`] | connections, calls, streams, and how much data planes may say |
 
 mod authority;
 mod clock;

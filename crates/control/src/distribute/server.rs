@@ -3,6 +3,8 @@
 //! Invariants: who a peer is comes from its certificate alone; a peer without one gets no further than asking for it; connections,
 //! handshakes and messages are bounded in number, time and size.
 
+pub(super) mod hearing;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ use weir_model::wire::{
     self, BootstrapRequest, CertificateReply, FromPlane, LEADER_METADATA, MESSAGE_MAX, RenewRequest, ToPlane,
 };
 
+use self::hearing::{Hearing, Turns};
 use super::authority::Issued;
 use super::crowd::Crowd;
 use super::follow;
@@ -65,6 +68,12 @@ const PONG: Duration = Duration::from_secs(10);
 /// Streams and calls of one connection at a time. Unit: streams. Source: ours.
 const STREAMS_MAX: u32 = 8;
 
+/// Streams of these that follow. Unit: streams. Source: ours; an instance has one, and its next may come before that has ended.
+const FOLLOWS_MAX: usize = 2;
+
+/// What a connection may send that is not read yet. Unit: bytes. Source: ours; 16 MiB in 7 s where a round trip takes 0.1 s.
+const WINDOW: u32 = 256 * 1024;
+
 /// What may wait in one stream's buffers. Unit: bytes. Source: ours.
 const SEND_BUFFER: usize = 1024 * 1024;
 
@@ -76,12 +85,22 @@ pub(super) struct Peer {
     pub(super) not_after: i64,
 }
 
+/// A data plane's instance that may follow.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) peer: Peer,
+    pub(super) epoch: u64,
+    /// Among its connection's streams.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
 /// What all connections have in common.
 struct Door {
     shared: Arc<Shared>,
     reviews: Semaphore,
     unknown: Crowd<IpAddr>,
     known: Crowd<DataPlaneName>,
+    turns: Turns,
     /// When a handshake that failed was told last, and how many there were by then.
     told: Mutex<Option<(Instant, u64)>>,
     shutdown: CancellationToken,
@@ -94,6 +113,7 @@ pub(super) async fn run(shared: &Arc<Shared>, listener: TcpListener, shutdown: C
         reviews: Semaphore::new(REVIEWS_MAX),
         unknown: Crowd::new(UNKNOWN_MAX),
         known: Crowd::new(PLANE_MAX),
+        turns: Turns::default(),
         told: Mutex::default(),
         shutdown: shutdown.clone(),
     });
@@ -173,13 +193,15 @@ impl Door {
         };
         let is_known = peer.is_some();
         let door = self.clone();
+        let follows = Arc::new(Semaphore::new(FOLLOWS_MAX));
         let service = hyper::service::service_fn(move |request| {
-            let answer = door.clone().answer(request, peer.clone());
+            let answer = door.clone().answer(request, peer.clone(), follows.clone());
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
         http.max_concurrent_streams(STREAMS_MAX).max_send_buf_size(SEND_BUFFER);
+        http.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
         let serving = http.serve_connection(TokioIo::new(stream), service);
         let outcome = if is_known {
             serving.await
@@ -195,6 +217,7 @@ impl Door {
         self: Arc<Self>,
         request: http::Request<Incoming>,
         peer: Option<Peer>,
+        follows: Arc<Semaphore>,
     ) -> http::Response<Body> {
         match request.uri().path() {
             wire::BOOTSTRAP => {
@@ -214,21 +237,41 @@ impl Door {
                 });
                 Grpc::new(codec).max_decoding_message_size(CALL_MAX).unary(call, request).await
             }
-            wire::FOLLOW => {
-                let codec = ProstCodec::<ToPlane, FromPlane>::default();
-                let door = self.clone();
-                let call = tower::service_fn(move |request: Request<tonic::Streaming<FromPlane>>| {
-                    let (door, peer) = (door.clone(), peer.clone());
-                    boxed(async move {
-                        let (peer, epoch) = (door.known(peer)?, door.lead()?);
-                        follow::begin(door.shared.clone(), peer, epoch, request.into_inner()).await
-                    })
-                });
-                let grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-                grpc.max_encoding_message_size(MESSAGE_MAX).streaming(call, request).await
-            }
+            wire::FOLLOW => match self.admitted(peer, follows) {
+                Ok(admitted) => self.follow(request, admitted).await,
+                Err(status) => status.into_http(),
+            },
             path => Status::unimplemented(format!("{path} is not served")).into_http(),
         }
+    }
+
+    /// Who may follow now.
+    fn admitted(&self, peer: Option<Peer>, follows: Arc<Semaphore>) -> Result<Admitted, Status> {
+        let (peer, epoch) = (self.known(peer)?, self.lead()?);
+        let place = follows.try_acquire_owned();
+        let place = place.map_err(|_full| {
+            self.refuse(Status::resource_exhausted("this connection has too many streams; one is enough"))
+        })?;
+        Ok(Admitted { peer, epoch, place })
+    }
+
+    async fn follow(&self, request: http::Request<Incoming>, admitted: Admitted) -> http::Response<Body> {
+        let (head, body) = request.into_parts();
+        let hearing = Hearing::new(body, self.turns.of(&admitted.peer.name));
+        // For the one call that there is.
+        let mut admitted = Some((admitted, hearing));
+        let shared = self.shared.clone();
+        let call = tower::service_fn(move |_: Request<tonic::Streaming<FromPlane>>| {
+            let (shared, admitted) = (shared.clone(), admitted.take());
+            boxed(async move {
+                let (admitted, hearing) = admitted.ok_or_else(|| Status::internal("it was called twice"))?;
+                follow::begin(shared, admitted, hearing).await
+            })
+        });
+        let grpc = Grpc::new(ProstCodec::<ToPlane, FromPlane>::default());
+        // What comes is read by `Hearing`, within its bounds.
+        let request = http::Request::from_parts(head, Body::empty());
+        grpc.max_encoding_message_size(MESSAGE_MAX).streaming(call, request).await
     }
 
     /// A token for a certificate.

@@ -112,6 +112,8 @@ struct Shared {
     table: Mutex<Table>,
     /// What was made of each Gateway last.
     made: Mutex<BTreeMap<ObjectKey, Made>>,
+    /// Gateways whose Service would be another's, each with whose.
+    taken: Mutex<BTreeMap<ObjectKey, String>>,
     /// Something is to be done.
     changed: Notify,
     /// Addresses or problems of Gateways may be others now.
@@ -156,14 +158,15 @@ impl Planes {
         }
         let table = Mutex::new(Table::new(&namespaces));
         let (made, changed, moved) = (Mutex::default(), Notify::new(), Arc::new(Notify::new()));
+        let taken = Mutex::default();
         let shared =
-            Shared { cluster, caller, status, namespaces, installations, table, made, changed, moved };
+            Shared { cluster, caller, status, namespaces, installations, table, made, taken, changed, moved };
         Planes { shared: Arc::new(shared) }
     }
 
-    /// Whether it is known which Services there are: before that, none would be missing that is not.
+    /// Whether it is known which Services and data planes there are: before that, none would be missing that is not.
     pub(crate) fn is_ready(&self) -> bool {
-        self.shared.table.lock().knows_services()
+        self.shared.table.lock().knows_planes()
     }
 
     /// Rung when [`Planes::assign`] may say something else.
@@ -178,9 +181,23 @@ impl Planes {
         Assignment { gateways: gateways.iter().map(assign).collect(), shared: None }
     }
 
+    /// Whether pods of the Gateway with this uid are there.
+    pub(crate) fn has(&self, uid: &str) -> bool {
+        self.shared.table.lock().has_plane(uid)
+    }
+
     /// The Service by which clients reach a Gateway.
     pub(crate) fn service(&self, view: &GatewayView) -> Id {
-        if view.is_unmanaged() { self.shared_service() } else { objects::service_id(view) }
+        self.service_in(view, &self.shared.table.lock())
+    }
+
+    fn service_in(&self, view: &GatewayView, table: &Table) -> Id {
+        if view.is_unmanaged() {
+            return self.shared_service();
+        }
+        // What it was called by is not there now: it is called as it was.
+        let before = view.frozen.then(|| table.service_of(&view.key, &view.uid)).flatten();
+        before.unwrap_or_else(|| objects::service_id(view))
     }
 
     /// That of the shared data plane.
@@ -190,7 +207,8 @@ impl Planes {
 
     /// Whether a managed Gateway may have a Service that nobody has looked for yet.
     pub(crate) fn is_open(&self, view: &GatewayView) -> bool {
-        !view.is_unmanaged() && self.shared.table.lock().is_open(&self.service(view))
+        let table = self.shared.table.lock();
+        !view.is_unmanaged() && table.is_open(&self.service_in(view, &table))
     }
 
     /// Why nobody gets through to a Gateway, with where to look for more.
@@ -209,7 +227,7 @@ impl Planes {
     fn assign_one(&self, view: &GatewayView, table: &Table) -> Assigned {
         let shared = self.shared.cluster.shared_plane();
         if view.is_unmanaged() {
-            let (published, problem) = table.addresses(&self.service(view), view);
+            let (published, problem) = table.addresses(&self.shared_service(), view);
             let place = PlanePlace { name: shared.place(), published };
             return Assigned { addresses: Vec::new(), plane: Some(place), problem };
         }
@@ -219,7 +237,14 @@ impl Planes {
             let problem = Some(AddressProblem::NoResources(why));
             return Assigned { addresses: Vec::new(), plane: None, problem };
         }
-        let (published, mut problem) = table.addresses(&self.service(view), view);
+        let service = self.service_in(view, table);
+        let (published, mut problem) = match self.shared.taken.lock().get(&view.key) {
+            Some(by) => {
+                let why = format!("{service} is that of {by}: give this Gateway's another name");
+                (Vec::new(), Some(AddressProblem::NoResources(why)))
+            }
+            None => table.addresses(&service, view),
+        };
         let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
         if let Some(why) = table.trouble(&view.key, &deployment) {
             problem = Some(AddressProblem::NoResources(format!("{why}; {}", table.whereabouts(&deployment))));
@@ -248,12 +273,28 @@ impl Planes {
         let mut kept = BTreeMap::new();
         let mut wishes = BTreeMap::new();
         let mut owners: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for view in gateways.iter().filter(|view| !view.is_unmanaged()) {
+        let shared = cluster.shared_service();
+        let mut taken = BTreeMap::new();
+        let mut services: BTreeMap<Id, String> = BTreeMap::new();
+        services.insert(shared.clone(), "the shared data plane".to_owned());
+        let managed = gateways.iter().filter(|view| !view.is_unmanaged());
+        let mut managed: Vec<(&GatewayView, Id)> =
+            managed.map(|view| (view, self.service_in(view, &table))).collect();
+        // Of several that give one name to their Services the one has it that it was made for, else the oldest.
+        managed.sort_by_cached_key(|(view, service)| {
+            (!table.is_made_for(service, &view.uid), view.created_seconds, view.key.clone())
+        });
+        for (view, service) in managed {
             if objects::plane(view) == cluster.shared_plane() {
                 continue;
             }
             let owner = objects::owner(view, api_version, false);
             owners.entry(view.key.namespace.clone()).or_default().push(owner);
+            let whose = services.entry(service.clone()).or_insert_with(|| view.key.to_string()).clone();
+            let is_taken = whose != view.key.to_string();
+            if is_taken {
+                taken.insert(view.key.clone(), whose);
+            }
             if view.frozen && table.has_plane(&view.uid) {
                 // What it was made by is not there now: it goes on as it was.
                 wishes.extend(table.wishes_of(&view.key));
@@ -264,12 +305,12 @@ impl Planes {
                 .filter(|made| made.view == *view && made.api_version == api_version)
                 .unwrap_or_else(|| Made::of(view, cluster, api_version));
             notices.extend(made.notices.iter().map(|notice| (view.key.clone(), notice.clone())));
-            wishes.extend(made.wishes.iter().cloned());
+            wishes.extend(made.wishes.iter().filter(|(id, _)| !is_taken || *id != service).cloned());
             kept.insert(view.key.clone(), made);
         }
         *self.shared.made.lock() = kept;
+        *self.shared.taken.lock() = taken;
         let unmanaged: Vec<&GatewayView> = gateways.iter().filter(|view| view.is_unmanaged()).collect();
-        let shared = cluster.shared_service();
         if let Some(owner) = table.owner_by(&shared) {
             owners.entry(cluster.namespace.clone()).or_default().push(owner);
         }

@@ -169,7 +169,7 @@ fn own_service(
     }
     let mut labels = view.labels.clone();
     labels.insert("app.kubernetes.io/managed-by".to_owned(), "weir".to_owned());
-    labels.insert(GATEWAY_NAME_LABEL.to_owned(), short(&view.key.name));
+    labels.insert(GATEWAY_NAME_LABEL.to_owned(), gateway_label(&view.key.name));
     labels.insert(PROVISIONED_LABEL.to_owned(), "gateway".to_owned());
     let mut annotations = view.annotations.clone();
     annotations.extend(bound_ports(addresses, &ports, bound));
@@ -189,6 +189,12 @@ fn service_name(view: &GatewayView) -> String {
         _ => "weir-gateway",
     };
     short(&format!("{prefix}-{}", view.key.name))
+}
+
+/// The value of the label `gateway.networking.k8s.io/gateway-name` on what is made for a Gateway: its name (GEP-1762), and where that is
+/// longer than a label's value may be, its beginning with a hash. No two Gateways of a namespace have the same.
+pub fn gateway_label(name: &str) -> String {
+    if name.len() <= LABEL_BYTES { name.to_owned() } else { short(name) }
 }
 
 /// A name within the limit: its end is replaced by a hash if it is too long; dots become dashes.

@@ -269,6 +269,7 @@ pub(in crate::provision) mod tests {
         GatewayView {
             key: ObjectKey::new(Kind::Gateway, "default", name),
             uid: name.to_owned(),
+            created_seconds: 0,
             kind: ClassKind::Weir,
             controller: WEIR_CONTROLLER.to_owned(),
             requested: Vec::new(),

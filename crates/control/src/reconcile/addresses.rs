@@ -246,6 +246,7 @@ impl Provisioning {
         Some(GatewayView {
             key: need.gateway.clone(),
             uid: metadata.uid.clone(),
+            created_seconds: metadata.creation_timestamp.map_or(0, |at| at.0),
             kind: need.kind,
             controller: need.controller.clone(),
             requested: need.requested.clone(),
@@ -296,16 +297,19 @@ impl Provisioning {
         self.again = true;
     }
 
-    /// In a cluster: Gateways that were programmed before this process began have a place before they are judged, so that
+    /// In a cluster: Gateways that were programmed, or have pods, before this process began have a place before they are judged, so that
     /// what runs is known to.
     pub(super) fn remember(&self, objects: &mut Objects) {
         if self.planes.is_none() {
             return;
         }
+        let runs = |key: &ObjectKey, uid: &str| {
+            self.statuses.seen_programmed(key) || self.planes.as_ref().is_some_and(|planes| planes.has(uid))
+        };
         let running: Vec<ObjectKey> = objects
             .of_kind(Kind::Gateway)
+            .filter(|(key, gateway)| runs(key, &gateway.metadata().uid))
             .map(|(key, _)| key.clone())
-            .filter(|key| self.statuses.seen_programmed(key))
             .collect();
         for key in running {
             let managed = class_of(&key, objects)

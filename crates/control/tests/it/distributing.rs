@@ -29,11 +29,11 @@ use weir_control::distribute::{
     Leadership,
 };
 use weir_model::resource::{
-    Applied, Attachment, Body as Of, Certificate, DataPlaneName, HttpRoute, Listener, ListenerTls, Resource,
-    Update,
+    Applied, Attachment, BindReport, Body as Of, Certificate, DataPlaneName, HttpRoute, Listener,
+    ListenerTls, Resource, Update,
 };
 use weir_model::wire::{
-    self, Acknowledged, BootstrapRequest, CertificateReply, FromPlane, Hello, MESSAGE_MAX, Part,
+    self, Acknowledged, BootstrapRequest, CertificateReply, FromPlane, Held, Hello, MESSAGE_MAX, Part,
     RenewRequest, Report, Said, ToPlane, Told,
 };
 
@@ -182,7 +182,10 @@ impl Site {
     }
 
     async fn follow(&self, identity: Option<&Identity>, hello: Hello) -> Result<Stream, Status> {
-        let mut grpc = self.connect(identity).await;
+        Site::follow_over(self.connect(identity).await, hello).await
+    }
+
+    async fn follow_over(mut grpc: Grpc<Caller>, hello: Hello) -> Result<Stream, Status> {
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (said, saying) = mpsc::channel(16);
         said.send(FromPlane { said: Some(Said::Hello(hello)) }).await.unwrap();
@@ -483,4 +486,54 @@ async fn whoever_holds_connections_open_keeps_nobody_else_out() {
         }
     })
     .await;
+}
+
+/// Everything up to the end of a stream, whatever it is.
+async fn ended(stream: &mut Stream) {
+    within(async { while let Ok(Some(_)) = stream.told.message().await {} }).await;
+}
+
+#[tokio::test]
+async fn what_no_data_plane_has_to_say_is_refused_and_the_others_are_served_on() {
+    let site = site().await;
+    site.send(both()).await;
+    let a = site.bootstrap("default/a", "token-a").await.unwrap();
+    let b = site.bootstrap("default/b", "token-b").await.unwrap();
+    let mut other = site.follow(Some(&b), hello()).await.unwrap();
+    other.message().await;
+    let large = Hello { release: "x".repeat(20 * 1024 * 1024), ..hello() };
+    let status = site.follow(Some(&a), large).await.err().unwrap();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    // A large one that is legitimate, and one that names more than there can be: it is sent everything.
+    for count in [100_000, 1_000_000] {
+        let held = (0..count).map(|index| Held { key: format!("{index}"), ..Held::default() }).collect();
+        let mut stream = site.follow(Some(&a), Hello { held, ..hello() }).await.unwrap();
+        let part = stream.part().await;
+        assert_eq!((part.full, part.removals.is_empty()), (count == 1_000_000, count == 1_000_000));
+    }
+    // Sockets without number, and bytes without end, on streams that were begun.
+    let binds = vec![BindReport { port: 80, ..BindReport::default() }; 1_000_000];
+    let error = "x".repeat(20 * 1024 * 1024);
+    for binds in [binds, vec![BindReport { port: 80, error, ..BindReport::default() }]] {
+        let mut stream = site.follow(Some(&a), hello()).await.unwrap();
+        stream.message().await;
+        let report = Report { ready: true, binds, draining: false };
+        stream.said.send(FromPlane { said: Some(Said::Report(report)) }).await.unwrap();
+        ended(&mut stream).await;
+    }
+    // More streams than an instance needs.
+    let grpc = site.connect(Some(&a)).await;
+    let first = Site::follow_over(grpc.clone(), hello()).await.unwrap();
+    let _second = Site::follow_over(grpc.clone(), hello()).await.unwrap();
+    let status = Site::follow_over(grpc.clone(), hello()).await.err().unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    drop(first);
+    within(async {
+        while Site::follow_over(grpc.clone(), hello()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    site.send(Update { sequence: 2, upserts: vec![route(1, "b", 10)], ..Update::default() }).await;
+    assert_eq!(other.message().await, ["httproute/default/r1"]);
 }

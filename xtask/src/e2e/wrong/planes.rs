@@ -27,6 +27,15 @@ pub(super) fn no_parameters(wrong: &Wrong<'_>) -> Result<()> {
     wrong.does("kubectl delete gatewayclass lost").map(drop)
 }
 
+/// A pod template of a shape that definitions of kinds let through and no pod can have.
+pub(super) fn odd_template(wrong: &Wrong<'_>) -> Result<()> {
+    wrong.apply("template", TEMPLATE)?;
+    wrong.event("Gateway/odd", "calm", "InvalidPodTemplate", "metadata.labels is not an object")?;
+    wrong.condition("-n calm gateway/odd", "Programmed", "True", &[])?;
+    wrong.is_calm()?;
+    wrong.does("kubectl delete -n calm gateway/odd gatewayconfiguration/odd").map(drop)
+}
+
 /// The pods of a data plane have an image that nobody has: its Gateway says where to look, and what runs goes on.
 pub(super) fn no_image(wrong: &Wrong<'_>) -> Result<()> {
     wrong.apply("image", IMAGE)?;
@@ -119,6 +128,24 @@ apiVersion: gateway-operator.konghq.com/v2beta1
 kind: GatewayConfiguration
 metadata: {name: of-gateway, namespace: calm}
 spec: {}
+";
+
+const TEMPLATE: &str = "
+apiVersion: gateway-operator.konghq.com/v2beta1
+kind: GatewayConfiguration
+metadata: {name: odd, namespace: calm}
+spec:
+  dataPlaneOptions:
+    deployment:
+      podTemplateSpec: {metadata: {labels: [a]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: odd, namespace: calm}
+spec:
+  gatewayClassName: calm
+  infrastructure: {parametersRef: {group: gateway-operator.konghq.com, kind: GatewayConfiguration, name: odd}}
+  listeners: [{name: http, port: 80, protocol: HTTP}]
 ";
 
 const IMAGE: &str = "

@@ -11,7 +11,10 @@ use weir_model::resource::{Applied, BindReport, Rejected, Resource, Update};
 use weir_model::wire::{Acknowledged, Entry, Held, Hello, Lane, Part, Report};
 
 use super::super::graph::tests::{backend, certificate, endpoints, listener, plane, route, upserts};
-use super::{Fleet, Next, PartSize, Parting, SessionId};
+use super::{
+    BINDS_MAX, Fleet, KEY_MAX, Next, PLANE_BINDS_MAX, PLANE_HELD_MAX, PLANE_REJECTED_MAX, PartSize, Parting,
+    RUN_MAX, SessionId, bounded, held,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -406,6 +409,78 @@ fn an_instance_has_no_say_about_what_is_anothers() {
     let binds: Vec<(&str, u32)> =
         applied.binds.iter().map(|bind| (bind.address.as_str(), bind.port)).collect();
     assert_eq!(binds, [("plane:default/a", 80)], "its own place, and ports that there are");
+}
+
+fn sockets(ports: impl IntoIterator<Item = u32>) -> Report {
+    let bind = |port| BindReport { port, ..report(true).binds.remove(0) };
+    Report { ready: true, binds: ports.into_iter().map(bind).collect(), draining: false }
+}
+
+#[test]
+fn sockets_count_once_and_as_many_as_there_can_be() {
+    let mut many = sockets((1..=65_535).chain([0, 70_000]).cycle().take(200_000));
+    many.binds[0].error = "x".repeat(100_000);
+    many.binds[0].address = "::".repeat(100_000);
+    let kept = bounded(many, PLANE_BINDS_MAX).binds;
+    assert_eq!((kept.len(), kept[0].error.len(), kept[0].address.len()), (BINDS_MAX, 1_024, 64));
+    assert!(
+        kept.capacity() < 2 * BINDS_MAX && kept[0].error.capacity() < 2_048,
+        "no room is kept for the others"
+    );
+    assert_eq!(bounded(sockets(vec![80; 10_000]), PLANE_BINDS_MAX), sockets([80]));
+    // Another protocol or address is another socket.
+    let mut three = sockets([80, 80, 80]);
+    three.binds[1].udp = true;
+    three.binds[2].address = "192.0.2.1".to_owned();
+    assert_eq!(bounded(three.clone(), PLANE_BINDS_MAX), three);
+    assert_eq!(bounded(three, 2).binds.len(), 2);
+}
+
+#[test]
+fn what_instances_of_one_data_plane_tell_is_bounded_for_all_of_them() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let full = PLANE_BINDS_MAX / BINDS_MAX;
+    let ids: Vec<SessionId> = (0..=full).map(|_| connect(&mut fleet, "")).collect();
+    for id in &ids {
+        assert!(fleet.reported(*id, sockets(1..=65_535)));
+        assert!(!fleet.reported(*id, sockets(1..=65_535)), "its own are no others'");
+    }
+    let told = |fleet: &Fleet| fleet.sessions.values().map(|one| one.report.binds.len()).sum::<usize>();
+    assert_eq!(told(&fleet), PLANE_BINDS_MAX);
+    assert!(fleet.sessions[&ids[full]].report.ready, "the rest of what it says counts");
+    let other = fleet.connect(&plane("b"), hello("b", Vec::new()), Arc::default());
+    fleet.reported(other, sockets(1..=100));
+    assert_eq!(told(&fleet), PLANE_BINDS_MAX + 100, "another data plane has room of its own");
+    assert!(fleet.applied(now).binds.len() <= BINDS_MAX + 100);
+    assert_eq!(fleet.room(ids[0], PLANE_REJECTED_MAX, |other| other.rejected.len()), PLANE_REJECTED_MAX);
+}
+
+#[test]
+fn who_holds_what_cannot_be_or_comes_with_too_many_is_sent_everything() {
+    let now = Instant::now();
+    let one = |key: String| Held { key, hash: vec![7; 16].into() };
+    assert_eq!(held(vec![one("a".to_owned()), one("a".to_owned())], 2).len(), 1);
+    assert!(held(vec![one("a".to_owned()), one("b".to_owned())], 1).is_empty());
+    assert!(held(vec![one("a".to_owned()), one("x".repeat(KEY_MAX + 1))], 2).is_empty());
+    let short = held(vec![Held { hash: vec![7; 3].into(), ..one("a".to_owned()) }], 1);
+    assert_eq!(short["a"], [0; 16], "no hash is that of a resource");
+
+    let mut fleet = Fleet::default();
+    let many: Vec<Held> = (0..PLANE_HELD_MAX / 4).map(|index| one(format!("httproute/x/{index}"))).collect();
+    let run = vec![b'r'; 10_000];
+    let mut last = None;
+    for _ in 0..5 {
+        let hello = Hello { run: run.clone().into(), held: many.clone(), ..Hello::default() };
+        last = Some(fleet.connect(&plane("a"), hello, Arc::default()));
+    }
+    let waiting = |session: &super::Session| session.held.as_ref().map_or(0, |held| held.len());
+    assert_eq!(fleet.sessions.values().map(waiting).sum::<usize>(), PLANE_HELD_MAX);
+    assert!(fleet.sessions.values().all(|session| session.run.len() == RUN_MAX));
+    fleet.apply(&first(), now);
+    let part = part(&mut fleet, last.unwrap(), now).unwrap();
+    assert!(part.full && part.upserts.len() == 5, "{part:?}");
 }
 
 #[test]

@@ -156,18 +156,22 @@ fn default_metrics() -> Value {
     }])
 }
 
-/// The Deployment with the template of a configuration merged in, and what is to be told about that.
+/// The Deployment with the template of a configuration merged in, and what is to be told about that. `labels`: those that stay ours.
 pub(super) fn with_pod_template(
     base: Value,
     template: Option<&Value>,
     account: &str,
-    selector: &BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
 ) -> (Value, Vec<Notice>) {
     let Some(template) = template else { return (base, Vec::new()) };
     let patch = json!({"spec": {"template": template}});
     let merged = schema_for("apps", "v1", "Deployment")
         .ok_or_else(|| "the schema of Deployments is missing".to_owned())
-        .and_then(|schema| strategic::apply(&schema, &base, &patch).map_err(|error| error.to_string()));
+        .and_then(|schema| strategic::apply(&schema, &base, &patch).map_err(|error| error.to_string()))
+        .and_then(|merged| match misshapen(&merged["spec"]["template"]) {
+            Some(field) => Err(format!("{field} is not an object")),
+            None => Ok(merged),
+        });
     let mut merged = match merged {
         Ok(merged) => merged,
         Err(error) => {
@@ -182,7 +186,7 @@ pub(super) fn with_pod_template(
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.shift_remove("creationTimestamp");
     }
-    for (name, value) in selector {
+    for (name, value) in labels {
         pod["metadata"]["labels"][name.as_str()] = Value::from(value.as_str());
     }
     pod["spec"]["serviceAccountName"] = Value::from(account);
@@ -195,6 +199,19 @@ pub(super) fn with_pod_template(
         }
     }
     (merged, notices)
+}
+
+/// A field of a pod template that has to be an object to have something of ours in it, and is none: definitions of kinds take anything
+/// there.
+fn misshapen(template: &Value) -> Option<&'static str> {
+    let fields = [
+        ("the template", template),
+        ("metadata", &template["metadata"]),
+        ("metadata.labels", &template["metadata"]["labels"]),
+        ("spec", &template["spec"]),
+    ];
+    let is_wrong = |value: &Value| !value.is_object() && !value.is_null();
+    fields.into_iter().find(|(_, value)| is_wrong(value)).map(|(name, _)| name)
 }
 
 /// Puts our image in the place of one of Kong's, with the command and probes that go with it.

@@ -13,7 +13,7 @@ use super::Cluster;
 use super::configuration::{self, Notice, Shape};
 use crate::call::Collection;
 use crate::provision::GatewayView;
-use crate::provision::objects::{GATEWAY_NAME_LABEL, PROVISIONED_LABEL, is_udp, short};
+use crate::provision::objects::{GATEWAY_NAME_LABEL, PROVISIONED_LABEL, gateway_label, is_udp};
 use crate::source::watch::Watched;
 
 /// Names the installation that keeps an object; what has another one here is not ours.
@@ -231,19 +231,25 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.view.labels.clone();
+        labels.extend(self.own_labels());
+        labels
+    }
+
+    /// Those that nobody else's stand before.
+    fn own_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.selector();
         let mut set = |name: &str, value: &str| labels.insert(name.to_owned(), value.to_owned());
         set("app.kubernetes.io/name", "weir");
         set("app.kubernetes.io/component", COMPONENT);
         set("app.kubernetes.io/managed-by", "weir");
         set(INSTANCE_LABEL, &self.cluster.instance());
         set(PROVISIONED_LABEL, "gateway");
-        labels.extend(self.selector());
         labels
     }
 
     fn selector(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (GATEWAY_NAME_LABEL.to_owned(), short(&self.view.key.name)),
+            (GATEWAY_NAME_LABEL.to_owned(), gateway_label(&self.view.key.name)),
             (COMPONENT_LABEL.to_owned(), COMPONENT.to_owned()),
         ])
     }
@@ -345,7 +351,7 @@ impl Maker<'_> {
             base,
             shape.pod_template.as_ref(),
             &self.plane.name,
-            &self.selector(),
+            &self.own_labels(),
         )
     }
 
@@ -622,6 +628,65 @@ mod tests {
         assert_eq!(notices[0].reason, "InvalidPodTemplate", "{notices:?}");
         let pod = &piece(&objects, Piece::Deployment)["spec"]["template"]["spec"];
         assert_eq!(pod["containers"][0]["image"], "weir:1");
+    }
+
+    #[test]
+    fn a_pod_template_of_any_shape_harms_nobody() {
+        let odd = [json!("x"), json!(["a"]), json!(7), json!(true)];
+        for field in ["/metadata", "/metadata/labels", "/spec"] {
+            for value in &odd {
+                let mut template = json!({"metadata": {"labels": {}}, "spec": {}});
+                *template.pointer_mut(field).unwrap() = value.clone();
+                let view = with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}}));
+                let (objects, notices) = made(&view);
+                assert_eq!(notices[0].reason, "InvalidPodTemplate", "{template}: {notices:?}");
+                let pod = &piece(&objects, Piece::Deployment)["spec"]["template"];
+                assert_eq!(pod["spec"]["serviceAccountName"], "weir-kong", "{template}");
+            }
+        }
+        // What is odd further inside is for the API to refuse.
+        for template in [
+            json!({"spec": {"containers": ["x", 7, null]}}),
+            json!({"spec": {"containers": "x", "initContainers": {"name": "proxy"}}}),
+            json!({"spec": {"containers": [{"name": "proxy", "image": 7, "readinessProbe": []}]}}),
+            json!({"metadata": null, "spec": null}),
+            json!({"$patch": "replace"}),
+            json!({"$patch": "delete"}),
+        ] {
+            made(&with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}})));
+        }
+        made(&with(json!({"dataPlaneOptions": ["x"], "listenersOptions": [7, {"name": []}]})));
+        made(&with(json!({"dataPlaneOptions": {"deployment": {"scaling": {"horizontal": {"metrics": 7}}}}})));
+    }
+
+    #[test]
+    fn no_two_gateways_select_the_same_pods() {
+        let long = ["a", "b"].map(|end| format!("{}{end}", "g.".repeat(60)));
+        let names = ["shop.example", "shop-example", &long[0], &long[1]];
+        let selectors: BTreeSet<String> = names
+            .iter()
+            .map(|name| {
+                let (objects, _) = made(&view(name));
+                let selector = piece(&objects, Piece::Service)["spec"]["selector"].clone();
+                assert_eq!(piece(&objects, Piece::Deployment)["spec"]["selector"]["matchLabels"], selector);
+                selector.to_string()
+            })
+            .collect();
+        assert_eq!(selectors.len(), names.len(), "{selectors:?}");
+        assert!(selectors.iter().any(|selector| selector.contains("\"shop.example\"")), "as it is called");
+    }
+
+    #[test]
+    fn a_pod_template_does_not_make_its_pods_those_of_the_shared_data_plane() {
+        let labels = json!({"weir.dev/provisioned": "shared", "weir.dev/instance": "other", "mine": "x"});
+        let template = json!({"metadata": {"labels": labels}});
+        let (objects, _) =
+            made(&with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}})));
+        let labels = &piece(&objects, Piece::Deployment)["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(
+            (&labels["weir.dev/provisioned"], &labels["weir.dev/instance"], &labels["mine"]),
+            (&json!("gateway"), &json!("weir-system.weir"), &json!("x"))
+        );
     }
 
     #[test]

@@ -33,6 +33,9 @@ const REPAIR_FORGET: Duration = Duration::from_secs(300);
 /// Failures in a row that are nobody's business yet: an API server that restarts, a conflict.
 const QUIET_FAILURES: u32 = 3;
 
+/// As many addresses a status has; of a load balancer with more the rest is not shown. Source: `maxItems` of `Gateway.status.addresses`.
+const MAX_ADDRESSES: usize = 16;
+
 /// The least wait after a refusal; many in a row wait longer, as after other failures.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
@@ -180,9 +183,23 @@ impl Table {
         of_gateway.map(|(id, wish)| (id.clone(), Arc::clone(wish))).collect()
     }
 
-    /// Whether it is known which Services there are, and so which addresses.
-    pub(super) fn knows_services(&self) -> bool {
-        !self.unlisted.iter().any(|(piece, _)| *piece == Piece::Service)
+    /// Whether it is known which Services and Deployments there are, and so which data planes and addresses.
+    pub(super) fn knows_planes(&self) -> bool {
+        !self.unlisted.iter().any(|(piece, _)| matches!(piece, Piece::Service | Piece::Deployment))
+    }
+
+    /// Whether an object is there, and is that of the Gateway with this uid.
+    pub(super) fn is_made_for(&self, id: &Id, uid: &str) -> bool {
+        self.there.get(id).is_some_and(|there| owner_uid(&there.object) == uid)
+    }
+
+    /// The Service of a Gateway's data plane that is wished for, else that is there.
+    pub(super) fn service_of(&self, gateway: &ObjectKey, uid: &str) -> Option<Id> {
+        let is_service = |id: &&Id| id.piece == Piece::Service;
+        let wished = self.wishes.iter().filter(|(_, wish)| wish.gateway.as_ref() == Some(gateway));
+        let there = self.there.iter().filter(|(_, there)| owner_uid(&there.object) == uid);
+        let all = wished.map(|(id, _)| id).chain(there.map(|(id, _)| id));
+        all.filter(is_service).find(|id| id.namespace == gateway.namespace).cloned()
     }
 
     /// Whether pods of this Gateway's are there.
@@ -452,8 +469,10 @@ impl Table {
         view: &GatewayView,
     ) -> (Vec<GatewayStatusAddress>, Option<AddressProblem>) {
         if let Some(why) = vain(view) {
-            let published = self.there.get(service).map(|there| published(&there.object));
-            return (published.unwrap_or_default(), Some(AddressProblem::NotUsable(why)));
+            let mut published =
+                self.there.get(service).map(|there| published(&there.object)).unwrap_or_default();
+            published.truncate(MAX_ADDRESSES);
+            return (published, Some(AddressProblem::NotUsable(why)));
         }
         let Some(there) = self.there.get(service) else {
             let why = if view.is_unmanaged() {
@@ -465,8 +484,9 @@ impl Table {
             };
             return (Vec::new(), Some(AddressProblem::NotAssigned(why)));
         };
-        let published = published(&there.object);
+        let mut published = published(&there.object);
         let problem = request_problem(service, view, &there.object, &published);
+        published.truncate(MAX_ADDRESSES);
         (published, problem)
     }
 }

@@ -1,6 +1,8 @@
 //! What is to be done about what is there, step by step with a clock of their own.
 
 use super::*;
+use weir_api::gateway_api::AddressType;
+
 use crate::provision::sandbox::tests::{asking, unmanaged, view};
 
 const SERVER: &str = "1";
@@ -151,6 +153,22 @@ fn what_another_installation_may_have_made_is_open_until_somebody_looked() {
     assert!(table.is_open(&service));
     table.failed(&service, "it is another's".to_owned(), true, now);
     assert!(!table.is_open(&service));
+}
+
+#[test]
+fn of_many_addresses_as_many_are_shown_as_a_status_has_room_for() {
+    let mut table = table();
+    let service = id(Piece::Service);
+    let ingress: Vec<Value> = (1..=20).map(|last| json!({"ip": format!("192.0.2.{last}")})).collect();
+    let mut object = stored(object(Piece::Service, json!({"type": "LoadBalancer"})), 3);
+    object["status"] = json!({"loadBalancer": {"ingress": ingress}});
+    table.seen(Piece::Service, object);
+    let (published, problem) = table.addresses(&service, &view("g"));
+    assert_eq!((published.len(), problem), (MAX_ADDRESSES, None));
+    // One that is asked for may be among the others.
+    let asked = asking("g", AddressType::IpAddress, "192.0.2.9");
+    assert!(!table.addresses(&service, &asked).0.iter().any(|address| address.value == "192.0.2.9"));
+    assert_eq!(table.addresses(&service, &asked).1, None);
 }
 
 #[test]
