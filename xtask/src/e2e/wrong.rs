@@ -60,6 +60,9 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     if wrong.long {
         wrong.case("clocks that differ", || clocks::differ(&wrong))?;
     }
+    if wrong.long {
+        wrong.case("Kong left its Lease behind", || installs::lease_of_kongs(&wrong))?;
+    }
     let last = installs::second(&wrong)?;
     if wrong.long {
         installs::some_namespaces(&wrong, last)?;

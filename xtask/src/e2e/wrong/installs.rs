@@ -40,6 +40,30 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
     Ok("kong")
 }
 
+/// Nobody renews an election Lease of Kong's. Each controller that begins finds that out first, and what a Gateway of Kong's class is
+/// served by is told nothing else meanwhile.
+pub(super) fn lease_of_kongs(wrong: &Wrong<'_>) -> Result<()> {
+    wrong.apply("left", LEFT)?;
+    wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
+    wrong.run.wait_accepted("httproute/left", "calm")?;
+    let served = "ADDRESS=$(kubectl get gateway left -n calm -o jsonpath='{.status.addresses[0].value}'); \
+                  for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/left)\" = ok ] || echo failed; sleep 0.05; done";
+    wrong.run.cluster.says(served, "")?;
+    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    let asked = wrong.of_controllers_in("kong", "readyz", "");
+    wrong.until_served(&format!("{served}; {asked}"), |said| said.contains("whether that still lives"))?;
+    let rolled = "kubectl rollout status -n kong deployment/kong-controller --timeout=1s 2>&1 || true";
+    let is_over = |said: &str| said.contains("failed") || said.contains("successfully rolled out");
+    let said =
+        wrong.run.cluster.until_within(&format!("{served}; {rolled}"), Duration::from_secs(240), is_over)?;
+    ensure!(!said.lines().any(|row| row == "failed"), "requests failed: {said}");
+    wrong.controllers_say("kong", "whether that still lives", false)?;
+    wrong.run.cluster.says(served, "")?;
+    super::kinds::change(wrong)?;
+    wrong.does("kubectl delete -n calm httproute/left gateway/left lease/5b374a9e.konghq.com")?;
+    wrong.does("kubectl delete gatewayclass left").map(drop)
+}
+
 fn remove(wrong: &Wrong<'_>, release: &str) -> Result<()> {
     wrong.does(&format!("helm uninstall {release} -n {release}"))?;
     wrong.does(&format!("kubectl delete namespace {release} --timeout=120s")).map(drop)
@@ -135,6 +159,35 @@ pub(super) fn some_namespaces(wrong: &Wrong<'_>, before: &str) -> Result<()> {
     wrong.does("kubectl delete namespace outside --timeout=120s")?;
     leave(wrong, "scoped")
 }
+
+const LEFT: &str = "
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: 5b374a9e.konghq.com, namespace: calm}
+spec: {holderIdentity: kong-1, leaseDurationSeconds: 15, renewTime: '2026-01-01T00:00:00.000000Z'}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: left, annotations: {konghq.com/gatewayclass-unmanaged: 'true'}}
+spec: {controllerName: konghq.com/kic-gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: left, namespace: calm}
+spec:
+  gatewayClassName: left
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: left, namespace: calm}
+spec:
+  parentRefs: [{name: left}]
+  rules:
+  - matches: [{path: {value: /left}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /ready}}}]
+    backendRefs: [{name: steady, port: 80}]
+";
 
 const LOST: &str = "
 apiVersion: gateway.networking.k8s.io/v1
