@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -118,7 +118,9 @@ pub(crate) async fn ask(options: &ClientOptions, namespace: Option<&str>, path: 
         bail!("no controller of Weir has ever led in namespace {namespace}");
     }
     if leases.is_empty() {
-        let url = sandbox_url(client).await?;
+        let (namespace, name) = SANDBOX_CONFIG_MAP;
+        let url = sandbox_url(&client).await?;
+        let url = url.with_context(|| format!("the API does not say where the admin port is (ConfigMap {namespace}/{name}): name it with --admin URL"))?;
         return Ok(vec![get(&format!("{}/{path}", url.trim_end_matches('/'))).await?]);
     }
     let mut answers = Vec::with_capacity(leases.len());
@@ -209,17 +211,15 @@ pub(crate) async fn serves(client: &Client, kind: Kind) -> Result<Option<&'stati
     Ok(None)
 }
 
-/// Where a sandbox's admin port is, as its API says.
-async fn sandbox_url(client: Client) -> Result<String> {
+/// Where a sandbox's admin port is, as its API says; none in a cluster.
+pub(crate) async fn sandbox_url(client: &Client) -> Result<Option<String>> {
     let (namespace, name) = SANDBOX_CONFIG_MAP;
-    let found = Api::<ConfigMap>::namespaced(client, namespace)
+    let found = Api::<ConfigMap>::namespaced(client.clone(), namespace)
         .get_opt(name)
         .await
         .map_err(told)
         .context("asking the Kubernetes API")?;
-    let data = found.and_then(|map| map.data).unwrap_or_default();
-    let url = data.get("admin").ok_or_else(|| anyhow!("the API does not say where the admin port is (ConfigMap {namespace}/{name}): name it with --admin URL"))?;
-    Ok(url.clone())
+    Ok(found.and_then(|map| map.data).unwrap_or_default().remove("admin"))
 }
 
 /// One GET, on a connection of its own.

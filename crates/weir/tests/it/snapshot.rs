@@ -69,6 +69,9 @@ fn a_sandbox_shows_what_its_data_plane_has() {
     assert!(before.contains_key(&("httproute".to_owned(), "default/r".to_owned())), "{shown}");
     assert!(before.values().all(|(hash, bytes)| hash.len() == 32 && *bytes > 0), "{shown}");
     assert!(!shown.contains(KEY_MARK) && !sandbox.admin("/snapshot").text().contains(KEY_MARK));
+    let checked = sandbox.weir(&["check", "--wait", "20"]).ok_and_quiet().to_owned();
+    assert!(checked.contains("the sandbox is ready") && checked.contains("Gateway default/"), "{checked}");
+    assert!(!checked.contains("BAD"), "{checked}");
 
     // A change is another hash, and of nothing else.
     let patch = r#"[{"op": "add", "path": "/spec/hostnames", "value": ["example.com"]}]"#;
