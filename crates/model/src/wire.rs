@@ -30,11 +30,15 @@ pub const OLDEST_PROTOCOL: u32 = 1;
 /// Metadata of a refusal: `HOST:PORT` of the controller to ask instead.
 pub const LEADER_METADATA: &str = "weir-leader";
 
-/// The largest message of a stream. Unit: bytes. Source: ours; parts are made smaller than 1 MiB unless one resource is larger, and
-/// `Hello` names each resource with under 300 bytes.
+/// The largest message to a data plane. Unit: bytes. Source: ours; parts are made smaller than 1 MiB unless one resource is larger.
 pub const MESSAGE_MAX: usize = 32 * 1024 * 1024;
 
-/// Keys that a data plane may say it holds when it comes; one that has more names none, and is sent everything. Also the most resources
+/// The largest message of a data plane. Unit: bytes. Source: ours, above the `Hello` of 20,000 routes with the longest names there are,
+/// each with a Service and endpoints of its own: a key of a route has 326 bytes at most, of a Service or its endpoints under 150, and
+/// with each go 16 bytes of hash and 8 of framing, together 14 MB. With names as people give them it is under 6 MB.
+pub const SAID_MAX: usize = 16 * 1024 * 1024;
+
+/// Keys that a data plane may say it holds when it comes; one that has more, or more than fit into [`SAID_MAX`], names none, and is sent everything. Also the most resources
 /// that it may say it cannot use. Unit: elements. Source: ours, twice the resources of 20,000 routes.
 pub const HELD_MAX: usize = 131_072;
 
@@ -144,6 +148,18 @@ pub struct Hello {
     pub held: Vec<Held>,
     #[prost(message, optional, tag = "7")]
     pub position: Option<Position>,
+}
+
+impl Hello {
+    /// As if nothing were held, where what is held is more than a controller listens to.
+    pub fn bounded(mut self) -> Hello {
+        // Around it go the tag and the length of the only field of [`FromPlane`].
+        let frame = prost::encoding::key_len(1) + prost::length_delimiter_len(SAID_MAX);
+        if self.held.len() > HELD_MAX || self.encoded_len() + frame > SAID_MAX {
+            self.held = Vec::new();
+        }
+        self
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -371,6 +387,23 @@ mod tests {
         assert!(matches!(broken.resource(), Err(EntryError::Form(..))));
         let renamed = Entry { key: "endpoints/b/s/1".to_owned(), ..entry() };
         assert!(matches!(renamed.resource(), Err(EntryError::Key(..))));
+    }
+
+    #[test]
+    fn a_hello_names_what_is_held_as_far_as_it_is_listened_to() {
+        let named = |count: usize, length: usize| {
+            let one = Held { key: "k".repeat(length), hash: Bytes::from_static(&[7; HASH_BYTES]) };
+            let hello = Hello { held: vec![one; count], ..Hello::default() }.bounded();
+            let message = FromPlane { said: Some(Said::Hello(hello.clone())) };
+            assert!(message.encoded_len() <= SAID_MAX);
+            hello.held.len()
+        };
+        assert_eq!(named(HELD_MAX, 1), HELD_MAX);
+        assert_eq!(named(HELD_MAX + 1, 1), 0);
+        // With its key's, its own and its hash's frames one takes so many bytes besides its key.
+        let frames = 4 + 4 + 2 + HASH_BYTES;
+        let longest = (SAID_MAX - 5) / 16 - frames;
+        assert_eq!([named(16, longest), named(16, longest + 2)], [16, 0]);
     }
 
     #[test]

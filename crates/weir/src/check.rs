@@ -18,17 +18,6 @@ use weir_control::{Kind, LEASE_LABEL, NEEDED_KINDS};
 use crate::cli::CheckOptions;
 use crate::{client, status};
 
-/// Whether this is a sandbox, and what that says of itself.
-async fn sandbox(client: &Client, findings: &mut Findings) -> bool {
-    // Who may not look finds no sandbox: nothing hides there in one.
-    let Ok(Some(url)) = client::sandbox_url(client).await else { return false };
-    match client::get(&format!("{}/readyz", url.trim_end_matches('/'))).await {
-        Ok(_) => findings.good("the sandbox is ready"),
-        Err(error) => findings.bad(format!("the sandbox cannot be asked: {error:#}")),
-    }
-    true
-}
-
 /// With these words a controller begins to say which rights it has not.
 pub(crate) const REFUSED: &str = "the API refuses";
 
@@ -146,11 +135,7 @@ async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Fi
             )),
         }
         match client::ask_leader(client, lease, "readyz").await {
-            Ok(text) => match remark(text.trim()) {
-                None => findings.good(format!("{holder} is ready")),
-                Some(more) if more.contains(REFUSED) => findings.bad(format!("{holder}: {more}")),
-                Some(more) => findings.note(format!("{holder} is ready: {more}")),
-            },
+            Ok(answer) => readiness(&holder, answer.trim(), findings),
             Err(error) => {
                 let told = format!("{holder} cannot be asked: {error:#}");
                 let is_forbidden =
@@ -162,9 +147,25 @@ async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Fi
     }
 }
 
-/// What a controller that is ready says besides.
-fn remark(answer: &str) -> Option<&str> {
-    answer.strip_prefix("ok: ")
+/// What a controller says of itself that is ready.
+fn readiness(holder: &str, answer: &str, findings: &mut Findings) {
+    match answer.strip_prefix("ok: ") {
+        None => findings.good(format!("{holder} is ready")),
+        Some(more) if more.contains(REFUSED) => findings.bad(format!("{holder}: {more}")),
+        // Kong's classes, which it leaves to Kong.
+        Some(more) => findings.note(format!("{holder} is ready: {more}")),
+    }
+}
+
+/// Whether this is a sandbox, and what that says of itself.
+async fn sandbox(client: &Client, findings: &mut Findings) -> bool {
+    // Who may not look finds no sandbox: nothing hides there in one.
+    let Ok(Some(url)) = client::sandbox_url(client).await else { return false };
+    match client::get(&format!("{}/readyz", url.trim_end_matches('/'))).await {
+        Ok(_) => findings.good("the sandbox is ready"),
+        Err(error) => findings.bad(format!("the sandbox cannot be asked: {error:#}")),
+    }
+    true
 }
 
 fn holder(lease: &Lease) -> Option<String> {
@@ -265,13 +266,24 @@ fn pod_problems(pod: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{pod_problems, remark};
+    use super::{Findings, pod_problems, readiness};
     use serde_json::json;
 
     #[test]
-    fn a_controller_that_leaves_classes_alone_is_ready() {
-        assert_eq!(remark("ok"), None);
-        assert_eq!(remark("ok: classes of a are left alone: b"), Some("classes of a are left alone: b"));
+    fn a_controller_that_leaves_classes_alone_is_ready_and_one_without_its_rights_is_bad() {
+        for (answer, line, bad) in [
+            ("ok", "  ok   c is ready", 0),
+            (
+                "ok: classes of k are left alone: it lives",
+                "  note c is ready: classes of k are left alone: it lives",
+                0,
+            ),
+            ("ok: the API refuses: list secrets", "  BAD  c: the API refuses: list secrets", 1),
+        ] {
+            let mut findings = Findings::default();
+            readiness("c", answer, &mut findings);
+            assert_eq!((findings.lines, findings.bad), (vec![line.to_owned()], bad));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -60,12 +60,17 @@ pub(crate) async fn connect(options: &ClientOptions) -> Result<Client> {
         Err(error) if options.context.is_some() => Err(error).context("--context"),
         Err(_) => match Config::incluster() {
             Ok(config) => client(patient(config)),
-            Err(_) => bail!(
-                "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
-                sandbox?.display()
-            ),
+            Err(_) if is_plugin() => bail!("kubectl has no kubeconfig: name a file with --kubeconfig"),
+            Err(_) => Err(no_kubeconfig(&sandbox?)),
         },
     }
+}
+
+fn no_kubeconfig(path: &Path) -> anyhow::Error {
+    anyhow!(
+        "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
+        path.display()
+    )
 }
 
 /// Whether this runs as `kubectl weir`.
@@ -77,10 +82,7 @@ fn is_plugin() -> bool {
 /// A client for a file that there is.
 async fn connect_to(path: &Path, chosen: &KubeConfigOptions) -> Result<Client> {
     if !path.exists() {
-        bail!(
-            "no kubeconfig at {}: is a sandbox running? Start one with `weir sandbox`, or name a file with --kubeconfig",
-            path.display()
-        );
+        return Err(no_kubeconfig(path));
     }
     let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, chosen).await;

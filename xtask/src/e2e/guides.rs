@@ -21,6 +21,26 @@ pub(super) enum Crds {
     Current,
 }
 
+/// What a guide installs.
+struct Release {
+    /// The guide's line, with this chart.
+    line: &'static str,
+    name: &'static str,
+    namespace: &'static str,
+}
+
+const INGRESS: Release = Release {
+    line: "helm install kong deploy/helm/weir -n kong --create-namespace",
+    name: "kong",
+    namespace: "kong",
+};
+
+const OPERATOR: Release = Release {
+    line: "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace",
+    name: "kong-operator",
+    namespace: "kong-system",
+};
+
 /// One way of Kong Ingress Controller's guide.
 struct Kic {
     crds: Crds,
@@ -63,19 +83,19 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
         let Kic { gateway, namespace, .. } = guide;
         run.scenario(&format!("kic/{gateway} in {namespace}"), |run| kic(run, guide))?;
     }
-    run.scenario("simple-apps", |run| run.installed(|| simple_apps(run)))?;
-    run.scenario("operator", |run| run.operator_installed(|| operator(run)))?;
+    run.scenario("simple-apps", |run| run.installed(&INGRESS, || simple_apps(run)))?;
+    run.scenario("operator", |run| run.installed(&OPERATOR, || operator(run)))?;
     // What follows is no guide: what may be asked of a Gateway's own data plane, what one tenant must not have of another's, …
-    run.scenario("managed", |run| run.operator_installed(|| managed::asked_for(run)))?;
-    run.scenario("tenants", |run| run.installed(|| tenants::attempts(run)))?;
-    run.scenario("clients", |run| run.installed(|| run.shared_gateway(|| clients_ask(run))))?;
+    run.scenario("managed", |run| run.installed(&OPERATOR, || managed::asked_for(run)))?;
+    run.scenario("tenants", |run| run.installed(&INGRESS, || tenants::attempts(run)))?;
+    run.scenario("clients", |run| run.installed(&INGRESS, || run.shared_gateway(|| clients_ask(run))))?;
     run.scenario("wrong", wrong::all)?;
     // Minutes that say little of a change: at full length, or when asked for.
     if run.options.long || run.options.only.is_some() {
         let gathers = |run: &Run<'_>| crowd::gathers(run, "kong", "kong");
-        run.scenario("crowd", |run| run.installed(|| run.shared_gateway(|| gathers(run))))?;
+        run.scenario("crowd", |run| run.installed(&INGRESS, || run.shared_gateway(|| gathers(run))))?;
     }
-    run.scenario("faults", |run| run.installed(|| run.shared_gateway(|| parts_end(run))))
+    run.scenario("faults", |run| run.installed(&INGRESS, || run.shared_gateway(|| parts_end(run))))
 }
 
 impl Run<'_> {
@@ -114,23 +134,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What is played with the current kinds and the ingress controller's release there, none of which leaves anything behind.
-    fn installed(&self, play: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// What is played with the current kinds and a release there, none of which leaves anything behind.
+    fn installed(&self, release: &Release, play: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Release { line, name, namespace } = release;
         self.install_kinds(Crds::Current)?;
         let before = Inventory::take(self.cluster)?;
-        self.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+        self.install(line, name, namespace)?;
         play()?;
-        self.uninstall("kong", "kong", &before)
-    }
-
-    /// The same with the operator's.
-    fn operator_installed(&self, play: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.install_kinds(Crds::Current)?;
-        let before = Inventory::take(self.cluster)?;
-        let line = "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace";
-        self.install(line, "kong-operator", "kong-system")?;
-        play()?;
-        self.uninstall("kong-operator", "kong-system", &before)
+        self.uninstall(name, namespace, &before)
     }
 
     /// What is played at a Gateway of the shared data plane's.
@@ -231,7 +242,7 @@ fn kic(run: &Run<'_>, guide: &Kic) -> Result<()> {
     if guide.gateway_first {
         cluster.says(&apply, &made)?;
     }
-    run.install("helm install kong deploy/helm/weir -n kong --create-namespace", "kong", "kong")?;
+    run.install(INGRESS.line, INGRESS.name, INGRESS.namespace)?;
     if !guide.gateway_first {
         if *namespace == "kong" {
             // Its first document, which the installation has made already.

@@ -266,6 +266,27 @@ impl Wrong<'_> {
     }
 }
 
+/// A Gateway in the namespace `calm` whose data plane's pods are of a template, as YAML in one line.
+fn with_pod_template(name: &str, template: &str) -> String {
+    format!(
+        "
+---
+apiVersion: gateway-operator.konghq.com/v2beta1
+kind: GatewayConfiguration
+metadata: {{name: {name}, namespace: calm}}
+spec: {{dataPlaneOptions: {{deployment: {{podTemplateSpec: {template}}}}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: calm}}
+spec:
+  gatewayClassName: calm
+  infrastructure: {{parametersRef: {{group: gateway-operator.konghq.com, kind: GatewayConfiguration, name: {name}}}}}
+  listeners: [{{name: http, port: 80, protocol: HTTP}}]
+"
+    )
+}
+
 /// A line that has the address of the Gateway `calm`.
 fn at_calm(line: &str) -> String {
     format!(

@@ -112,8 +112,6 @@ struct Shared {
     table: Mutex<Table>,
     /// What was made of each Gateway last.
     made: Mutex<BTreeMap<ObjectKey, Made>>,
-    /// Gateways whose Service would be another's, each with whose.
-    taken: Mutex<BTreeMap<ObjectKey, String>>,
     /// Something is to be done.
     changed: Notify,
     /// Addresses or problems of Gateways may be others now.
@@ -158,9 +156,8 @@ impl Planes {
         }
         let table = Mutex::new(Table::new(&namespaces));
         let (made, changed, moved) = (Mutex::default(), Notify::new(), Arc::new(Notify::new()));
-        let taken = Mutex::default();
         let shared =
-            Shared { cluster, caller, status, namespaces, installations, table, made, taken, changed, moved };
+            Shared { cluster, caller, status, namespaces, installations, table, made, changed, moved };
         Planes { shared: Arc::new(shared) }
     }
 
@@ -208,7 +205,7 @@ impl Planes {
     /// Whether a managed Gateway may have a Service that nobody has looked for yet.
     pub(crate) fn is_open(&self, view: &GatewayView) -> bool {
         let table = self.shared.table.lock();
-        !view.is_unmanaged() && table.is_open(&self.service_in(view, &table))
+        table.is_open(&self.service_in(view, &table), &view.key)
     }
 
     /// Why nobody gets through to a Gateway, with where to look for more.
@@ -238,13 +235,7 @@ impl Planes {
             return Assigned { addresses: Vec::new(), plane: None, problem };
         }
         let service = self.service_in(view, table);
-        let (published, mut problem) = match self.shared.taken.lock().get(&view.key) {
-            Some(by) => {
-                let why = format!("{service} is that of {by}: give this Gateway's another name");
-                (Vec::new(), Some(AddressProblem::NoResources(why)))
-            }
-            None => table.addresses(&service, view),
-        };
+        let (published, mut problem) = table.addresses(&service, view);
         let deployment = Id::new(Piece::Deployment, &plane.namespace, &plane.name);
         if let Some(why) = table.trouble(&view.key, &deployment) {
             problem = Some(AddressProblem::NoResources(format!("{why}; {}", table.whereabouts(&deployment))));
@@ -271,33 +262,32 @@ impl Planes {
         let mut table = self.shared.table.lock();
         let mut before = std::mem::take(&mut *self.shared.made.lock());
         let mut kept = BTreeMap::new();
-        let mut wishes = BTreeMap::new();
-        let mut owners: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let unmanaged: Vec<&GatewayView> = gateways.iter().filter(|view| view.is_unmanaged()).collect();
         let shared = cluster.shared_service();
-        let mut taken = BTreeMap::new();
-        let mut services: BTreeMap<Id, String> = BTreeMap::new();
-        services.insert(shared.clone(), "the shared data plane".to_owned());
-        let managed = gateways.iter().filter(|view| !view.is_unmanaged());
-        let mut managed: Vec<(&GatewayView, Id)> =
-            managed.map(|view| (view, self.service_in(view, &table))).collect();
+        let ports = objects::shared_service(&shared, &unmanaged);
+        // Whoever is first has a name.
+        let mut wishes = BTreeMap::from([(shared.clone(), Arc::new(Wish::new(ports, None, true)))]);
+        let mut owners: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut managed: Vec<&GatewayView> = gateways.iter().filter(|view| !view.is_unmanaged()).collect();
         // Of several that give one name to their Services the one has it that it was made for, else the oldest.
-        managed.sort_by_cached_key(|(view, service)| {
-            (!table.is_made_for(service, &view.uid), view.created_seconds, view.key.clone())
+        managed.sort_by_cached_key(|view| {
+            let has_it = table.is_made_for(&self.service_in(view, &table), &view.uid);
+            (!has_it, view.created_seconds, view.key.clone())
         });
-        for (view, service) in managed {
+        for view in managed {
             if objects::plane(view) == cluster.shared_plane() {
                 continue;
             }
             let owner = objects::owner(view, api_version, false);
             owners.entry(view.key.namespace.clone()).or_default().push(owner);
-            let whose = services.entry(service.clone()).or_insert_with(|| view.key.to_string()).clone();
-            let is_taken = whose != view.key.to_string();
-            if is_taken {
-                taken.insert(view.key.clone(), whose);
-            }
+            let mut add = |own: &[(Id, Arc<Wish>)]| {
+                for (id, wish) in own {
+                    wishes.entry(id.clone()).or_insert_with(|| Arc::clone(wish));
+                }
+            };
             if view.frozen && table.has_plane(&view.uid) {
                 // What it was made by is not there now: it goes on as it was.
-                wishes.extend(table.wishes_of(&view.key));
+                add(&table.wishes_of(&view.key));
                 continue;
             }
             let made = before
@@ -305,17 +295,13 @@ impl Planes {
                 .filter(|made| made.view == *view && made.api_version == api_version)
                 .unwrap_or_else(|| Made::of(view, cluster, api_version));
             notices.extend(made.notices.iter().map(|notice| (view.key.clone(), notice.clone())));
-            wishes.extend(made.wishes.iter().filter(|(id, _)| !is_taken || *id != service).cloned());
+            add(&made.wishes);
             kept.insert(view.key.clone(), made);
         }
         *self.shared.made.lock() = kept;
-        *self.shared.taken.lock() = taken;
-        let unmanaged: Vec<&GatewayView> = gateways.iter().filter(|view| view.is_unmanaged()).collect();
         if let Some(owner) = table.owner_by(&shared) {
             owners.entry(cluster.namespace.clone()).or_default().push(owner);
         }
-        let ports = objects::shared_service(&shared, &unmanaged);
-        wishes.insert(shared, Arc::new(Wish::new(ports, None, true)));
         for (namespace, owners) in owners.iter().filter(|_| !authority.is_empty()) {
             let (id, object) = objects::trust(namespace, cluster, &authority, owners);
             wishes.insert(id, Arc::new(Wish::new(object, None, false)));

@@ -421,7 +421,7 @@ impl Link {
     fn hello(&self) -> Result<Hello> {
         let mut state = self.plane.state();
         state.begin();
-        Ok(Hello {
+        let hello = Hello {
             protocol: PROTOCOL,
             oldest_protocol: OLDEST_PROTOCOL,
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -429,7 +429,8 @@ impl Link {
             run: self.run.clone(),
             held: state.held(),
             position: Some(state.position().clone()),
-        })
+        };
+        Ok(hello.bounded())
     }
 
     /// A part, and what follows from it if it is the last of its message.

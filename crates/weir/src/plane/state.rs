@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_model::resource::{Applied, Body, Rejected, Resource, Update};
-use weir_model::wire::{Entry, HELD_MAX, Held, Lane, Part, Position};
+use weir_model::wire::{Entry, Held, Lane, Part, Position};
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -66,11 +66,8 @@ impl State {
         &self.position
     }
 
-    /// What a controller is told of it; nothing, where that is more than it listens to.
+    /// What a controller is told of it.
     pub(crate) fn held(&self) -> Vec<Held> {
-        if self.entries().count() > HELD_MAX {
-            return Vec::new();
-        }
         self.entries().map(|entry| Held { key: entry.key.clone(), hash: entry.hash.clone() }).collect()
     }
 

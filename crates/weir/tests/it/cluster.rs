@@ -151,6 +151,12 @@ impl Rig {
         self.create(GATEWAY, namespace, name, spec).await;
     }
 
+    /// Gives the Gateway's only listener another port.
+    async fn listen(&self, gateway: &str, port: u16) {
+        let listeners = json!([{"name": "http", "port": port, "protocol": "HTTP"}]);
+        self.patch(GATEWAY, "default", gateway, json!({"spec": {"listeners": listeners}})).await;
+    }
+
     /// Kong's class without a data plane for each Gateway.
     async fn unmanaged_class(&self) {
         let class = json!({
@@ -509,13 +515,7 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     rig.endpoint("test-gateway-proxy", true).await;
     let gateway = rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").0 == "True").await;
     assert_eq!(gateway["status"]["addresses"][0]["value"], "192.0.2.1");
-    rig.patch(
-        GATEWAY,
-        "default",
-        "a",
-        json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}),
-    )
-    .await;
+    rig.listen("a", 8080).await;
     let listened = |service: &Value| -> Vec<u64> {
         let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
         ports.iter().filter_map(|port| port["port"].as_u64()).collect()
@@ -709,13 +709,7 @@ async fn a_standby_is_ready_and_writes_nothing_until_it_leads() {
     leader.stop.cancel();
     end.cancel();
     task.await.expect("it ends");
-    rig.patch(
-        GATEWAY,
-        "default",
-        "g",
-        json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}),
-    )
-    .await;
+    rig.listen("g", 8080).await;
     let writes = (standby.status.status_writes.get(), standby.status.provision_writes.get());
     assert!(second.holds() || writes == (0, 0), "{writes:?}");
     rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["ports"][0]["port"] == 8080).await;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Wrong, at_calm, kinds};
+use super::{Wrong, at_calm, kinds, with_pod_template};
 use crate::image;
 use crate::step::LEFT_OUT;
 
@@ -157,27 +157,8 @@ fn environment(ahead: i64, library: &str) -> String {
 /// A Gateway whose data plane has a clock that is so many seconds ahead.
 fn gateway(name: &str, ahead: i64, library: &str) -> String {
     let environment = environment(ahead, library);
-    format!(
-        "
----
-apiVersion: gateway-operator.konghq.com/v2beta1
-kind: GatewayConfiguration
-metadata: {{name: {name}, namespace: calm}}
-spec:
-  dataPlaneOptions:
-    deployment:
-      podTemplateSpec:
-        spec: {{containers: [{{name: proxy, image: '{IMAGE}', env: {environment}}}]}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: {name}, namespace: calm}}
-spec:
-  gatewayClassName: calm
-  infrastructure: {{parametersRef: {{group: gateway-operator.konghq.com, kind: GatewayConfiguration, name: {name}}}}}
-  listeners: [{{name: http, port: 80, protocol: HTTP}}]
-"
-    )
+    let container = format!("{{name: proxy, image: '{IMAGE}', env: {environment}}}");
+    with_pod_template(name, &format!("{{spec: {{containers: [{container}]}}}}"))
 }
 
 const ROUTE: &str = "

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Wrong;
+use super::{Wrong, with_pod_template};
 
 /// A class or a Gateway names parameters that are not there.
 pub(super) fn no_parameters(wrong: &Wrong<'_>) -> Result<()> {
@@ -29,7 +29,7 @@ pub(super) fn no_parameters(wrong: &Wrong<'_>) -> Result<()> {
 
 /// A pod template of a shape that definitions of kinds let through and no pod can have.
 pub(super) fn odd_template(wrong: &Wrong<'_>) -> Result<()> {
-    wrong.apply("template", TEMPLATE)?;
+    wrong.apply("template", &with_pod_template("odd", "{metadata: {labels: [a]}}"))?;
     wrong.event("Gateway/odd", "calm", "InvalidPodTemplate", "metadata.labels is not an object")?;
     wrong.condition("-n calm gateway/odd", "Programmed", "True", &[])?;
     wrong.is_calm()?;
@@ -38,7 +38,8 @@ pub(super) fn odd_template(wrong: &Wrong<'_>) -> Result<()> {
 
 /// The pods of a data plane have an image that nobody has: its Gateway says where to look, and what runs goes on.
 pub(super) fn no_image(wrong: &Wrong<'_>) -> Result<()> {
-    wrong.apply("image", IMAGE)?;
+    let template = "{spec: {containers: [{name: proxy, image: 'nowhere.example/weir:none'}]}}";
+    wrong.apply("image", &with_pod_template("broken", template))?;
     let words = [
         "no endpoint of Service calm/weir-broken is ready",
         "Deployment calm/weir-broken",
@@ -128,43 +129,6 @@ apiVersion: gateway-operator.konghq.com/v2beta1
 kind: GatewayConfiguration
 metadata: {name: of-gateway, namespace: calm}
 spec: {}
-";
-
-const TEMPLATE: &str = "
-apiVersion: gateway-operator.konghq.com/v2beta1
-kind: GatewayConfiguration
-metadata: {name: odd, namespace: calm}
-spec:
-  dataPlaneOptions:
-    deployment:
-      podTemplateSpec: {metadata: {labels: [a]}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: odd, namespace: calm}
-spec:
-  gatewayClassName: calm
-  infrastructure: {parametersRef: {group: gateway-operator.konghq.com, kind: GatewayConfiguration, name: odd}}
-  listeners: [{name: http, port: 80, protocol: HTTP}]
-";
-
-const IMAGE: &str = "
-apiVersion: gateway-operator.konghq.com/v2beta1
-kind: GatewayConfiguration
-metadata: {name: broken, namespace: calm}
-spec:
-  dataPlaneOptions:
-    deployment:
-      podTemplateSpec:
-        spec: {containers: [{name: proxy, image: 'nowhere.example/weir:none'}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: broken, namespace: calm}
-spec:
-  gatewayClassName: calm
-  infrastructure: {parametersRef: {group: gateway-operator.konghq.com, kind: GatewayConfiguration, name: broken}}
-  listeners: [{name: http, port: 80, protocol: HTTP}]
 ";
 
 /// Statuses of Services in the namespace are not written, by whoever gives addresses.

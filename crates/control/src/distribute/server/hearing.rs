@@ -2,11 +2,6 @@
 //!
 //! Invariants: of a data plane only a few messages that are not small are in memory at a time, whole or in part, each for a bounded
 //! time; a message's elements are counted before there is room made for them; what was decoded holds on to no buffer.
-//!
-//! The sizes. The longest key names a route: 10 bytes of kind, a namespace of 63 and a name of 253 at most; a key of a Service or its
-//! endpoints has under 150. A `Held` is its key, 16 bytes of hash and 8 of framing. 20,000 routes with the longest names there are, each
-//! with a Service and endpoints of its own, are 20,000 * (351 + 174 + 174) bytes, that is 14 MB, and with names as people give them
-//! under 6 MB. The largest `Report` is 4,096 sockets with 1,100 bytes each, 4.6 MB.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -23,10 +18,7 @@ use prost::{DecodeError, Message as _};
 use tokio::sync::Semaphore;
 use tonic::Status;
 use weir_model::resource::DataPlaneName;
-use weir_model::wire::{FromPlane, HELD_MAX, Hello, Said};
-
-/// The largest message of a data plane. Unit: bytes. Source: ours, above the largest `Hello` (see the module's head).
-const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+use weir_model::wire::{FromPlane, HELD_MAX, Hello, SAID_MAX, Said};
 
 /// A message up to this size waits for no turn. Unit: bytes. Source: ours; a `Hello` of 700 keys, a `Report` of 1,000 sockets.
 const SMALL: usize = 64 * 1024;
@@ -99,9 +91,9 @@ where
             [_, _, _, _, _] => return Err(Status::unimplemented("compressed messages are not understood")),
             _ => return Err(cut()),
         };
-        if length > MESSAGE_MAX {
+        if length > SAID_MAX {
             return Err(Status::out_of_range(format!(
-                "a message of {length} bytes is larger than any of a data plane, {MESSAGE_MAX} at most"
+                "a message of {length} bytes is larger than any of a data plane, {SAID_MAX} at most"
             )));
         }
         if length <= SMALL {
@@ -291,7 +283,7 @@ mod tests {
             [held("httproute", 317, index), held("backend", 140, index), held("endpoints", 140, index)]
         };
         let message = encoded(Said::Hello(hello((0..20_000).flat_map(each).collect())));
-        assert!(message.len() < MESSAGE_MAX, "{}", message.len());
+        assert!(message.len() < SAID_MAX, "{}", message.len());
         let Some(Said::Hello(hello)) = heard(&message).unwrap().said else { panic!("no Hello") };
         assert_eq!(hello.held.len(), 60_000);
     }
@@ -311,7 +303,7 @@ mod tests {
         let piece = Report { binds: vec![BindReport::default(); OTHERS_MAX / 2], ..Report::default() };
         refused(&encoded(Said::Report(piece)).repeat(3));
         // 16 MiB of nothing.
-        refused(&[0x1a, 0x02, 0x12, 0x00].repeat(MESSAGE_MAX / 4));
+        refused(&[0x1a, 0x02, 0x12, 0x00].repeat(SAID_MAX / 4));
         refused(&[&[0x1a, 0x80, 0x80, 0x40], &[0x12, 0x00].repeat(512 * 1024)[..]].concat());
     }
 

@@ -456,10 +456,11 @@ impl Table {
         format!("the pods are those of {deployment}{image}; `weir check` says what keeps them")
     }
 
-    /// Whether an object that should be there may be, made by somebody whose objects are not watched here: nobody has looked yet.
-    pub(super) fn is_open(&self, id: &Id) -> bool {
-        let is_sought = self.wishes.get(id).is_some_and(|wish| !wish.held_back && !wish.only_if_there);
-        is_sought && !self.looked_for.contains(id)
+    /// Whether an object that should be there for a Gateway may be, made by somebody whose objects are not watched here: nobody has
+    /// looked yet.
+    pub(super) fn is_open(&self, id: &Id, gateway: &ObjectKey) -> bool {
+        let is_sought = |wish: &Arc<Wish>| wish.gateway.as_ref() == Some(gateway) && !wish.held_back;
+        self.wishes.get(id).is_some_and(is_sought) && !self.looked_for.contains(id)
     }
 
     /// The addresses that a Service turned out to have, in the operator's order, and what is wrong with them.
@@ -468,6 +469,13 @@ impl Table {
         service: &Id,
         view: &GatewayView,
     ) -> (Vec<GatewayStatusAddress>, Option<AddressProblem>) {
+        let wish = self.wishes.get(service).filter(|_| !view.is_unmanaged());
+        if let Some(wish) = wish.filter(|wish| wish.gateway.as_ref() != Some(&view.key)) {
+            let whose =
+                wish.gateway.as_ref().map_or_else(|| "the shared data plane".to_owned(), ToString::to_string);
+            let why = format!("{service} is that of {whose}: give this Gateway's another name");
+            return (Vec::new(), Some(AddressProblem::NoResources(why)));
+        }
         if let Some(why) = vain(view) {
             let mut published =
                 self.there.get(service).map(|there| published(&there.object)).unwrap_or_default();

@@ -66,13 +66,7 @@ async fn a_service_keeps_its_name_while_the_parameters_that_gave_it_are_gone() {
     control.stop.cancel();
     let next = rig.control(Leadership::always(), true, &[]);
     until("the next one is ready", || next.status.ready()).await;
-    rig.patch(
-        GATEWAY,
-        "default",
-        "g",
-        json!({"spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}}),
-    )
-    .await;
+    rig.listen("g", 8080).await;
     let is_new = |gateway: &Value| {
         let conditions = gateway["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.iter().all(|condition| condition["observedGeneration"] == 2)

@@ -133,26 +133,27 @@ fn whoever_starts_anew_finds_what_is_as_it_should_be() {
 #[test]
 fn what_another_installation_may_have_made_is_open_until_somebody_looked() {
     let (mut table, service, now) = (table(), id(Piece::Service), Instant::now());
-    assert!(!table.is_open(&service), "nobody wants it");
+    assert!(!table.is_open(&service, &view("g").key), "nobody wants it");
     wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
-    assert!(table.is_open(&service));
+    assert!(table.is_open(&service, &view("g").key));
+    assert!(!table.is_open(&service, &view("h").key), "it is another's");
     assert!(matches!(next(&mut table, now), Some(Action::Make { .. })));
     // An answer that says nothing of it leaves that open.
     table.failed(&service, "503".to_owned(), false, now);
-    assert!(table.is_open(&service));
+    assert!(table.is_open(&service, &view("g").key));
     let mut theirs = stored(object(Piece::Service, json!({"type": "LoadBalancer"})), 3);
     theirs["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
     assert!(table.found(&service, Some(theirs)), "its address is news");
-    assert!(!table.is_open(&service));
+    assert!(!table.is_open(&service, &view("g").key));
     assert_eq!(table.addresses(&service, &view("g")).0[0].value, "192.0.2.1");
     assert!(table.found(&service, None), "that it went is news too");
-    assert!(!table.is_open(&service), "it is known not to be there");
+    assert!(!table.is_open(&service, &view("g").key), "it is known not to be there");
     // Another is nobody's business until it is wanted again.
     wish(&mut table, &[]);
     wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
-    assert!(table.is_open(&service));
+    assert!(table.is_open(&service, &view("g").key));
     table.failed(&service, "it is another's".to_owned(), true, now);
-    assert!(!table.is_open(&service));
+    assert!(!table.is_open(&service, &view("g").key));
 }
 
 #[test]
