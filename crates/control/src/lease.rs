@@ -56,6 +56,8 @@ pub enum Leader {
     Unknown,
     /// This process, as long as [`Leadership::holds`]. `epoch` grows with every change of leaders.
     Own { epoch: u64 },
+    /// Nobody that is known: this process led last, with `epoch`, and could not renew the Lease, nor read who has it now.
+    Lapsed { epoch: u64 },
     /// `address` is where it serves data planes (`HOST:PORT`), or empty.
     Other { identity: String, address: String },
 }
@@ -237,9 +239,13 @@ impl Elector {
 
     /// One try to get or to keep the Lease; how long until the next.
     async fn round(&mut self) -> Duration {
-        if !self.leadership.holds() && matches!(*self.leadership.watch().borrow(), Leader::Own { .. }) {
+        let led = match *self.leadership.watch().borrow() {
+            Leader::Own { epoch } if !self.leadership.holds() => Some(epoch),
+            _ => None,
+        };
+        if let Some(epoch) = led {
             tracing::warn!("leadership ended: the lease was not renewed in time");
-            self.leadership.follow(Leader::Unknown);
+            self.leadership.follow(Leader::Lapsed { epoch });
             self.seen = None;
         }
         let outcome = match tokio::time::timeout(CALL, self.attempt()).await {
@@ -492,6 +498,38 @@ mod tests {
         answer.expect("it is renewed");
         waited.expect("it is told");
         assert_eq!(*leadership.watch().borrow(), Leader::Own { epoch: 7 }, "nobody else led meanwhile");
+    }
+
+    #[tokio::test]
+    async fn who_led_last_knows_it_until_the_lease_can_be_read() {
+        let away = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::from(
+                std::io::ErrorKind::ConnectionRefused,
+            ))
+        });
+        let held_by = |who: &str| {
+            json!({
+                "metadata": {"resourceVersion": "6", "annotations": {EPOCH_ANNOTATION: "9"}},
+                "spec": {"holderIdentity": who, "leaseDurationSeconds": 15},
+            })
+        };
+        let go = CancellationToken::new();
+        go.cancel();
+        let mut elector = candidate(held_by("another"), &go);
+        let known = elector.caller.clone();
+        elector.caller = Caller::new(kube::Client::new(away, "default"), Arc::new(ControlStatus::default()));
+        let leadership = elector.leadership();
+        elector.round().await;
+        assert_eq!(*leadership.watch().borrow(), Leader::Unknown, "it never led");
+        leadership.lead(1, 7);
+        elector.round().await;
+        elector.round().await;
+        assert_eq!(*leadership.watch().borrow(), Leader::Lapsed { epoch: 7 });
+        elector.caller = known;
+        elector.round().await;
+        assert!(
+            matches!(&*leadership.watch().borrow(), Leader::Other { identity, .. } if identity == "another")
+        );
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub const OLDEST_PROTOCOL: u32 = 1;
 /// Metadata of a refusal: `HOST:PORT` of the controller to ask instead.
 pub const LEADER_METADATA: &str = "weir-leader";
 
+/// Of a refusal: this controller led last, and knows of nobody who leads now. Of a request for a stream: such a controller will do, since
+/// none that leads was found.
+pub const CARETAKER_METADATA: &str = "weir-caretaker";
+
 /// The largest message to a data plane. Unit: bytes. Source: ours; parts are made smaller than 1 MiB unless one resource is larger.
 pub const MESSAGE_MAX: usize = 32 * 1024 * 1024;
 
@@ -280,6 +284,9 @@ pub struct Welcome {
     /// The controller's clock, seconds since the Unix epoch.
     #[prost(int64, tag = "4")]
     pub now_seconds: i64,
+    /// Nobody leads that the controller knows of, and it led last.
+    #[prost(bool, tag = "5")]
+    pub caretaker: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

@@ -246,6 +246,7 @@ async fn tell(
             Leader::Other { address, .. } => distribute::Leadership::Standby {
                 leader: Some(address.clone()).filter(|address| !address.is_empty()),
             },
+            Leader::Lapsed { epoch } => distribute::Leadership::Caretaker { epoch: *epoch },
             Leader::Unknown => distribute::Leadership::Standby { leader: None },
         };
         told.send_replace(now);

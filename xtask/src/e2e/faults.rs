@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::Run;
 use super::load::{Harm, Load};
@@ -255,11 +255,41 @@ impl Faults<'_> {
     }
 
     fn take_away(&self, component: &str) -> Result<()> {
-        self.run.cluster.restart(component, self.measure.api_away_seconds)?;
+        let seconds = self.measure.api_away_seconds;
+        let addresses = self.kubectl(&format!(
+            "get pods -l {SHARED} -o jsonpath='{{range .items[*]}}{{.status.podIP}} {{end}}'"
+        ));
+        let addresses = self.run.cluster.shell(&addresses)?;
+        // Near the end of it, so that what lasts for less shows.
+        let soon = Duration::from_secs(seconds.into()).mul_f64(0.9);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                std::thread::sleep(soon);
+                addresses.split_whitespace().try_for_each(|address| self.see_a_controller(address))
+            });
+            let restarted = self.run.cluster.restart(component, seconds);
+            let asked = asking.join().map_err(|_panic| anyhow!("asking data planes came to no end"))?;
+            restarted.and(asked.with_context(|| format!("while {component} is away")))
+        })?;
         self.run.cluster.until("kubectl get --raw /readyz", |answer| answer == "ok")?;
         self.wait_ready(CONTROLLERS, 2)?;
         self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
         self.change_something()
+    }
+
+    /// The data plane at this address has a controller, and a certificate that has not ended.
+    fn see_a_controller(&self, address: &str) -> Result<()> {
+        let metrics = self.run.cluster.shell(&format!("curl -s -m 5 http://{address}:19901/metrics"))?;
+        let value = |name: &str| -> Option<i64> {
+            metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        ensure!(value("weir_plane_connected ") == Some(1), "data plane {address} has no controller");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let end = value("weir_plane_certificate_end_seconds ").unwrap_or_default();
+        let left = end.saturating_sub(i64::try_from(now)?);
+        println!("    data plane {address}: a controller serves it, and its certificate stands for {left} s");
+        ensure!(left > 0, "the certificate of data plane {address} ended {left} s ago");
+        Ok(())
     }
 
     fn roll(&self, part: &str, selector: &str, pods: usize) -> Result<()> {

@@ -1,7 +1,8 @@
 //! One stream: what the fleet has for an instance goes out as the instance takes it, what the instance says goes in.
 //!
 //! Invariants: a part is made when the connection asks for it, so there is no queue between the fleet and the socket; a stream
-//! ends with its certificate, with this process's leadership, or when a later one of the same process is there.
+//! ends with its certificate, when another leads, or when a later one of the same process is there; where nobody is known to lead it ends
+//! every few seconds, so that the instance looks for a leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,17 @@ use weir_model::wire::{
 };
 
 use super::fleet::{Next, Parting, SessionId, WORDS_MAX, shortened};
-use super::server::Admitted;
 use super::server::hearing::Hearing;
+use super::server::{Admitted, caretaker};
 use super::{InstanceSplits, Leadership, Shared};
+use crate::backoff::Backoff;
 
 /// How long an instance gets for its first message. Unit: time. Source: ours.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// For how long a stream goes on while nobody is known to lead; drawn from the upper half. Unit: time. Source: ours: another leader is there 17.5 s
+/// after the last renewal, which this one has given up after 10 s.
+const CARETAKING: Duration = Duration::from_secs(15);
 
 /// A stream that was begun; the fleet forgets the instance when it is dropped.
 struct Following {
@@ -34,6 +40,8 @@ struct Following {
     leadership: watch::Receiver<Leadership>,
     /// When the certificate ends.
     expires: Instant,
+    /// Until when it goes on while nobody is known to lead.
+    search: Option<Instant>,
     /// What the instance says has an end.
     ended: CancellationToken,
     welcome: Option<Welcome>,
@@ -48,7 +56,8 @@ pub(super) async fn begin(
     admitted: Admitted,
     mut said: Hearing,
 ) -> Result<Response<Sent>, Status> {
-    let Admitted { peer, epoch, place } = admitted;
+    let Admitted { peer, serving, place } = admitted;
+    let epoch = serving.epoch;
     let hello = match tokio::time::timeout(HELLO, said.message()).await {
         Ok(Ok(Some(FromPlane { said: Some(Said::Hello(hello)) }))) => hello,
         Ok(Err(status)) => return Err(status),
@@ -83,12 +92,14 @@ pub(super) async fn begin(
         wake,
         leadership: shared.leadership.subscribe(),
         expires: Instant::now() + Duration::from_secs(left),
+        search: None,
         ended: CancellationToken::new(),
         welcome: Some(Welcome {
             protocol,
             release: env!("CARGO_PKG_VERSION").to_owned(),
             position: Some(position),
             now_seconds,
+            caretaker: serving.is_caretaker,
         }),
         is_over: false,
         _place: place,
@@ -165,14 +176,23 @@ impl Following {
             return Some(Ok(told(Told::Welcome(welcome))));
         }
         loop {
-            match self.shared.lead() {
-                Ok(epoch) if epoch == self.epoch => {}
+            let serving = match self.shared.serving() {
+                Ok(serving) if serving.epoch == self.epoch => serving,
                 Ok(_) => {
                     return Some(Err(Status::unavailable("the leader changed and is this process again")));
                 }
                 Err(status) => return Some(Err(status)),
-            }
+            };
             let now = Instant::now();
+            if serving.is_caretaker {
+                let search =
+                    self.search.get_or_insert_with(|| now + Backoff::new(CARETAKING, CARETAKING).next_wait());
+                if now >= *search {
+                    return Some(Err(caretaker()));
+                }
+            } else {
+                self.search = None;
+            }
             if now >= self.expires {
                 return Some(Err(Status::unauthenticated("the certificate has expired")));
             }
@@ -199,7 +219,7 @@ impl Following {
                 }
                 Next::Nothing => {}
             }
-            let until = deadline.map_or(self.expires, |deadline| deadline.min(self.expires));
+            let until = [deadline, self.search].into_iter().flatten().fold(self.expires, Instant::min);
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(until) => {}

@@ -2,8 +2,9 @@
 //!
 //! Owns the gRPC service `weir.dataplane.v1.Distribution` with mutual TLS, the authority of its certificates, and what each data
 //! plane is sent. Invariants: a data plane gets what its own listeners lead to and nothing else, secrets included; what is held for a
-//! slow one is bounded by what it is to have; only the leader serves, makes an authority and issues certificates; every wait is
-//! bounded. Deliberately absent: what resources mean, and pods (provisioning makes them).
+//! slow one is bounded by what it is to have; only the leader makes an authority and looks at tokens, and only it, or who led last while nobody
+//! is known to lead, serves and renews certificates; every wait is bounded. Deliberately absent: what resources mean, and pods (provisioning
+//! makes them).
 //!
 //! | module | owns |
 //! |---|---|
@@ -63,6 +64,9 @@ const TELL_SPACING: Duration = Duration::from_millis(5);
 pub enum Leadership {
     /// `epoch` grows with each change of leader.
     Leader { epoch: u64 },
+    /// This process led last, with `epoch`, and cannot learn whether anybody does now: the API server is away, most likely. It goes on with what
+    /// needs no API, for data planes that find no leader.
+    Caretaker { epoch: u64 },
     /// `HOST:PORT` at which data planes reach the leader, if it is known.
     Standby { leader: Option<String> },
 }
@@ -275,6 +279,7 @@ impl Shared {
     async fn follow_leadership(&self, mut leadership: watch::Receiver<Leadership>) {
         loop {
             let now = leadership.borrow_and_update().clone();
+            self.config.status.caretaker.set(u64::from(matches!(now, Leadership::Caretaker { .. })));
             self.leadership.send_replace(now);
             if leadership.changed().await.is_err() {
                 return;

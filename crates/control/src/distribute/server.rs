@@ -27,7 +27,8 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use weir_model::resource::DataPlaneName;
 use weir_model::wire::{
-    self, BootstrapRequest, CertificateReply, FromPlane, LEADER_METADATA, MESSAGE_MAX, RenewRequest, ToPlane,
+    self, BootstrapRequest, CARETAKER_METADATA, CertificateReply, FromPlane, LEADER_METADATA, MESSAGE_MAX,
+    RenewRequest, ToPlane,
 };
 
 use self::hearing::{Hearing, Turns};
@@ -85,11 +86,19 @@ pub(super) struct Peer {
     pub(super) not_after: i64,
 }
 
+/// In whose name this process serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Serving {
+    pub(super) epoch: u64,
+    /// It led last, and leads no more.
+    pub(super) is_caretaker: bool,
+}
+
 /// A data plane's instance that may follow.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) peer: Peer,
-    pub(super) epoch: u64,
+    pub(super) serving: Serving,
     /// Among its connection's streams.
     pub(super) place: OwnedSemaphorePermit,
 }
@@ -237,7 +246,7 @@ impl Door {
                 });
                 Grpc::new(codec).max_decoding_message_size(CALL_MAX).unary(call, request).await
             }
-            wire::FOLLOW => match self.admitted(peer, follows) {
+            wire::FOLLOW => match self.admitted(&request, peer, follows) {
                 Ok(admitted) => self.follow(request, admitted).await,
                 Err(status) => status.into_http(),
             },
@@ -246,13 +255,21 @@ impl Door {
     }
 
     /// Who may follow now.
-    fn admitted(&self, peer: Option<Peer>, follows: Arc<Semaphore>) -> Result<Admitted, Status> {
-        let (peer, epoch) = (self.known(peer)?, self.lead()?);
+    fn admitted(
+        &self,
+        request: &http::Request<Incoming>,
+        peer: Option<Peer>,
+        follows: Arc<Semaphore>,
+    ) -> Result<Admitted, Status> {
+        let (peer, serving) = (self.known(peer)?, self.serve()?);
+        if serving.is_caretaker && !request.headers().contains_key(CARETAKER_METADATA) {
+            return Err(self.refuse(caretaker()));
+        }
         let place = follows.try_acquire_owned();
         let place = place.map_err(|_full| {
             self.refuse(Status::resource_exhausted("this connection has too many streams; one is enough"))
         })?;
-        Ok(Admitted { peer, epoch, place })
+        Ok(Admitted { peer, serving, place })
     }
 
     async fn follow(&self, request: http::Request<Incoming>, admitted: Admitted) -> http::Response<Body> {
@@ -279,7 +296,10 @@ impl Door {
         self: Arc<Self>,
         request: BootstrapRequest,
     ) -> Result<Response<CertificateReply>, Status> {
-        self.lead()?;
+        if self.serve()?.is_caretaker {
+            // The API server would have to be asked.
+            return Err(self.refuse(caretaker()));
+        }
         let name: DataPlaneName = request
             .data_plane
             .parse()
@@ -309,7 +329,7 @@ impl Door {
         request: &RenewRequest,
     ) -> Result<Response<CertificateReply>, Status> {
         let peer = self.known(peer)?;
-        self.lead()?;
+        self.serve()?;
         self.issue(&peer.name, &request.public_key)
     }
 
@@ -338,9 +358,8 @@ impl Door {
         })
     }
 
-    /// The epoch, where this process leads.
-    fn lead(&self) -> Result<u64, Status> {
-        self.shared.lead().map_err(|status| self.refuse(status))
+    fn serve(&self) -> Result<Serving, Status> {
+        self.shared.serving().map_err(|status| self.refuse(status))
     }
 
     fn refuse(&self, status: Status) -> Status {
@@ -350,10 +369,11 @@ impl Door {
 }
 
 impl Shared {
-    /// The epoch, where this process leads; else where to go.
-    pub(super) fn lead(&self) -> Result<u64, Status> {
+    /// In whose name, where this process leads or led last; else where to go.
+    pub(super) fn serving(&self) -> Result<Serving, Status> {
         match &*self.leadership.borrow() {
-            Leadership::Leader { epoch } => Ok(*epoch),
+            Leadership::Leader { epoch } => Ok(Serving { epoch: *epoch, is_caretaker: false }),
+            Leadership::Caretaker { epoch } => Ok(Serving { epoch: *epoch, is_caretaker: true }),
             Leadership::Standby { leader } => {
                 let mut status = Status::unavailable("another controller leads");
                 if let Some(leader) = leader.as_ref().and_then(|leader| leader.parse().ok()) {
@@ -363,6 +383,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Look for a leader first, and come back if there is none.
+pub(super) fn caretaker() -> Status {
+    let mut status = Status::unavailable("this controller led last, and nobody is known to lead now");
+    status.metadata_mut().insert(CARETAKER_METADATA, tonic::metadata::MetadataValue::from_static("true"));
+    status
 }
 
 /// The form in which services have their answers.

@@ -185,13 +185,22 @@ impl Site {
         Site::follow_over(self.connect(identity).await, hello).await
     }
 
-    async fn follow_over(mut grpc: Grpc<Caller>, hello: Hello) -> Result<Stream, Status> {
+    async fn follow_over(grpc: Grpc<Caller>, hello: Hello) -> Result<Stream, Status> {
+        Site::follow_asking(grpc, hello, false).await
+    }
+
+    /// `accepts`: also from a controller that leads no more.
+    async fn follow_asking(mut grpc: Grpc<Caller>, hello: Hello, accepts: bool) -> Result<Stream, Status> {
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (said, saying) = mpsc::channel(16);
         said.send(FromPlane { said: Some(Said::Hello(hello)) }).await.unwrap();
         let saying = futures::stream::unfold(saying, async |mut saying| Some((saying.recv().await?, saying)));
+        let mut request = Request::new(saying);
+        if accepts {
+            request.metadata_mut().insert(wire::CARETAKER_METADATA, "true".parse().unwrap());
+        }
         let codec = ProstCodec::<FromPlane, ToPlane>::default();
-        let calling = grpc.streaming(Request::new(saying), PathAndQuery::from_static(wire::FOLLOW), codec);
+        let calling = grpc.streaming(request, PathAndQuery::from_static(wire::FOLLOW), codec);
         let told = within(calling).await?.into_inner();
         Ok(Stream { said, told, _grpc: grpc })
     }
@@ -425,6 +434,56 @@ async fn a_standby_says_where_to_go_and_a_leader_that_ends_sends_its_streams_the
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(status.metadata().get(wire::LEADER_METADATA).unwrap(), "10.0.0.9:9902");
     }
+}
+
+/// Whether a controller that led last asks to look for a leader first.
+fn is_of_a_caretaker(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.metadata().contains_key(wire::CARETAKER_METADATA)
+}
+
+#[tokio::test]
+async fn who_led_last_serves_on_whoever_finds_no_leader() {
+    let site = site().await;
+    site.send(both()).await;
+    let a = site.bootstrap("default/a", "token-a").await.unwrap();
+    let mut stream = site.follow(Some(&a), hello()).await.unwrap();
+    assert!(matches!(stream.next().await.unwrap(), Told::Welcome(welcome) if !welcome.caretaker));
+    stream.message().await;
+    site.leads.send_replace(Leadership::Caretaker { epoch: 1 });
+    // What is there goes on for a while, with what is new.
+    let edited = Update { sequence: 2, upserts: vec![route(7, "a", 100)], ..Update::default() };
+    site.send(edited).await;
+    assert_eq!(stream.message().await, ["httproute/default/r7"]);
+    // Nobody gets in who has not looked elsewhere, and no token can be judged.
+    let refused = site.follow(Some(&a), hello()).await.err().unwrap();
+    assert!(is_of_a_caretaker(&refused), "{refused}");
+    let refused = site.bootstrap("default/b", "token-b").await.err().unwrap();
+    assert!(is_of_a_caretaker(&refused), "{refused}");
+    let mut asking = Site::follow_asking(site.connect(Some(&a)).await, hello(), true).await.unwrap();
+    let Told::Welcome(welcome) = asking.next().await.unwrap() else { panic!("no welcome") };
+    assert!(welcome.caretaker && welcome.position.is_some_and(|position| position.epoch == 1));
+    assert!(asking.message().await.contains(&"httproute/default/r7".to_owned()));
+    let key = KeyPair::generate().unwrap();
+    let request = RenewRequest { public_key: key.subject_public_key_info().into() };
+    Site::certificate(&mut site.connect(Some(&a)).await, wire::RENEW, request).await.unwrap();
+    // Each stream ends by itself, so that a leader is looked for.
+    for stream in [&mut stream, &mut asking] {
+        let ended = loop {
+            if let Err(status) = stream.next().await {
+                break status;
+            }
+        };
+        assert!(is_of_a_caretaker(&ended), "{ended}");
+    }
+    // And goes on where leadership is back before that.
+    let mut asking = Site::follow_asking(site.connect(Some(&a)).await, hello(), true).await.unwrap();
+    asking.message().await;
+    site.leads.send_replace(Leadership::Leader { epoch: 1 });
+    let quiet = tokio::time::timeout(Duration::from_secs(16), asking.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    // Another leadership of the same process is another state.
+    site.leads.send_replace(Leadership::Caretaker { epoch: 2 });
+    assert!(!is_of_a_caretaker(&asking.next().await.err().unwrap()));
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Invariants: every address that the controllers' name has is tried, the leader's first where somebody said which it is; every wait is
 //! bounded, and those between attempts grow and are drawn; a token is shown only without a certificate that is believed; the
-//! certificate is renewed on the open connection, long before it ends.
+//! certificate is renewed on the open connection, long before it ends; a controller that leads no more is taken where no other is found,
+//! and never with an older state.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
@@ -24,13 +25,14 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tonic::client::Grpc;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use weir_control::Backoff;
 use weir_model::wire::{
-    self, Acknowledged, BootstrapRequest, CertificateReply, FromPlane, Hello, LEADER_METADATA, Lane,
-    MESSAGE_MAX, OLDEST_PROTOCOL, PROTOCOL, Part, Refused, RenewRequest, Said, Splits, ToPlane, Told,
-    Welcome,
+    self, Acknowledged, BootstrapRequest, CARETAKER_METADATA, CertificateReply, FromPlane, Hello,
+    LEADER_METADATA, Lane, MESSAGE_MAX, OLDEST_PROTOCOL, PROTOCOL, Part, Refused, RenewRequest, Said, Splits,
+    ToPlane, Told, Welcome,
 };
 
 use super::identity::{NewKey, client_config, server_name};
@@ -76,11 +78,15 @@ const SAID: usize = 16;
 pub(super) struct Link {
     plane: Arc<Plane>,
     identity: Option<KeptIdentity>,
+    /// When the certificate is to have a successor, whatever streams come and go until then.
+    renew_at: Instant,
     /// Names this process.
     run: Bytes,
     /// Where the leader is, as a standby said.
     leader: Option<String>,
     doubts: u32,
+    /// Who serves led last, and leads no more.
+    is_caretaken: bool,
     /// Since when every state was refused.
     refused_since: Option<Instant>,
 }
@@ -103,6 +109,8 @@ enum LinkError {
 enum End {
     /// It is to be begun anew at once: there is a new certificate.
     Renewed,
+    /// A leader is to be looked for at once: who served leads no more, though it would serve on.
+    Search,
     Over(LinkError),
 }
 
@@ -169,7 +177,16 @@ impl Link {
         });
         let draw = RandomState::new();
         let run: Vec<u8> = [0, 1].iter().flat_map(|half: &u8| draw.hash_one(half).to_be_bytes()).collect();
-        Link { plane, identity, run: run.into(), leader: None, doubts: 0, refused_since: None }
+        Link {
+            plane,
+            renew_at: identity.as_ref().map_or_else(Instant::now, due),
+            identity,
+            run: run.into(),
+            leader: None,
+            doubts: 0,
+            is_caretaken: false,
+            refused_since: None,
+        }
     }
 
     /// For as long as it is polled.
@@ -177,13 +194,17 @@ impl Link {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let started = Instant::now();
-            let outcome = self.round().await;
-            self.plane.status.connected(false);
-            self.plane.tried.notify_one();
-            let error = match outcome {
+            let error = match self.round().await {
                 End::Renewed => continue,
+                End::Search => {
+                    tokio::time::sleep(FIRST_WAIT).await;
+                    continue;
+                }
                 End::Over(error) => error,
             };
+            self.is_caretaken = false;
+            self.plane.status.connected(false);
+            self.plane.tried.notify_one();
             self.plane.status.counters.failures.fetch_add(1, Relaxed);
             let text = error.to_string();
             if self.plane.status.tell_problem(text.clone()) {
@@ -197,7 +218,7 @@ impl Link {
         }
     }
 
-    /// Every address once, until one of them has served.
+    /// Every address once, until one of them has served; then those of controllers that led last.
     async fn round(&mut self) -> End {
         let mut last =
             LinkError::Connect(anyhow!("--controller {}: no address", self.plane.options.controller));
@@ -213,6 +234,7 @@ impl Link {
         let draw = RandomState::new();
         addresses.sort_by_key(|address| draw.hash_one(address));
         let mut pointers = 0;
+        let mut caretakers = Vec::new();
         loop {
             if let Some(leader) = self.leader.take()
                 && let Ok(found) = resolve(&leader).await
@@ -220,10 +242,19 @@ impl Link {
                 addresses.retain(|address| !found.contains(address));
                 addresses.extend(found);
             }
-            let Some(address) = addresses.pop() else { return End::Over(last) };
-            match self.attempt(address).await {
-                End::Renewed => return End::Renewed,
+            let (address, accepts) = match addresses.pop() {
+                Some(address) => (address, false),
+                None => match caretakers.pop() {
+                    Some(address) => (address, true),
+                    None => return End::Over(last),
+                },
+            };
+            match self.attempt(address, accepts).await {
+                end @ (End::Renewed | End::Search) => return end,
                 End::Over(error) => {
+                    if is_caretakers(&error) && !accepts && !caretakers.contains(&address) {
+                        caretakers.push(address);
+                    }
                     if let LinkError::Status(status) = &error
                         && let Some(leader) = status.metadata().get(LEADER_METADATA)
                         && pointers < 3
@@ -238,8 +269,8 @@ impl Link {
         }
     }
 
-    async fn attempt(&mut self, address: SocketAddr) -> End {
-        match self.serve_from(address).await {
+    async fn attempt(&mut self, address: SocketAddr, accepts: bool) -> End {
+        match self.serve_from(address, accepts).await {
             Ok(end) => end,
             Err(error) => {
                 let is_elsewhere = match &error {
@@ -255,7 +286,8 @@ impl Link {
         }
     }
 
-    async fn serve_from(&mut self, address: SocketAddr) -> Result<End, LinkError> {
+    /// `accepts`: also a controller that leads no more.
+    async fn serve_from(&mut self, address: SocketAddr, accepts: bool) -> Result<End, LinkError> {
         let doubted = self.doubts >= DOUBTS && self.doubts % 2 == 1;
         let usable = self.identity.as_ref().is_some_and(|identity| identity.left().is_some());
         if !usable || doubted {
@@ -266,7 +298,7 @@ impl Link {
             }
         }
         let channel = self.connect(address, true).await?;
-        self.follow(&channel).await
+        self.follow(&channel, accepts).await
     }
 
     /// The token for a certificate.
@@ -292,6 +324,7 @@ impl Link {
             status.counters.write_failures.fetch_add(1, Relaxed);
             tracing::warn!(%error, "the certificate could not be kept; a restart will need the token");
         }
+        self.renew_at = due(&identity);
         self.identity = Some(identity);
     }
 
@@ -323,20 +356,21 @@ impl Link {
     }
 
     /// One stream, to its end.
-    async fn follow(&mut self, channel: &Channel) -> Result<End, LinkError> {
+    async fn follow(&mut self, channel: &Channel, accepts: bool) -> Result<End, LinkError> {
         let plane = self.plane.clone();
         let (said, saying) = mpsc::channel(SAID);
         let hello = self.hello()?;
         // There is room: nothing was said yet.
         let _ = said.try_send(say(Said::Hello(hello)));
-        let mut told = begin(channel, saying).await?;
+        let mut told = begin(channel, saying, accepts).await?;
         let welcome = match tokio::time::timeout(CALL, told.message()).await {
             Ok(message) => message.map_err(Box::new)?.and_then(|message| message.told),
             Err(_elapsed) => return Err(anyhow!("the controller says nothing").into()),
         };
-        let Some(Told::Welcome(Welcome { position, release, now_seconds, .. })) = welcome else {
+        let Some(Told::Welcome(Welcome { position, release, now_seconds, caretaker, .. })) = welcome else {
             return Err(anyhow!("the controller did not begin with Welcome").into());
         };
+        let was_caretaken = std::mem::replace(&mut self.is_caretaken, caretaker);
         let older = position.and_then(|position| position.older_than(plane.state().position()));
         if let Some(why) = older.filter(|_| !self.insists()) {
             return Err(self.refuse(TakeError::Older(why), &said).await);
@@ -345,7 +379,14 @@ impl Link {
         plane.status.counters.connections.fetch_add(1, Relaxed);
         plane.status.connected(true);
         self.doubts = 0;
-        tracing::info!(release, "a controller serves this data plane");
+        match (was_caretaken, caretaker) {
+            (_, false) => tracing::info!(release, "a controller serves this data plane"),
+            (false, true) => {
+                tracing::warn!(release, "no controller leads; the one that led last serves this data plane");
+            }
+            // As it was a moment ago.
+            (true, true) => {}
+        }
         self.take_all(channel, &mut told, &said).await
     }
 
@@ -358,11 +399,14 @@ impl Link {
         let plane = self.plane.clone();
         let mut binds = plane.status.proxy().binds();
         let mut stirred = plane.stirred.subscribe();
-        let mut renewing = self.renewal(channel, None);
+        let mut renewing = self.renewal(channel);
         loop {
             tokio::select! {
                 message = told.message() => {
-                    let message = message.map_err(Box::new)?;
+                    let message = match message.map_err(|status| LinkError::from(Box::new(status))) {
+                        Err(error) if is_caretakers(&error) => return Ok(End::Search),
+                        message => message?,
+                    };
                     let message = message.ok_or_else(|| anyhow!("the controller ended the stream"))?;
                     match message.told {
                         Some(Told::Part(part)) => self.take(part, said).await?,
@@ -387,30 +431,24 @@ impl Link {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the certificate could not be renewed; it is tried again");
-                        renewing = self.renewal(channel, Some(RENEW_AGAIN));
+                        let left = self.identity.as_ref().and_then(KeptIdentity::left).unwrap_or_default();
+                        self.renew_at = Instant::now() + RENEW_AGAIN.min(left / 10).max(RENEW_SOONEST);
+                        renewing = self.renewal(channel);
                     }
                 },
             }
         }
     }
 
-    /// A new certificate, when it is time for one. `again`: after a failure.
-    fn renewal(
-        &self,
-        channel: &Channel,
-        again: Option<Duration>,
-    ) -> BoxFuture<'static, Result<KeptIdentity, LinkError>> {
+    /// A new certificate, when it is time for one.
+    fn renewal(&self, channel: &Channel) -> BoxFuture<'static, Result<KeptIdentity, LinkError>> {
         let Some(identity) = &self.identity else { return Box::pin(std::future::pending()) };
         self.plane.status.certificate_ends(identity.not_after_seconds);
-        let left = identity.left().unwrap_or_default();
-        // A third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
-        let draw = RandomState::new().hash_one(left) % 100;
-        let due = left.mul_f64(0.6 + draw as f64 / 1_000.0);
-        let wait = again.map_or(due, |again| again.min(left / 10).max(RENEW_SOONEST));
+        let at = self.renew_at;
         let data_plane = identity.data_plane.clone();
         let channel = Channel { send: channel.send.clone(), connection: tokio::spawn(async {}) };
         Box::pin(async move {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep_until(at.into()).await;
             let key = NewKey::draw()?;
             let request = RenewRequest { public_key: key.public().into() };
             let reply = channel.certificate(wire::RENEW, request).await?;
@@ -477,11 +515,14 @@ impl Link {
 
     /// Whether an older state is taken, because nobody had a newer one for long.
     fn insists(&self) -> bool {
-        self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
+        !self.is_caretaken && self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
     }
 
     async fn refuse(&mut self, error: TakeError, said: &mpsc::Sender<FromPlane>) -> LinkError {
-        self.refused_since.get_or_insert_with(Instant::now);
+        // That says nothing of what a leader would have.
+        if !self.is_caretaken {
+            self.refused_since.get_or_insert_with(Instant::now);
+        }
         self.plane.status.counters.refused.fetch_add(1, Relaxed);
         let refused = Refused { reason: error.to_string() };
         if send(said, Said::Refused(refused)).await.is_ok() {
@@ -498,16 +539,32 @@ impl Plane {
     }
 }
 
-/// Opens the stream; what it sends is what comes out of `saying`.
+/// When a certificate is to be renewed: a third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
+fn due(identity: &KeptIdentity) -> Instant {
+    let left = identity.left().unwrap_or_default();
+    let draw = RandomState::new().hash_one(left) % 100;
+    Instant::now() + left.mul_f64(0.6 + draw as f64 / 1_000.0)
+}
+
+/// Whether it comes from a controller that led last.
+fn is_caretakers(error: &LinkError) -> bool {
+    matches!(error, LinkError::Status(status) if status.metadata().contains_key(CARETAKER_METADATA))
+}
+
+/// Opens the stream; what it sends is what comes out of `saying`. `accepts`: also with a controller that leads no more.
 async fn begin(
     channel: &Channel,
     saying: mpsc::Receiver<FromPlane>,
+    accepts: bool,
 ) -> Result<Streaming<ToPlane>, LinkError> {
     let mut grpc = channel.grpc();
     let calling = async {
         grpc.ready().await.map_err(|error| Box::new(Status::unknown(error.to_string())))?;
         let codec = ProstCodec::<FromPlane, ToPlane>::default();
-        let request = Request::new(stream_of(saying));
+        let mut request = Request::new(stream_of(saying));
+        if accepts {
+            request.metadata_mut().insert(CARETAKER_METADATA, MetadataValue::from_static("true"));
+        }
         let reply = grpc.streaming(request, PathAndQuery::from_static(wire::FOLLOW), codec).await;
         Ok(reply.map_err(Box::new)?.into_inner())
     };

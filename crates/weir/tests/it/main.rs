@@ -23,6 +23,7 @@ mod control;
 mod echo_basic;
 mod harness;
 mod plane;
+mod plane_caretaker;
 mod plane_places;
 mod rights;
 mod snapshot;

@@ -40,7 +40,7 @@ pub(crate) struct Cluster {
     controllers_ahead: Arc<AtomicI64>,
 }
 
-fn unix_seconds() -> i64 {
+pub(crate) fn unix_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
@@ -112,7 +112,12 @@ impl Cluster {
         self.start_as(listen, policy, Leadership::Leader { epoch: 1 })
     }
 
-    fn start_as(&self, listen: SocketAddr, policy: AuthorityPolicy, leadership: Leadership) -> Controller {
+    pub(crate) fn start_as(
+        &self,
+        listen: SocketAddr,
+        policy: AuthorityPolicy,
+        leadership: Leadership,
+    ) -> Controller {
         let _inside = self.runtime.enter();
         let status = Arc::<DistributeStatus>::default();
         let distribution = Distribution::new(
@@ -221,7 +226,7 @@ pub(crate) struct Controller {
     status: Arc<DistributeStatus>,
     updates: mpsc::Sender<Update>,
     applied: Arc<Mutex<Applied>>,
-    leads: watch::Sender<Leadership>,
+    pub(crate) leads: watch::Sender<Leadership>,
     shutdown: CancellationToken,
     running: tokio::task::JoinHandle<()>,
     pub(crate) address: SocketAddr,
