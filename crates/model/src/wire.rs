@@ -271,7 +271,7 @@ pub enum Told {
     SplitsWanted(SplitsWanted),
 }
 
-/// The first message.
+/// The first message; comes again when `caretaker` is another.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Welcome {
     /// What is spoken from here on.

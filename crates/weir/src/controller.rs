@@ -1,8 +1,8 @@
 //! `weir controller`: the control plane of a cluster.
 //!
 //! Owns the wiring of control, leadership and distribution over one cluster's API. Invariants: every replica watches and
-//! translates, and only the one that leads writes, provisions and serves; the admin port says what is missing, and names
-//! each right that the API refuses.
+//! translates, and only the one that leads writes, provisions and serves, but that who led last serves on while nobody can; the admin
+//! port says what is missing, and names each right that the API refuses.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -46,7 +46,8 @@ impl Measure {
         Measure {
             kills: 1,
             frozen: Duration::ZERO,
-            api_away_seconds: 5,
+            // Longer than leadership lasts.
+            api_away_seconds: 20,
             backend_rolls: 1,
             whole_rotation: false,
         }

@@ -375,6 +375,13 @@ impl Fleet {
         late.chain(self.opens.filter(|opens| *opens > now)).min()
     }
 
+    /// Whether an instance has not acknowledged yet what it was sent.
+    pub(crate) fn is_under_way(&self, id: SessionId) -> bool {
+        self.sessions
+            .get(&id)
+            .is_some_and(|session| session.lanes.iter().any(|lane| lane.under_way.is_some()))
+    }
+
     /// An instance says that it runs a message. Whether it was one that is waited for.
     pub(crate) fn acknowledged(&mut self, id: SessionId, said: Acknowledged) -> bool {
         let rejected_room = self.room(id, PLANE_REJECTED_MAX, |other| other.rejected.len());

@@ -27,9 +27,12 @@ use crate::backoff::Backoff;
 /// How long an instance gets for its first message. Unit: time. Source: ours.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// For how long a stream goes on while nobody is known to lead; drawn from the upper half. Unit: time. Source: ours: another leader is there 17.5 s
-/// after the last renewal, which this one has given up after 10 s.
+/// For how long a stream goes on while nobody is known to lead; drawn from the upper half. Unit: time. Source: ours.
 const CARETAKING: Duration = Duration::from_secs(15);
+
+/// And so long in the first [`CARETAKING`], in which another leads if any can: its data planes have to be with it before it misses them.
+/// Unit: time. Source: ours; half of `reconcile::gate`'s `RETURN_WAIT`.
+const CARETAKING_FIRST: Duration = Duration::from_secs(5);
 
 /// A stream that was begun; the fleet forgets the instance when it is dropped.
 struct Following {
@@ -37,14 +40,16 @@ struct Following {
     id: SessionId,
     epoch: u64,
     wake: Arc<Notify>,
-    leadership: watch::Receiver<Leadership>,
+    leadership: watch::Receiver<(Leadership, Instant)>,
     /// When the certificate ends.
     expires: Instant,
     /// Until when it goes on while nobody is known to lead.
     search: Option<Instant>,
     /// What the instance says has an end.
     ended: CancellationToken,
-    welcome: Option<Welcome>,
+    welcome: Welcome,
+    /// What the instance was told last of whether this process leads no more.
+    told_caretaker: Option<bool>,
     is_over: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -94,19 +99,26 @@ pub(super) async fn begin(
         expires: Instant::now() + Duration::from_secs(left),
         search: None,
         ended: CancellationToken::new(),
-        welcome: Some(Welcome {
+        welcome: Welcome {
             protocol,
             release: env!("CARGO_PKG_VERSION").to_owned(),
             position: Some(position),
             now_seconds,
-            caretaker: serving.is_caretaker,
-        }),
+            caretaker: false,
+        },
+        told_caretaker: None,
         is_over: false,
         _place: place,
         shared,
     };
     tokio::spawn(listen(following.shared.clone(), id, said, following.ended.clone()));
     Ok(Response::new(Box::pin(following.into_stream())))
+}
+
+/// How long a stream lasts that a controller serves which leads no more since then.
+fn stay(since: Instant, now: Instant) -> Duration {
+    let longest = if now < since + CARETAKING { CARETAKING_FIRST } else { CARETAKING };
+    Backoff::new(longest, longest).next_wait()
 }
 
 /// Takes in what an instance says.
@@ -172,9 +184,6 @@ impl Following {
 
     /// The next message, when there is one; the end with or without a reason.
     async fn next(&mut self) -> Option<Result<ToPlane, Status>> {
-        if let Some(welcome) = self.welcome.take() {
-            return Some(Ok(told(Told::Welcome(welcome))));
-        }
         loop {
             let serving = match self.shared.serving() {
                 Ok(serving) if serving.epoch == self.epoch => serving,
@@ -184,14 +193,17 @@ impl Following {
                 Err(status) => return Some(Err(status)),
             };
             let now = Instant::now();
-            if serving.is_caretaker {
-                let search =
-                    self.search.get_or_insert_with(|| now + Backoff::new(CARETAKING, CARETAKING).next_wait());
-                if now >= *search {
-                    return Some(Err(caretaker()));
-                }
-            } else {
-                self.search = None;
+            let is_caretaker = serving.caretaker.is_some();
+            if self.told_caretaker.replace(is_caretaker) != Some(is_caretaker) {
+                let welcome = Welcome { caretaker: is_caretaker, ..self.welcome.clone() };
+                return Some(Ok(told(Told::Welcome(welcome))));
+            }
+            self.search =
+                serving.caretaker.map(|since| self.search.unwrap_or_else(|| now + stay(since, now)));
+            let searches = self.search.is_some_and(|search| now >= search);
+            // What is on its way arrives first, else a large message would begin anew each time.
+            if searches && !self.shared.fleet.lock().is_under_way(self.id) {
+                return Some(Err(caretaker()));
             }
             if now >= self.expires {
                 return Some(Err(Status::unauthenticated("the certificate has expired")));
@@ -219,7 +231,8 @@ impl Following {
                 }
                 Next::Nothing => {}
             }
-            let until = [deadline, self.search].into_iter().flatten().fold(self.expires, Instant::min);
+            let search = self.search.filter(|_| !searches);
+            let until = [deadline, search].into_iter().flatten().fold(self.expires, Instant::min);
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(until) => {}

@@ -237,3 +237,43 @@ fn server(authority: &Authority, policy: &AuthorityPolicy, clock: &Clock) -> Res
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ControlStatus;
+
+    #[tokio::test]
+    async fn without_the_api_a_controllers_own_certificate_has_a_successor() {
+        let away = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::from(
+                std::io::ErrorKind::ConnectionRefused,
+            ))
+        });
+        let (policy, clock) = (AuthorityPolicy::default(), Clock::default());
+        let now = clock.now();
+        let authority = Authority::make(&policy, now).expect("an authority");
+        let mut keeper = Keeper {
+            caller: Caller::new(kube::Client::new(away, "default"), Arc::new(ControlStatus::default())),
+            namespace: "default".to_owned(),
+            secret: "test-weir-authority".to_owned(),
+            policy,
+            clock: clock.clone(),
+            leadership: watch::channel(Leadership::Caretaker { epoch: 7 }).1,
+            live: watch::Sender::new(None),
+            trusted: watch::Sender::new(Arc::from("")),
+            problem: watch::Sender::new(String::new()),
+        };
+        assert!(keeper.look().await.is_err());
+        assert!(keeper.live.borrow().is_none(), "there is nothing to sign with");
+        let half_life = i64::try_from(policy.certificate_lifetime.as_secs() / 2).expect("a day");
+        for (made, is_new) in [(now - half_life + 60, false), (now - half_life, true)] {
+            let server = Arc::new(server(&authority, &policy, &clock).expect("a certificate"));
+            keeper.live.send_replace(Some(Arc::new(Live { authority: authority.clone(), server, made })));
+            assert!(keeper.look().await.is_err(), "the Secret could not be read");
+            let live = keeper.live.borrow().clone().expect("it stays");
+            assert_eq!(live.made > made, is_new);
+            assert!(live.authority == authority);
+        }
+    }
+}

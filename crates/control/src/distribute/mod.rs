@@ -64,8 +64,8 @@ const TELL_SPACING: Duration = Duration::from_millis(5);
 pub enum Leadership {
     /// `epoch` grows with each change of leader.
     Leader { epoch: u64 },
-    /// This process led last, with `epoch`, and cannot learn whether anybody does now: the API server is away, most likely. It goes on with what
-    /// needs no API, for data planes that find no leader.
+    /// This process led last, with `epoch`, and could neither go on nor learn whether anybody leads now: the API server is away, most likely. It
+    /// goes on with what needs no API, for data planes that find no leader.
     Caretaker { epoch: u64 },
     /// `HOST:PORT` at which data planes reach the leader, if it is known.
     Standby { leader: Option<String> },
@@ -122,7 +122,8 @@ struct Shared {
     live: watch::Sender<Option<Arc<Live>>>,
     trusted: watch::Sender<Arc<str>>,
     problem: watch::Sender<String>,
-    leadership: watch::Sender<Leadership>,
+    /// And since when.
+    leadership: watch::Sender<(Leadership, Instant)>,
     listening: watch::Sender<Option<SocketAddr>>,
     /// Who waits for served counts, by number of the request.
     collectors: Mutex<BTreeMap<u64, mpsc::Sender<InstanceSplits>>>,
@@ -138,7 +139,7 @@ impl Distribution {
             live: watch::Sender::new(None),
             trusted: watch::Sender::new(Arc::from("")),
             problem: watch::Sender::new(String::new()),
-            leadership: watch::Sender::new(Leadership::Standby { leader: None }),
+            leadership: watch::Sender::new((Leadership::Standby { leader: None }, Instant::now())),
             listening: watch::Sender::new(None),
             collectors: Mutex::default(),
         };
@@ -280,7 +281,7 @@ impl Shared {
         loop {
             let now = leadership.borrow_and_update().clone();
             self.config.status.caretaker.set(u64::from(matches!(now, Leadership::Caretaker { .. })));
-            self.leadership.send_replace(now);
+            self.leadership.send_replace((now, Instant::now()));
             if leadership.changed().await.is_err() {
                 return;
             }

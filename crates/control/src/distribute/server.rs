@@ -90,8 +90,8 @@ pub(super) struct Peer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Serving {
     pub(super) epoch: u64,
-    /// It led last, and leads no more.
-    pub(super) is_caretaker: bool,
+    /// Since when it is only the one that led last.
+    pub(super) caretaker: Option<Instant>,
 }
 
 /// A data plane's instance that may follow.
@@ -262,7 +262,7 @@ impl Door {
         follows: Arc<Semaphore>,
     ) -> Result<Admitted, Status> {
         let (peer, serving) = (self.known(peer)?, self.serve()?);
-        if serving.is_caretaker && !request.headers().contains_key(CARETAKER_METADATA) {
+        if serving.caretaker.is_some() && !request.headers().contains_key(CARETAKER_METADATA) {
             return Err(self.refuse(caretaker()));
         }
         let place = follows.try_acquire_owned();
@@ -296,7 +296,7 @@ impl Door {
         self: Arc<Self>,
         request: BootstrapRequest,
     ) -> Result<Response<CertificateReply>, Status> {
-        if self.serve()?.is_caretaker {
+        if self.serve()?.caretaker.is_some() {
             // The API server would have to be asked.
             return Err(self.refuse(caretaker()));
         }
@@ -371,9 +371,10 @@ impl Door {
 impl Shared {
     /// In whose name, where this process leads or led last; else where to go.
     pub(super) fn serving(&self) -> Result<Serving, Status> {
-        match &*self.leadership.borrow() {
-            Leadership::Leader { epoch } => Ok(Serving { epoch: *epoch, is_caretaker: false }),
-            Leadership::Caretaker { epoch } => Ok(Serving { epoch: *epoch, is_caretaker: true }),
+        let (leadership, since) = &*self.leadership.borrow();
+        match leadership {
+            Leadership::Leader { epoch } => Ok(Serving { epoch: *epoch, caretaker: None }),
+            Leadership::Caretaker { epoch } => Ok(Serving { epoch: *epoch, caretaker: Some(*since) }),
             Leadership::Standby { leader } => {
                 let mut status = Status::unavailable("another controller leads");
                 if let Some(leader) = leader.as_ref().and_then(|leader| leader.parse().ok()) {

@@ -36,7 +36,7 @@ macro_rules! distribute_status {
 distribute_status! {
     /// Instances of data planes that are connected.
     gauge "weir_distribute_instances" instances;
-    /// Whether this process led last and serves on, since it cannot learn who leads now.
+    /// Whether this process led last and serves on, since it cannot have the Lease or learn who has it.
     gauge "weir_distribute_caretaker" caretaker;
     /// Connections that were accepted.
     counter "weir_distribute_connections_total" connections;

@@ -479,6 +479,7 @@ async fn who_led_last_serves_on_whoever_finds_no_leader() {
     let mut asking = Site::follow_asking(site.connect(Some(&a)).await, hello(), true).await.unwrap();
     asking.message().await;
     site.leads.send_replace(Leadership::Leader { epoch: 1 });
+    assert!(matches!(asking.next().await.unwrap(), Told::Welcome(welcome) if !welcome.caretaker));
     let quiet = tokio::time::timeout(Duration::from_secs(16), asking.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
     // Another leadership of the same process is another state.

@@ -3,6 +3,7 @@
 //! Invariants: the private key is drawn here and never leaves but to the state directory; a controller is who shows a certificate of an
 //! authority in `--ca-file` with the controllers' URI name, whatever the address at which it was found.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,12 +43,18 @@ impl NewKey {
     }
 
     pub(crate) fn with(self, data_plane: String, reply: CertificateReply) -> KeptIdentity {
-        KeptIdentity {
+        let mut identity = KeptIdentity {
             data_plane,
             key: self.pair.serialize_der().into(),
             certificate: reply.certificate,
             not_after_seconds: reply.not_after_seconds,
-        }
+            renew_seconds: 0,
+        };
+        // A third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
+        let draw = RandomState::new().hash_one(identity.not_after_seconds) % 100;
+        let wait = identity.left().unwrap_or_default().mul_f64(0.6 + draw as f64 / 1_000.0);
+        identity.renew_in(wait);
+        identity
     }
 }
 
@@ -56,6 +63,10 @@ impl KeptIdentity {
     pub(crate) fn left(&self) -> Option<Duration> {
         let left = u64::try_from(self.not_after_seconds.saturating_sub(unix_seconds())).ok()?;
         Duration::from_secs(left).checked_sub(LAST_MOMENTS)
+    }
+
+    pub(crate) fn renew_in(&mut self, wait: Duration) {
+        self.renew_seconds = unix_seconds().saturating_add_unsigned(wait.as_secs());
     }
 }
 

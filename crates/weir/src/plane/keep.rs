@@ -53,6 +53,9 @@ pub(crate) struct KeptIdentity {
     /// Seconds since the Unix epoch.
     #[prost(int64, tag = "4")]
     pub(crate) not_after_seconds: i64,
+    /// When the next one is to be asked for: seconds since the Unix epoch.
+    #[prost(int64, tag = "5")]
+    pub(crate) renew_seconds: i64,
 }
 
 impl std::fmt::Debug for KeptIdentity {

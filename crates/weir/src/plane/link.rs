@@ -35,7 +35,7 @@ use weir_model::wire::{
     ToPlane, Told, Welcome,
 };
 
-use super::identity::{NewKey, client_config, server_name};
+use super::identity::{NewKey, client_config, server_name, unix_seconds};
 use super::keep::KeptIdentity;
 use super::state::TakeError;
 use super::{Plane, instance};
@@ -78,17 +78,18 @@ const SAID: usize = 16;
 pub(super) struct Link {
     plane: Arc<Plane>,
     identity: Option<KeptIdentity>,
-    /// When the certificate is to have a successor, whatever streams come and go until then.
-    renew_at: Instant,
     /// Names this process.
     run: Bytes,
     /// Where the leader is, as a standby said.
     leader: Option<String>,
     doubts: u32,
-    /// Who serves led last, and leads no more.
-    is_caretaken: bool,
-    /// Since when every state was refused.
+    /// Who led last, and served so until a leader was to be looked for.
+    caretaker: Option<SocketAddr>,
+    /// The highest epoch of a controller that led.
+    led: u64,
+    /// Since when every leader's state was refused, and whether one was in this round.
     refused_since: Option<Instant>,
+    refused: bool,
 }
 
 /// Why there is no stream.
@@ -170,22 +171,27 @@ impl Channel {
 
 impl Link {
     pub(super) fn new(plane: Arc<Plane>) -> Link {
-        let identity = plane.store.identity().unwrap_or_else(|error| {
+        let mut identity = plane.store.identity().unwrap_or_else(|error| {
             let error = format!("{error:#}");
             tracing::warn!(error, "the certificate that was kept cannot be used");
             None
         });
+        // An older release did not say.
+        if let Some(identity) = identity.as_mut().filter(|identity| identity.renew_seconds == 0) {
+            identity.renew_in(identity.left().unwrap_or_default().mul_f64(0.6));
+        }
         let draw = RandomState::new();
         let run: Vec<u8> = [0, 1].iter().flat_map(|half: &u8| draw.hash_one(half).to_be_bytes()).collect();
         Link {
             plane,
-            renew_at: identity.as_ref().map_or_else(Instant::now, due),
             identity,
             run: run.into(),
             leader: None,
             doubts: 0,
-            is_caretaken: false,
+            caretaker: None,
+            led: 0,
             refused_since: None,
+            refused: false,
         }
     }
 
@@ -194,15 +200,21 @@ impl Link {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let started = Instant::now();
+            self.refused = false;
             let error = match self.round().await {
                 End::Renewed => continue,
                 End::Search => {
+                    backoff.reset();
                     tokio::time::sleep(FIRST_WAIT).await;
                     continue;
                 }
                 End::Over(error) => error,
             };
-            self.is_caretaken = false;
+            if !self.refused {
+                // Nobody who leads was there, or one was followed: that says nothing of what all leaders have.
+                self.refused_since = None;
+            }
+            self.plane.status.caretaken(false);
             self.plane.status.connected(false);
             self.plane.tried.notify_one();
             self.plane.status.counters.failures.fetch_add(1, Relaxed);
@@ -218,7 +230,8 @@ impl Link {
         }
     }
 
-    /// Every address once, until one of them has served; then those of controllers that led last.
+    /// Every address once, until one of them has served; then those of controllers that led last, which confirm what this data plane has:
+    /// without any state there is nothing that an older one could be told by.
     async fn round(&mut self) -> End {
         let mut last =
             LinkError::Connect(anyhow!("--controller {}: no address", self.plane.options.controller));
@@ -234,11 +247,14 @@ impl Link {
         let draw = RandomState::new();
         addresses.sort_by_key(|address| draw.hash_one(address));
         let mut pointers = 0;
-        let mut caretakers = Vec::new();
+        let mut caretakers: Vec<SocketAddr> = self.caretaker.take().into_iter().collect();
+        addresses.retain(|address| !caretakers.contains(address));
+        let has_state = self.plane.state().position().epoch > 0;
         loop {
             if let Some(leader) = self.leader.take()
-                && let Ok(found) = resolve(&leader).await
+                && let Ok(mut found) = resolve(&leader).await
             {
+                found.retain(|address| !caretakers.contains(address));
                 addresses.retain(|address| !found.contains(address));
                 addresses.extend(found);
             }
@@ -250,9 +266,12 @@ impl Link {
                 },
             };
             match self.attempt(address, accepts).await {
-                end @ (End::Renewed | End::Search) => return end,
+                end @ (End::Renewed | End::Search) => {
+                    self.caretaker = Some(address).filter(|_| self.plane.status.is_caretaken());
+                    return end;
+                }
                 End::Over(error) => {
-                    if is_caretakers(&error) && !accepts && !caretakers.contains(&address) {
+                    if is_caretakers(&error) && has_state && !accepts {
                         caretakers.push(address);
                     }
                     if let LinkError::Status(status) = &error
@@ -324,7 +343,6 @@ impl Link {
             status.counters.write_failures.fetch_add(1, Relaxed);
             tracing::warn!(%error, "the certificate could not be kept; a restart will need the token");
         }
-        self.renew_at = due(&identity);
         self.identity = Some(identity);
     }
 
@@ -370,23 +388,26 @@ impl Link {
         let Some(Told::Welcome(Welcome { position, release, now_seconds, caretaker, .. })) = welcome else {
             return Err(anyhow!("the controller did not begin with Welcome").into());
         };
-        let was_caretaken = std::mem::replace(&mut self.is_caretaken, caretaker);
-        let older = position.and_then(|position| position.older_than(plane.state().position()));
-        if let Some(why) = older.filter(|_| !self.insists()) {
-            return Err(self.refuse(TakeError::Older(why), &said).await);
+        let position = position.unwrap_or_default();
+        let outdated = if caretaker && position.epoch < self.led {
+            Some(format!("it led last with epoch {}, and {} leads", position.epoch, self.led))
+        } else {
+            position.older_than(plane.state().position())
+        };
+        if !caretaker {
+            self.led = self.led.max(position.epoch);
+        }
+        if let Some(why) = outdated.filter(|_| caretaker || !self.insists()) {
+            return Err(self.refuse(TakeError::Older(why), !caretaker, &said).await);
         }
         plane.status.compare_clocks(now_seconds);
         plane.status.counters.connections.fetch_add(1, Relaxed);
         plane.status.connected(true);
         self.doubts = 0;
-        match (was_caretaken, caretaker) {
-            (_, false) => tracing::info!(release, "a controller serves this data plane"),
-            (false, true) => {
-                tracing::warn!(release, "no controller leads; the one that led last serves this data plane");
-            }
-            // As it was a moment ago.
-            (true, true) => {}
+        if !caretaker {
+            tracing::info!(release, "a controller serves this data plane");
         }
+        plane.caretaken(caretaker);
         self.take_all(channel, &mut told, &said).await
     }
 
@@ -414,8 +435,9 @@ impl Link {
                             let json = plane.status_splits().into();
                             send(said, Said::Splits(Splits { request: wanted.request, json })).await?;
                         }
-                        // A second Welcome says nothing, nor does what a newer release says.
-                        Some(Told::Welcome(_)) | None => {}
+                        Some(Told::Welcome(welcome)) => plane.caretaken(welcome.caretaker),
+                        // What a newer release says.
+                        None => {}
                     }
                 },
                 changed = binds.changed() => {
@@ -431,8 +453,10 @@ impl Link {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the certificate could not be renewed; it is tried again");
-                        let left = self.identity.as_ref().and_then(KeptIdentity::left).unwrap_or_default();
-                        self.renew_at = Instant::now() + RENEW_AGAIN.min(left / 10).max(RENEW_SOONEST);
+                        if let Some(identity) = &mut self.identity {
+                            let left = identity.left().unwrap_or_default();
+                            identity.renew_in(RENEW_AGAIN.min(left / 10).max(RENEW_SOONEST));
+                        }
                         renewing = self.renewal(channel);
                     }
                 },
@@ -444,11 +468,16 @@ impl Link {
     fn renewal(&self, channel: &Channel) -> BoxFuture<'static, Result<KeptIdentity, LinkError>> {
         let Some(identity) = &self.identity else { return Box::pin(std::future::pending()) };
         self.plane.status.certificate_ends(identity.not_after_seconds);
-        let at = self.renew_at;
+        let at_seconds = identity.renew_seconds;
         let data_plane = identity.data_plane.clone();
         let channel = Channel { send: channel.send.clone(), connection: tokio::spawn(async {}) };
         Box::pin(async move {
-            tokio::time::sleep_until(at.into()).await;
+            // By the clock that the certificate ends by, which may be set meanwhile.
+            while let wait = at_seconds.saturating_sub(unix_seconds())
+                && wait > 0
+            {
+                tokio::time::sleep(RENEW_AGAIN.min(Duration::from_secs(wait.unsigned_abs()))).await;
+            }
             let key = NewKey::draw()?;
             let request = RenewRequest { public_key: key.public().into() };
             let reply = channel.certificate(wire::RENEW, request).await?;
@@ -493,7 +522,7 @@ impl Link {
         let mut message = match message {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(()),
-            Err(error) => return Err(self.refuse(error, said).await),
+            Err(error) => return Err(self.refuse(error, !plane.status.is_caretaken(), said).await),
         };
         if !(is_first && message.lane == Lane::Endpoints) {
             plane.readdress(&mut message.update);
@@ -501,7 +530,9 @@ impl Link {
             plane.state().applied(&applied);
         }
         if message.lane == Lane::Configuration {
-            self.refused_since = None;
+            if !plane.status.is_caretaken() {
+                self.refused_since = None;
+            }
             plane.status.runs();
         }
         plane.status.counters.messages.fetch_add(1, Relaxed);
@@ -515,12 +546,18 @@ impl Link {
 
     /// Whether an older state is taken, because nobody had a newer one for long.
     fn insists(&self) -> bool {
-        !self.is_caretaken && self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
+        !self.plane.status.is_caretaken() && self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
     }
 
-    async fn refuse(&mut self, error: TakeError, said: &mpsc::Sender<FromPlane>) -> LinkError {
-        // That says nothing of what a leader would have.
-        if !self.is_caretaken {
+    /// `of_leader`: it is the state of a controller that leads.
+    async fn refuse(
+        &mut self,
+        error: TakeError,
+        of_leader: bool,
+        said: &mpsc::Sender<FromPlane>,
+    ) -> LinkError {
+        if of_leader {
+            self.refused = true;
             self.refused_since.get_or_insert_with(Instant::now);
         }
         self.plane.status.counters.refused.fetch_add(1, Relaxed);
@@ -534,16 +571,20 @@ impl Link {
 }
 
 impl Plane {
+    /// Tells whether who serves leads no more, each time that it is otherwise.
+    fn caretaken(&self, is: bool) {
+        if self.status.caretaken(is) {
+            if is {
+                tracing::warn!("no controller leads now; the one that led last serves this data plane");
+            } else {
+                tracing::info!("a controller leads again");
+            }
+        }
+    }
+
     fn status_splits(&self) -> Vec<u8> {
         crate::wire::splits(self.status.proxy()).to_string().into_bytes()
     }
-}
-
-/// When a certificate is to be renewed: a third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
-fn due(identity: &KeptIdentity) -> Instant {
-    let left = identity.left().unwrap_or_default();
-    let draw = RandomState::new().hash_one(left) % 100;
-    Instant::now() + left.mul_f64(0.6 + draw as f64 / 1_000.0)
 }
 
 /// Whether it comes from a controller that led last.

@@ -24,6 +24,8 @@ pub(crate) struct PlaneStatus {
     /// When that was written; seconds since the Unix epoch.
     kept_seconds: AtomicI64,
     connected: AtomicBool,
+    /// By a controller that leads no more.
+    caretaken: AtomicBool,
     draining: AtomicBool,
     skew_seconds: AtomicI64,
     /// Of the certificate; seconds since the Unix epoch, 0 without one.
@@ -53,6 +55,7 @@ impl PlaneStatus {
             last_known_good: AtomicBool::default(),
             kept_seconds: AtomicI64::default(),
             connected: AtomicBool::default(),
+            caretaken: AtomicBool::default(),
             draining: AtomicBool::default(),
             skew_seconds: AtomicI64::default(),
             certificate_ends: AtomicI64::default(),
@@ -87,6 +90,15 @@ impl PlaneStatus {
         if is {
             self.tell_problem(String::new());
         }
+    }
+
+    /// Whether who serves leads no more; true where it was otherwise until now.
+    pub(crate) fn caretaken(&self, is: bool) -> bool {
+        self.caretaken.swap(is, Relaxed) != is
+    }
+
+    pub(crate) fn is_caretaken(&self) -> bool {
+        self.caretaken.load(Relaxed)
     }
 
     pub(crate) fn drain(&self) {
@@ -160,7 +172,8 @@ impl PlaneStatus {
     /// What is to be known of one that is ready.
     pub(crate) fn remark(&self) -> Option<String> {
         if self.connected.load(Relaxed) {
-            return None;
+            let remark = "no controller leads now; the one that led last serves this data plane";
+            return self.is_caretaken().then(|| remark.to_owned());
         }
         let problem = self.problem();
         let why = if problem.is_empty() { "no controller has been reached yet" } else { &problem };
