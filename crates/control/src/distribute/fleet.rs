@@ -128,6 +128,8 @@ pub(crate) struct Fleet {
     sessions_made: u64,
     splits_requested: u64,
     part_size: PartSize,
+    /// Another process serves.
+    stands_by: bool,
 }
 
 /// What is known of a data plane as a whole.
@@ -262,6 +264,11 @@ impl Fleet {
         if self.is_open(now) && !was_open {
             self.sessions.values().for_each(|session| session.wake.notify_one());
         }
+    }
+
+    /// Whether another process serves from now on: what ran before it did says nothing of what runs after.
+    pub(crate) fn stand_by(&mut self, stands_by: bool) {
+        self.stands_by = stands_by;
     }
 
     /// Whether what there is may be sent.
@@ -468,6 +475,9 @@ impl Fleet {
             let place = name.place();
             if sessions.is_empty() && self.graph.entries(plane).is_empty() {
                 continue;
+            }
+            if sessions.is_empty() && self.stands_by {
+                state.runs = 0;
             }
             state.advance(&sessions, self.sequence, self.aged);
             let ready = sessions.iter().filter(|session| session.report.ready).count();

@@ -31,8 +31,11 @@ const HELLO: Duration = Duration::from_secs(10);
 const CARETAKING: Duration = Duration::from_secs(15);
 
 /// And so long in the first [`CARETAKING`], in which another leads if any can: its data planes have to be with it before it misses them.
-/// Unit: time. Source: ours; half of `reconcile::gate`'s `RETURN_WAIT`.
+/// Unit: time. Source: ours; with [`CARETAKING_MORE`] less than `reconcile::gate`'s `RETURN_WAIT`.
 const CARETAKING_FIRST: Duration = Duration::from_secs(5);
+
+/// For so much longer it goes on while a message is under way. Unit: time. Source: ours.
+const CARETAKING_MORE: Duration = Duration::from_secs(4);
 
 /// A stream that was begun; the fleet forgets the instance when it is dropped.
 struct Following {
@@ -200,9 +203,11 @@ impl Following {
             }
             self.search =
                 serving.caretaker.map(|since| self.search.unwrap_or_else(|| now + stay(since, now)));
-            let searches = self.search.is_some_and(|search| now >= search);
+            let (due, latest) = (self.search, self.search.map(|search| search + CARETAKING_MORE));
+            let is_due = due.is_some_and(|due| now >= due);
             // What is on its way arrives first, else a large message would begin anew each time.
-            if searches && !self.shared.fleet.lock().is_under_way(self.id) {
+            let waits = is_due && self.shared.fleet.lock().is_under_way(self.id);
+            if is_due && !waits || latest.is_some_and(|latest| now >= latest) {
                 return Some(Err(caretaker()));
             }
             if now >= self.expires {
@@ -231,7 +236,7 @@ impl Following {
                 }
                 Next::Nothing => {}
             }
-            let search = self.search.filter(|_| !searches);
+            let search = if waits { latest } else { due };
             let until = [deadline, search].into_iter().flatten().fold(self.expires, Instant::min);
             tokio::select! {
                 () = self.wake.notified() => {}

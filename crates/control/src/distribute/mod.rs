@@ -281,7 +281,9 @@ impl Shared {
         loop {
             let now = leadership.borrow_and_update().clone();
             self.config.status.caretaker.set(u64::from(matches!(now, Leadership::Caretaker { .. })));
+            self.fleet.lock().stand_by(matches!(now, Leadership::Standby { .. }));
             self.leadership.send_replace((now, Instant::now()));
+            self.moved.notify_one();
             if leadership.changed().await.is_err() {
                 return;
             }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weir_api::condition::{Condition, ConditionStatus, reasons, types};
 use weir_api::gateway_api::RouteParentStatus;
 use weir_core::{Kind, ObjectKey, Status};
-use weir_model::resource::{Applied, PlaneApplied, Rejected};
+use weir_model::resource::{Applied, Rejected};
 
 /// The longest that a route's status waits for the data plane.
 const ROUTE_WAIT: Duration = Duration::from_secs(1);
@@ -40,8 +40,8 @@ pub(crate) struct Gate {
     programmed: BTreeMap<ObjectKey, bool>,
     /// Resources that the data plane could not compile, by key, with the reason.
     rejected: BTreeMap<String, String>,
-    /// Where there are several data planes: the last update that each runs, and whether any of its instances is connected, by place.
-    planes: BTreeMap<String, (u64, bool)>,
+    /// Where there are several data planes: the last update that each runs, by place.
+    planes: BTreeMap<String, u64>,
 }
 
 /// What a Gateway's or a ListenerSet's status waits for.
@@ -210,14 +210,13 @@ impl Gate {
 
     /// The last update that all of these data planes run.
     fn runs(&self, places: &[String]) -> u64 {
-        let runs = |place: &String| self.planes.get(place).map_or(0, |(runs, _)| *runs);
+        let runs = |place: &String| self.planes.get(place).copied().unwrap_or_default();
         places.iter().map(runs).min().unwrap_or(self.applied)
     }
 
-    /// Whether a data plane is there that has run anything that this process sent. One that is not may be about to come back, from a leader
-    /// that this process follows upon.
+    /// Whether a data plane has ever run anything that this process sent.
     fn is_known(&self, place: &str) -> bool {
-        self.planes.get(place).is_some_and(|(runs, is_connected)| *runs > 0 && *is_connected)
+        self.planes.get(place).is_some_and(|runs| *runs > 0)
     }
 
     /// What data planes run, and without which resources. Returns the keys of resources that were rejected and are not any more, or
@@ -231,8 +230,7 @@ impl Gate {
             before.extend(answered.touched.into_iter().filter_map(|key| self.rejected.remove_entry(&key)));
         }
         if !report.planes.is_empty() {
-            let of = |plane: &PlaneApplied| (plane.place.clone(), (plane.sequence, plane.connected > 0));
-            self.planes = report.planes.iter().map(of).collect();
+            self.planes = report.planes.iter().map(|plane| (plane.place.clone(), plane.sequence)).collect();
             // All that are rejected anywhere are told each time.
             before.append(&mut self.rejected);
         }
@@ -393,7 +391,6 @@ mod tests {
         let plane = |(name, sequence): &(&str, u64)| PlaneApplied {
             place: format!("plane:default/{name}"),
             sequence: *sequence,
-            connected: 1,
             ..PlaneApplied::default()
         };
         let least = sequences.iter().map(|(_, sequence)| *sequence).min().unwrap_or_default();
@@ -571,12 +568,6 @@ mod tests {
         gate.sent(2, Vec::new(), now);
         assert!(gate.offer(gateway(), gateway_status(true), before, now).is_none());
         assert_eq!(gate.release(now + Duration::from_secs(1)).len(), 1, "it is there");
-        // What it ran under an earlier leadership of this process does not say that it is there.
-        let mut gone = planes(&[("g", 1)]);
-        gone.planes[0].connected = 0;
-        gate.applied(&gone);
-        assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());
-        assert!(gate.release(now + Duration::from_secs(9)).is_empty());
         let mut gate = Gate::default();
         gate.sent(1, Vec::new(), now);
         assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());

@@ -50,10 +50,7 @@ impl NewKey {
             not_after_seconds: reply.not_after_seconds,
             renew_seconds: 0,
         };
-        // A third of its time is left for whatever may be in the way; drawn, so that many do not come at once.
-        let draw = RandomState::new().hash_one(identity.not_after_seconds) % 100;
-        let wait = identity.left().unwrap_or_default().mul_f64(0.6 + draw as f64 / 1_000.0);
-        identity.renew_in(wait);
+        identity.renew_at_last(reply.not_after_seconds.saturating_sub(reply.now_seconds));
         identity
     }
 }
@@ -65,8 +62,13 @@ impl KeptIdentity {
         Duration::from_secs(left).checked_sub(LAST_MOMENTS)
     }
 
-    pub(crate) fn renew_in(&mut self, wait: Duration) {
-        self.renew_seconds = unix_seconds().saturating_add_unsigned(wait.as_secs());
+    /// It is renewed when a third of these seconds, which it still has, are left for whatever may be in the way; drawn, so that many do
+    /// not come at once.
+    pub(crate) fn renew_at_last(&mut self, left_seconds: i64) {
+        let draw = i64::try_from(RandomState::new().hash_one(left_seconds) % 100).unwrap_or_default();
+        let spare = left_seconds.saturating_mul(300 + draw) / 1_000;
+        self.renew_seconds =
+            self.not_after_seconds.saturating_sub(spare).saturating_sub_unsigned(LAST_MOMENTS.as_secs());
     }
 }
 

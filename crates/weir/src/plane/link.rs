@@ -78,6 +78,8 @@ const SAID: usize = 16;
 pub(super) struct Link {
     plane: Arc<Plane>,
     identity: Option<KeptIdentity>,
+    /// Not before that it is renewed, whatever clocks say.
+    renew_from: Instant,
     /// Names this process.
     run: Bytes,
     /// Where the leader is, as a standby said.
@@ -178,13 +180,14 @@ impl Link {
         });
         // An older release did not say.
         if let Some(identity) = identity.as_mut().filter(|identity| identity.renew_seconds == 0) {
-            identity.renew_in(identity.left().unwrap_or_default().mul_f64(0.6));
+            identity.renew_at_last(identity.not_after_seconds.saturating_sub(unix_seconds()));
         }
         let draw = RandomState::new();
         let run: Vec<u8> = [0, 1].iter().flat_map(|half: &u8| draw.hash_one(half).to_be_bytes()).collect();
         Link {
             plane,
             identity,
+            renew_from: Instant::now(),
             run: run.into(),
             leader: None,
             doubts: 0,
@@ -247,9 +250,10 @@ impl Link {
         let draw = RandomState::new();
         addresses.sort_by_key(|address| draw.hash_one(address));
         let mut pointers = 0;
-        let mut caretakers: Vec<SocketAddr> = self.caretaker.take().into_iter().collect();
-        addresses.retain(|address| !caretakers.contains(address));
         let has_state = self.plane.state().position().epoch > 0;
+        let mut caretakers: Vec<SocketAddr> =
+            self.caretaker.take().filter(|_| has_state).into_iter().collect();
+        addresses.retain(|address| !caretakers.contains(address));
         loop {
             if let Some(leader) = self.leader.take()
                 && let Ok(mut found) = resolve(&leader).await
@@ -273,6 +277,10 @@ impl Link {
                 End::Over(error) => {
                     if is_caretakers(&error) && has_state && !accepts {
                         caretakers.push(address);
+                    }
+                    if accepts && !matches!(error, LinkError::Refused(_)) {
+                        // Its name may not be found as long as the API server is away.
+                        self.caretaker = Some(address);
                     }
                     if let LinkError::Status(status) = &error
                         && let Some(leader) = status.metadata().get(LEADER_METADATA)
@@ -344,6 +352,13 @@ impl Link {
             tracing::warn!(%error, "the certificate could not be kept; a restart will need the token");
         }
         self.identity = Some(identity);
+        self.pause_renewal();
+    }
+
+    /// Between two attempts there is some time.
+    fn pause_renewal(&mut self) {
+        let left = self.identity.as_ref().and_then(KeptIdentity::left).unwrap_or_default();
+        self.renew_from = Instant::now() + RENEW_AGAIN.min(left / 10).max(RENEW_SOONEST);
     }
 
     async fn connect(&self, address: SocketAddr, with_identity: bool) -> Result<Channel, LinkError> {
@@ -400,6 +415,10 @@ impl Link {
         if let Some(why) = outdated.filter(|_| caretaker || !self.insists()) {
             return Err(self.refuse(TakeError::Older(why), !caretaker, &said).await);
         }
+        if !caretaker {
+            // Also where the cluster was put back to an earlier day.
+            self.led = position.epoch;
+        }
         plane.status.compare_clocks(now_seconds);
         plane.status.counters.connections.fetch_add(1, Relaxed);
         plane.status.connected(true);
@@ -453,10 +472,7 @@ impl Link {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the certificate could not be renewed; it is tried again");
-                        if let Some(identity) = &mut self.identity {
-                            let left = identity.left().unwrap_or_default();
-                            identity.renew_in(RENEW_AGAIN.min(left / 10).max(RENEW_SOONEST));
-                        }
+                        self.pause_renewal();
                         renewing = self.renewal(channel);
                     }
                 },
@@ -468,10 +484,11 @@ impl Link {
     fn renewal(&self, channel: &Channel) -> BoxFuture<'static, Result<KeptIdentity, LinkError>> {
         let Some(identity) = &self.identity else { return Box::pin(std::future::pending()) };
         self.plane.status.certificate_ends(identity.not_after_seconds);
-        let at_seconds = identity.renew_seconds;
+        let (from, at_seconds) = (self.renew_from, identity.renew_seconds);
         let data_plane = identity.data_plane.clone();
         let channel = Channel { send: channel.send.clone(), connection: tokio::spawn(async {}) };
         Box::pin(async move {
+            tokio::time::sleep_until(from.into()).await;
             // By the clock that the certificate ends by, which may be set meanwhile.
             while let wait = at_seconds.saturating_sub(unix_seconds())
                 && wait > 0
@@ -503,7 +520,7 @@ impl Link {
     /// A part, and what follows from it if it is the last of its message.
     async fn take(&mut self, part: Part, said: &mpsc::Sender<FromPlane>) -> Result<(), LinkError> {
         let plane = self.plane.clone();
-        let insists = self.insists();
+        let insists = self.insists() && !plane.status.is_caretaken();
         let (message, is_first) = {
             let mut state = plane.state();
             let taken = state.take(part, insists);
@@ -546,7 +563,7 @@ impl Link {
 
     /// Whether an older state is taken, because nobody had a newer one for long.
     fn insists(&self) -> bool {
-        !self.plane.status.is_caretaken() && self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
+        self.refused_since.is_some_and(|since| since.elapsed() >= INSIST)
     }
 
     /// `of_leader`: it is the state of a controller that leads.

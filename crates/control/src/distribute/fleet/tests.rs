@@ -136,6 +136,30 @@ fn who_has_most_of_it_is_sent_the_rest() {
 }
 
 #[test]
+fn who_served_before_another_begins_anew() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 1);
+    fleet.disconnect(id, now);
+    // Nothing that the data plane is to have changed, so it is believed to run that too,
+    fleet.apply(&update(2, Update::default()), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 2);
+    // but not across another's time.
+    fleet.stand_by(true);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 0);
+    fleet.stand_by(false);
+    fleet.apply(&update(3, Update::default()), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 0);
+    let id = connect(&mut fleet, "x");
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 0, "it may have anything");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 3);
+}
+
+#[test]
 fn what_changes_while_an_instance_is_slow_is_one_message() {
     let now = Instant::now();
     let mut fleet = Fleet::default();
