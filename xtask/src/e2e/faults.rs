@@ -156,6 +156,10 @@ impl Faults<'_> {
         }
         cluster.does(&upgrade)?;
         cluster.does(&self.kubectl(&format!("rollout status deployment/{}-controller", self.release)))?;
+        if self.measure.whole_rotation {
+            // With certificates of those times: each is renewed several times, also while the API is away.
+            self.roll("gateway-proxy", SHARED, 2)?;
+        }
         self.wait_ready(SHARED, 2)?;
         self.wait_ready("app=steady", 4)?;
         for route in ["httproute/steady", "grpcroute/calls"] {
