@@ -278,6 +278,10 @@ impl Faults<'_> {
         })?;
         self.run.cluster.until("kubectl get --raw /readyz", |answer| answer == "ok")?;
         self.wait_ready(CONTROLLERS, 2)?;
+        // A cluster that takes its node for lost takes all endpoints away, and requests fail by its own word: that is to be known.
+        let ready = "{range .items[*]}{.metadata.name}{range .status.conditions[?(@.type==\"Ready\")]} ready={.status} since {.lastTransitionTime}{end} {end}";
+        let nodes = self.run.cluster.shell(&format!("kubectl get nodes -o jsonpath='{ready}'"))?;
+        println!("    nodes: {nodes}");
         self.run.cluster.until(&self.leader(), |holder| !holder.is_empty())?;
         self.change_something()
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a status that follows from an update is written when the data plane runs that update; a route's waits
 //! no longer than [`ROUTE_WAIT`], and not at all while none of its Gateways is programmed and the data plane is
-//! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
+//! silent, but [`RETURN_WAIT`] for one that has to come back to a process which has just begun to lead; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
 //! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Where there are several data planes a status
 //! waits for those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
 
@@ -24,7 +24,8 @@ const GATEWAY_WAIT: Duration = Duration::from_secs(1);
 /// A data plane that has not answered for this long is silent.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// So long a Gateway that was programmed is given to be so again when this process begins: its data plane has to come back first.
+/// So long a Gateway that was programmed is given to be so again when this process begins: its data plane has to come back first. Its routes
+/// wait as long, so that what is accepted is in effect then too.
 const RETURN_WAIT: Duration = Duration::from_secs(10);
 
 const NOT_YET: &str = "the data plane does not run this generation yet";
@@ -149,16 +150,18 @@ impl Gate {
             self.programmed.insert(key.clone(), programmed);
         }
         let mut own = Grounds::default();
+        let mut returns = false;
         let waits = match &status {
             Status::GatewayClass(_) | Status::GatewayConfiguration(_) => false,
             Status::Gateway(_) | Status::ListenerSet(_) => {
                 own = grounds(&key);
+                returns = self.returns(&own);
                 self.runs(&own.places) < self.sent
             }
             Status::Policy(_) | Status::GatewayParameters(_) => self.applied < self.sent,
             Status::Route(parents) => {
-                let (waits, places) = self.route_waits(&key, parents, &grounds, now);
-                own.places = places;
+                let waits;
+                (waits, own.places, returns) = self.route_waits(&key, parents, &grounds, now);
                 waits
             }
         };
@@ -168,11 +171,10 @@ impl Gate {
             return Some((key, status));
         }
         let is_gateway = matches!(key.kind, Kind::Gateway | Kind::ListenerSet);
-        let returns = own.was_programmed && own.places.iter().any(|place| !self.is_known(place));
         let longest = match (is_gateway, returns) {
-            (true, true) => RETURN_WAIT,
+            (_, true) => RETURN_WAIT,
             (true, false) => GATEWAY_WAIT,
-            (false, _) => ROUTE_WAIT,
+            (false, false) => ROUTE_WAIT,
         };
         let deadline = before.and_then(|before| before.deadline).unwrap_or(now + longest);
         let held = Held { status, sequence: self.sent, deadline: Some(deadline), places: own.places };
@@ -180,32 +182,40 @@ impl Gate {
         None
     }
 
-    /// Whether a route's status waits, and for which data planes.
+    /// Whether a status waits for a data plane that was there before this process began, and has not come to it yet.
+    fn returns(&self, of: &Grounds) -> bool {
+        of.was_programmed && of.places.iter().any(|place| !self.is_known(place))
+    }
+
+    /// Whether a route's status waits, for which data planes, and whether one of them has to come back first.
     fn route_waits(
         &self,
         key: &ObjectKey,
         parents: &[RouteParentStatus],
         grounds: impl Fn(&ObjectKey) -> Grounds,
         now: Instant,
-    ) -> (bool, Vec<String>) {
+    ) -> (bool, Vec<String>, bool) {
         let mut places = Vec::new();
+        let mut returns = false;
         let mut is_elsewhere = parents.is_empty();
         let mut is_programmed = false;
         for parent in parents.iter().filter_map(|entry| parent_of(key, entry)) {
             let programmed = self.programmed.get(&parent).copied().unwrap_or_default();
-            let of_parent = grounds(&parent).places;
-            if of_parent.is_empty() {
+            let of_parent = grounds(&parent);
+            let parent_returns = self.returns(&of_parent);
+            returns |= parent_returns;
+            if of_parent.places.is_empty() {
                 is_elsewhere = true;
                 is_programmed |= programmed;
-            } else if programmed {
-                places.extend(of_parent);
+            } else if programmed || parent_returns {
+                places.extend(of_parent.places);
             }
         }
         if self.runs(&places) < self.sent && !places.is_empty() {
-            return (true, places);
+            return (true, places, returns);
         }
         let waits = is_elsewhere && self.applied < self.sent && (!self.is_silent(now) || is_programmed);
-        (waits, Vec::new())
+        (waits, Vec::new(), false)
     }
 
     /// The last update that all of these data planes run.
@@ -572,6 +582,25 @@ mod tests {
         gate.sent(1, Vec::new(), now);
         assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());
         assert_eq!(gate.release(now + Duration::from_secs(10)).len(), 1, "it does not come");
+    }
+
+    #[test]
+    fn routes_of_a_gateway_wait_for_its_data_plane_to_come_back() {
+        let now = Instant::now();
+        let before = |gateway: &ObjectKey| Grounds { was_programmed: true, ..grounds(gateway) };
+        for comes in [true, false] {
+            let mut gate = Gate::default();
+            gate.sent(1, Vec::new(), now);
+            assert!(gate.offer(gateway(), gateway_status(false), before, now).is_none());
+            assert!(gate.offer(route(), route_status(), before, now).is_none(), "it would say too much");
+            assert!(gate.release(now + Duration::from_secs(9)).is_empty());
+            if comes {
+                gate.applied(&planes(&[("g", 1)]));
+                assert_eq!(gate.release(now).len(), 2, "what they say is so");
+            } else {
+                assert_eq!(gate.release(now + Duration::from_secs(10)).len(), 2, "it does not come");
+            }
+        }
     }
 
     #[test]
