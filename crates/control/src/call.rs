@@ -157,6 +157,16 @@ impl Caller {
         Caller { client, status, leadership: Leadership::always() }
     }
 
+    /// An API that is away.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Caller {
+        let nobody = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            Err::<http::Response<kube::client::Body>, _>(refused)
+        });
+        Caller::new(kube::Client::new(nobody, "default"), Arc::default())
+    }
+
     /// The same, but every write asks `leadership` first.
     pub(crate) fn under(self, leadership: Leadership) -> Caller {
         Caller { leadership, ..self }

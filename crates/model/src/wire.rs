@@ -42,8 +42,8 @@ pub const MESSAGE_MAX: usize = 32 * 1024 * 1024;
 /// with each go 16 bytes of hash and 8 of framing, together 14 MB. With names as people give them it is under 6 MB.
 pub const SAID_MAX: usize = 16 * 1024 * 1024;
 
-/// Keys that a data plane may say it holds when it comes; one that has more, or more than fit into [`SAID_MAX`], names none, and is sent everything. Also the most resources
-/// that it may say it cannot use. Unit: elements. Source: ours, twice the resources of 20,000 routes.
+/// Keys that a data plane may say it holds when it comes; one that has more, or more than fit into [`SAID_MAX`], names none, and is sent
+/// everything. Also the most resources that it may say it cannot use. Unit: elements. Source: ours, twice the resources of 20,000 routes.
 pub const HELD_MAX: usize = 131_072;
 
 /// The name of some bytes. Unit: bytes. Source: half of SHA-256, which is enough against chance and against who would have to find

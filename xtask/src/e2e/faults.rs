@@ -297,7 +297,7 @@ impl Faults<'_> {
         let end = value("weir_plane_certificate_end_seconds ").unwrap_or_default();
         let left = end.saturating_sub(i64::try_from(now)?);
         println!("    data plane {address}: a controller serves it, and its certificate stands for {left} s");
-        ensure!(left > 0, "the certificate of data plane {address} ended {left} s ago");
+        ensure!(left > 0, "the certificate of data plane {address} has ended");
         Ok(())
     }
 

@@ -241,20 +241,14 @@ fn server(authority: &Authority, policy: &AuthorityPolicy, clock: &Clock) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::ControlStatus;
 
     #[tokio::test]
     async fn without_the_api_a_controllers_own_certificate_has_a_successor() {
-        let away = tower::service_fn(async |_: http::Request<kube::client::Body>| {
-            Err::<http::Response<kube::client::Body>, _>(std::io::Error::from(
-                std::io::ErrorKind::ConnectionRefused,
-            ))
-        });
         let (policy, clock) = (AuthorityPolicy::default(), Clock::default());
         let now = clock.now();
         let authority = Authority::make(&policy, now).expect("an authority");
         let mut keeper = Keeper {
-            caller: Caller::new(kube::Client::new(away, "default"), Arc::new(ControlStatus::default())),
+            caller: Caller::to_nobody(),
             namespace: "default".to_owned(),
             secret: "test-weir-authority".to_owned(),
             policy,

@@ -2,8 +2,8 @@
 //!
 //! Invariants: a status that follows from an update is written when the data plane runs that update; a route's waits
 //! no longer than [`ROUTE_WAIT`], and not at all while none of its Gateways is programmed and the data plane is
-//! silent, but [`RETURN_WAIT`] for one that has to come back to a process which has just begun to lead; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
-//! [`GATEWAY_WAIT`]; the newest status of an object replaces one that still waits. Where there are several data planes a status
+//! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
+//! [`GATEWAY_WAIT`]; both wait [`RETURN_WAIT`] for a data plane that has to come back to a process which has just begun to lead; the newest status of an object replaces one that still waits. Where there are several data planes a status
 //! waits for those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -409,15 +409,14 @@ impl Link {
         } else {
             position.older_than(plane.state().position())
         };
+        let refused = outdated.filter(|_| caretaker || !self.insists());
         if !caretaker {
-            self.led = self.led.max(position.epoch);
+            // One that is followed counts also where the cluster was put back to an earlier day.
+            let least = if refused.is_some() { self.led } else { 0 };
+            self.led = position.epoch.max(least);
         }
-        if let Some(why) = outdated.filter(|_| caretaker || !self.insists()) {
+        if let Some(why) = refused {
             return Err(self.refuse(TakeError::Older(why), !caretaker, &said).await);
-        }
-        if !caretaker {
-            // Also where the cluster was put back to an earlier day.
-            self.led = position.epoch;
         }
         plane.status.compare_clocks(now_seconds);
         plane.status.counters.connections.fetch_add(1, Relaxed);
