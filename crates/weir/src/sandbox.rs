@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use weir_apiserver::pods::PodsConfig;
 use weir_apiserver::{ApiServer, ApiServerConfig, ServingTls, controllers, pods};
 use weir_control::{ControlStatus, Provision};
+use weir_model::limits::Limits;
 
 use crate::address::{AddressRange, Claim};
 use crate::cli::{Channel, SandboxOptions};
-use crate::wire::{self, GatewayReport, Room};
+use crate::wire::{self, GatewayReport, Room, SHORT_DRAIN};
 use crate::{admin, client, process};
 
 /// Start-up takes milliseconds; this only ends what hangs.
@@ -66,7 +67,11 @@ impl Sandbox {
         })?;
         let tls = ServingTls::generate(&[Ipv4Addr::LOCALHOST.into()])?;
         let kubeconfig = KubeconfigFile::new(kubeconfig, &api.kubeconfig(&api_url, &tls))?;
-        let proxy = wire::start_proxy(&options.process, true, Duration::ZERO)?;
+        let proxy = wire::start_proxy(
+            &options.process,
+            true,
+            Limits { drain_delay: Duration::ZERO, drain_timeout: SHORT_DRAIN, ..Limits::default() },
+        )?;
         let shutdown = CancellationToken::new();
         let control = Arc::new(ControlStatus::default());
         let report = Arc::new(GatewayReport {

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use weir_apiserver::ApiServer;
 use weir_apiserver::loader::{self, LoadError, Loader, Watch};
 use weir_control::{ControlStatus, Fixed, Provision};
+use weir_model::limits::Limits;
 
 use crate::admin::{self, AdminSource};
 use crate::cli::ServeOptions;
 use crate::files;
 use crate::status;
-use crate::wire::{self, GatewayReport, Room};
+use crate::wire::{self, GatewayReport, Room, SHORT_DRAIN};
 
 /// A status follows its object a moment later: problems that are gone by then are none. Unit: time. Source: ours.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -39,8 +40,9 @@ pub(crate) fn run(options: &ServeOptions) -> Result<ExitCode> {
     let (_, errors) = files::load(&mut loader, &options.files, &api)?;
     tell(&errors);
 
-    let proxy =
-        wire::start_proxy(&options.process, false, Duration::from_secs(u64::from(options.drain_delay)))?;
+    let drain_delay = Duration::from_secs(u64::from(options.drain_delay));
+    let limits = Limits { drain_delay, drain_timeout: SHORT_DRAIN, ..Limits::default() };
+    let proxy = wire::start_proxy(&options.process, false, limits)?;
     let shutdown = CancellationToken::new();
     let control = Arc::new(ControlStatus::default());
     let report =

@@ -27,22 +27,23 @@ use crate::snapshot::Contents;
 
 /// Updates and answers under way between control and data plane; control sends the next one after an answer.
 const CHANNEL: usize = 4;
-/// How long requests that are under way may take when the process ends, where no Gateway's parameters say anything.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long requests that are under way may take when a process ends that somebody waits for at a keyboard, where no Gateway's
+/// parameters say anything.
+pub(crate) const SHORT_DRAIN: Duration = Duration::from_secs(5);
 
-/// Starts the data plane's threads. The seed is the option's or a random one; `drain_delay` is how long it goes on
-/// accepting connections after it was told to end, where no Gateway's parameters say anything.
+/// Starts the data plane's threads. The seed is the option's or a random one; `limits` hold where no Gateway's parameters say
+/// anything.
 pub(crate) fn start_proxy(
     options: &ProcessOptions,
     low_port_fallback: bool,
-    drain_delay: Duration,
+    limits: Limits,
 ) -> Result<Proxy> {
     process::raise_file_limit();
     let config = ProxyConfig {
         workers: options.workers.map(usize::from),
         seed: options.seed.unwrap_or_else(random_seed),
         low_port_fallback,
-        limits: Limits { drain_delay, drain_timeout: DRAIN, ..Limits::default() },
+        limits,
         ..ProxyConfig::default()
     };
     Proxy::start(config).context("starting the data plane")

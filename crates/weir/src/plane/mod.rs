@@ -29,6 +29,7 @@ use futures::future::BoxFuture;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use weir_model::limits::Limits;
 
 use self::keep::{KeptState, Store};
 use self::link::Link;
@@ -70,8 +71,8 @@ struct Plane {
 
 pub(crate) fn run(options: &ProxyOptions) -> Result<ExitCode> {
     let store = Store::open(&options.state_dir, &options.data_plane)?;
-    let proxy =
-        wire::start_proxy(&options.process, false, Duration::from_secs(u64::from(options.drain_delay)))?;
+    let drain_delay = Duration::from_secs(u64::from(options.drain_delay));
+    let proxy = wire::start_proxy(&options.process, false, Limits { drain_delay, ..Limits::default() })?;
     let address = options.address.map(|address| address.to_string());
     let (state, kept_seconds) = restored(&store);
     let plane = Arc::new(Plane {

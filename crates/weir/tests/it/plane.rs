@@ -600,6 +600,8 @@ fn a_data_plane_that_ends_is_unready_first_and_answers_what_is_under_way() {
     });
     let mut head = [0; 4096];
     let _ = upstream.read(&mut head).expect("the head");
+    // Longer than a process at a keyboard would wait: nobody's parameters say anything, so it has 30 s.
+    std::thread::sleep(Duration::from_secs(7));
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate").expect("it takes it");
     assert_eq!(client.answer().expect("an answer").text(), "late");
     let status = eventually("the process has ended", || plane.process.exited());
