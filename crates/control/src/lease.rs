@@ -46,6 +46,9 @@ pub const LEASE_LABEL: &str = "app.kubernetes.io/part-of=weir";
 /// The longest that one call for the Lease may take.
 const CALL: Duration = Duration::from_secs(4);
 
+/// The shortest wait between two tries.
+const SOON: Duration = Duration::from_millis(50);
+
 /// Leadership that no clock ends.
 const FOREVER: u64 = u64::MAX;
 
@@ -186,6 +189,8 @@ pub struct Elector {
     epoch: u64,
     /// The Lease could not be read or written at the last try.
     failing: bool,
+    /// Somebody else was first at the last try.
+    late: bool,
 }
 
 /// A Lease as it was last read.
@@ -214,7 +219,15 @@ impl Seen {
 
 impl Elector {
     pub(crate) fn new(caller: Caller, config: LeaseConfig) -> Elector {
-        Elector { caller, config, leadership: Leadership::none(), seen: None, epoch: 0, failing: false }
+        Elector {
+            caller,
+            config,
+            leadership: Leadership::none(),
+            seen: None,
+            epoch: 0,
+            failing: false,
+            late: false,
+        }
     }
 
     /// What the candidate has to say about it.
@@ -253,11 +266,13 @@ impl Elector {
             Err(_elapsed) => Err(CallError::TimedOut(CALL)),
         };
         match outcome {
-            Ok(()) => self.failing = false,
+            Ok(()) => (self.failing, self.late) = (false, false),
             Err(error) if error.is_conflict() || error.is_unprocessable() => {
                 // Somebody else was first: see who.
                 self.forget_version();
-                return Duration::from_millis(50);
+                if !std::mem::replace(&mut self.late, true) {
+                    return SOON;
+                }
             }
             Err(error) => {
                 self.forget_version();
@@ -269,13 +284,17 @@ impl Elector {
         self.wait()
     }
 
-    /// Until the next look: a little more than `retry`, but not past the end of another's Lease.
+    /// Until the next look: `retry` or a little less, but not past the end of another's Lease, and `retry` again where a look at that
+    /// end brought nothing: an API that fails is not asked oftener for it.
     fn wait(&self) -> Duration {
         let retry = Backoff::new(self.config.times.retry, self.config.times.retry).next_wait();
         let Some(seen) = self.seen.as_ref().filter(|_| !self.leadership.holds()) else { return retry };
         let seconds = seen.spec["leaseDurationSeconds"].as_u64().unwrap_or_default();
         let end = seen.since.saturating_add(nanos(Duration::from_secs(seconds)));
-        retry.min(Duration::from_nanos(end.saturating_sub(now())).max(Duration::from_millis(50)))
+        match Duration::from_nanos(end.saturating_sub(now())) {
+            Duration::ZERO if self.failing || self.late => retry,
+            left => retry.min(left.max(SOON)),
+        }
     }
 
     /// Renew from what is known without reading, if this process leads; else read, and take the Lease if it is free.
@@ -524,6 +543,21 @@ mod tests {
         assert!(
             matches!(&*leadership.watch().borrow(), Leader::Other { identity, .. } if identity == "another")
         );
+    }
+
+    #[tokio::test]
+    async fn an_api_that_fails_is_not_asked_oftener_because_a_lease_has_ended() {
+        let go = CancellationToken::new();
+        let lease = json!({
+            "metadata": {"resourceVersion": "6"},
+            "spec": {"holderIdentity": "another", "leaseDurationSeconds": 0},
+        });
+        let mut elector = candidate(lease, &go);
+        assert_eq!(elector.wait(), SOON, "it has just ended: the first look is at once");
+        elector.caller = Caller::to_nobody();
+        for _ in 0..3 {
+            assert!(elector.round().await >= elector.config.times.retry / 2);
+        }
     }
 
     #[test]
