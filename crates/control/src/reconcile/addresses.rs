@@ -333,7 +333,7 @@ impl Provisioning {
 
 /// The operator's parameters of a Gateway, else of its class; whether there should be some that are not there.
 fn configuration(need: &GatewayNeed, objects: &Objects) -> (Option<Arc<GatewayConfiguration>>, bool) {
-    let class = objects.gateway_class(&need.class);
+    let class = objects.template(&need.class);
     let of_class = class.and_then(|class| class.spec.parameters_ref.as_deref());
     let references = [
         need.parameters.as_ref().map(|reference| (reference, need.gateway.namespace.as_str())),

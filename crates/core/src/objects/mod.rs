@@ -87,6 +87,8 @@ pub struct Objects {
     /// ListenerSets by their Gateway, policies by the Services that they name: (group, kind, creation, member).
     members: OrdSet<(ObjectKey, Kind, i64, ObjectKey)>,
     addresses: OrdMap<ObjectKey, Arc<Addresses>>,
+    /// GatewayClasses that went while a Gateway named them, by name, as they last were.
+    gone_classes: OrdMap<String, Arc<GatewayClass>>,
     binds: OrdMap<Place, BindReport>,
     now: u64,
 }
@@ -123,6 +125,9 @@ impl Objects {
         }
         self.members.extend(memberships(&object));
         self.absent.remove(&key);
+        if key.kind == Kind::GatewayClass {
+            self.gone_classes.remove(&key.name);
+        }
         self.entries.insert(key.clone(), Entry { object, seen, born });
         if key.kind == Kind::Service && self.slices(&key).next().is_some() {
             // Made again, it has those of its predecessor.
@@ -136,12 +141,24 @@ impl Objects {
         self.now += 1;
         let before = self.entries.remove(key).map(|entry| entry.object);
         self.unindex(before.as_ref());
+        if let Some(Object::GatewayClass(class)) = before
+            && self.is_named(&key.name)
+        {
+            self.gone_classes.insert(key.name.clone(), class);
+        }
         self.settled.remove(key);
         self.addresses.remove(key);
         self.absent.insert(key.clone(), Mark(self.now));
         if key.kind == Kind::ReferenceGrant {
             self.absent.insert(ObjectKey::grants_of(key.namespace.clone()), Mark(self.now));
         }
+    }
+
+    /// Whether a Gateway is of the class of this name.
+    fn is_named(&self, class: &str) -> bool {
+        let mut gateways = self.of_kind(Kind::Gateway);
+        gateways
+            .any(|(_, object)| matches!(object, Object::Gateway(of) if of.spec.gateway_class_name == class))
     }
 
     fn unindex(&mut self, before: Option<&Object>) {
@@ -189,7 +206,7 @@ impl Objects {
 
     /// How much is remembered of what is not there.
     pub fn remembered(&self) -> usize {
-        self.absent.len() + self.settled.len()
+        self.absent.len() + self.settled.len() + self.gone_classes.len()
     }
 
     /// Forgets the absence of what nobody refers to, and of Services that are gone whether they had EndpointSlices. A reference that is
@@ -200,6 +217,8 @@ impl Objects {
         let is_there =
             |key: &&ObjectKey| self.entries.contains_key(*key) || self.slices(key).next().is_some();
         self.settled = self.settled.iter().filter(is_there).cloned().collect();
+        let gone = self.gone_classes.iter().filter(|(name, _)| self.is_named(name));
+        self.gone_classes = gone.map(|(name, class)| (name.clone(), Arc::clone(class))).collect();
     }
 
     /// What provisioning gave to a Gateway; name the Gateway as changed afterwards.
@@ -256,6 +275,12 @@ impl Objects {
             Some(Object::GatewayClass(object)) => Some(object),
             _ => None,
         }
+    }
+
+    /// The class as it last was, whether it is there or went since: what a Gateway goes on with that has been given addresses, for a
+    /// class is a template (GatewayClass in the Gateway API's reference). One that was gone before it was ever put in is not known.
+    pub fn template(&self, name: &str) -> Option<&Arc<GatewayClass>> {
+        self.gateway_class(name).or_else(|| self.gone_classes.get(name))
     }
 
     pub fn gateway(&self, key: &ObjectKey) -> Option<&Arc<Gateway>> {

@@ -118,14 +118,7 @@ impl Translator {
         match reading.presence(&class_key, Unknown::Holds) {
             Presence::Present => {}
             Presence::Unknown => return Planned::Pending,
-            Presence::Absent => {
-                let message = format!("there is no GatewayClass {name}, so nobody serves the Gateway");
-                return Planned::NotOurs(vec![Finding::error(
-                    "spec.gatewayClassName",
-                    "GatewayClassNotFound",
-                    message,
-                )]);
-            }
+            Presence::Absent => return self.plan_without_class(gateway, key, reading),
         }
         match self.classes.get(&class_key) {
             Some(class) => {
@@ -134,6 +127,33 @@ impl Translator {
             }
             None => Planned::NotOurs(Vec::new()),
         }
+    }
+
+    /// A Gateway that runs goes on as its class last was, so that whoever deletes a class (an uninstallation does) takes no traffic away;
+    /// one that is new is nobody's.
+    fn plan_without_class(
+        &mut self,
+        gateway: &Gateway,
+        key: &ObjectKey,
+        reading: &mut Reading<'_>,
+    ) -> Planned {
+        let name = &gateway.spec.gateway_class_name;
+        let runs = reading.objects.addresses(key).is_some();
+        let last = reading.objects.template(name).filter(|_| runs);
+        let last = last.filter(|class| !self.standing_back.contains_key(&class.spec.controller_name));
+        let finding = |message: &str| {
+            let message = format!("there is no GatewayClass {name}, {message}");
+            Finding::error("spec.gatewayClassName", "GatewayClassNotFound", message)
+        };
+        let Some(class) = last.and_then(|class| class::view(class, reading)) else {
+            return Planned::NotOurs(vec![finding("so nobody serves the Gateway")]);
+        };
+        let mixed_tls = self.config.has_mixed_tls();
+        let mut planned = gateway::plan(key, gateway, &class, &mut self.materials, mixed_tls, reading);
+        if let Planned::Ours(plan) = &mut planned {
+            plan.findings.push(finding("the Gateway goes on as the class last was"));
+        }
+        planned
     }
 
     /// Takes from a Gateway what others at its addresses have before it; who has something else now is looked at again.

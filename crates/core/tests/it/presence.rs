@@ -311,6 +311,63 @@ fn a_gateway_that_runs_goes_on_when_its_class_loses_its_parameters() {
 }
 
 #[test]
+fn a_gateway_that_runs_goes_on_when_its_class_goes() {
+    let class = key(Kind::GatewayClass, "", "c");
+    let there = json!({"kind": "GatewayClass", "metadata": {"name": "c"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}});
+    let gateway = |name: &str, port: u32| {
+        json!({"kind": "Gateway", "metadata": {"namespace": "kong", "name": name},
+            "spec": {"gatewayClassName": "c", "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]}})
+    };
+    let port =
+        |world: &World| match world.resource("listener/kong/runs/http").and_then(|one| one.body.as_ref()) {
+            Some(Body::Listener(listener)) => listener.port,
+            other => panic!("{other:?}"),
+        };
+    let mut world = World::new();
+    world.put(there.clone());
+    world.put(gateway("runs", 80));
+    world.settle();
+    let output = world.remove(&class);
+    assert!(output.update_is_empty() && output.released.is_empty() && output.gateways.is_empty());
+    let [said] = &*output.diagnostics else { panic!("{:?}", output.diagnostics) };
+    assert_eq!((said.reason, said.object.name.as_str()), ("GatewayClassNotFound", "runs"));
+    // It is still a Gateway of ours: what is changed is served.
+    world.put(gateway("runs", 81));
+    world.settle();
+    assert_eq!(port(&world), 81);
+    let output = world.put(gateway("new", 80));
+    assert!(
+        output.update_is_empty() && output.gateways.is_empty(),
+        "nothing new is provided for such a class"
+    );
+    world.objects.forget(|_| true);
+    world.put(gateway("runs", 82));
+    world.settle();
+    assert_eq!(port(&world), 82, "as long as a Gateway names it");
+    // Another's class of that name is another's.
+    let mut theirs = there;
+    theirs["spec"]["controllerName"] = json!("example.com/another");
+    let output = world.put(theirs);
+    assert_eq!(output.update.removals, ["listener/kong/runs/http"]);
+    assert_eq!(output.released, [key(Kind::Gateway, "kong", "runs")]);
+}
+
+#[test]
+fn a_class_that_went_is_forgotten_with_the_last_gateway_that_names_it() {
+    let mut world = World::new();
+    world.put(json!({"kind": "GatewayClass", "metadata": {"name": "c"},
+        "spec": {"controllerName": "weir.dev/gateway-controller"}}));
+    world.put(json!({"kind": "Gateway", "metadata": {"namespace": "kong", "name": "g"},
+        "spec": {"gatewayClassName": "c", "listeners": []}}));
+    world.remove(&key(Kind::GatewayClass, "", "c"));
+    assert!(world.objects.template("c").is_some());
+    world.remove(&key(Kind::Gateway, "kong", "g"));
+    world.objects.forget(|_| true);
+    assert!(world.objects.template("c").is_none());
+}
+
+#[test]
 fn a_gateway_waits_for_a_certificate_that_nobody_has_looked_for() {
     let mut world = serving();
     let before = world.status(&key(Kind::Gateway, "default", "gw")).cloned();
