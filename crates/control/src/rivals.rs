@@ -1,11 +1,13 @@
 //! Other controllers that live and answer for names of ours: Kong's, and other installations of Weir.
 //!
-//! Owns the look before anything is written to a class: election Leases in every namespace that may be read. Invariants: while it is
-//! not known whether a controller of Kong's lives nothing is told, and so nothing translated; one lives whose Lease changes while we look, whatever
-//! the times in it say; what was found of Kong holds for the life of this process, so that a rival that restarts, or dies for a
-//! moment, is not robbed. Of several installations of Weir that read a common namespace the one whose Lease is the oldest answers,
+//! Owns the look before anything is written to a class: election Leases in every namespace that may be read, and beside them the other
+//! signs of Kong's controllers ([`kongs`]). Invariants: while it is not known whether a controller of Kong's lives nothing is told, and so
+//! nothing translated; one lives whose signs change while we look, whatever the times in them say; what was found of Kong holds for
+//! the life of this process, so that a rival that restarts, or dies for a moment, is not robbed. Of several installations of Weir that read a common namespace the one whose Lease is the oldest answers,
 //! alive or not, until its Lease goes with it; the others see that within seconds. Deliberately absent: taking over from Kong, which is
 //! an order.
+
+mod kongs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,10 +15,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_api::kong::{CONTROLLERS, KIC_CONTROLLER, OPERATOR_CONTROLLER};
 
+use self::kongs::{Found, Kongs};
 use crate::backoff::Backoff;
 use crate::call::{CallError, Caller, percent_encode};
 use crate::lease::{LEASE_END, LEASE_LABEL, LEASES, NAMESPACES_ANNOTATION};
@@ -25,14 +27,6 @@ use crate::provision::cluster::instance;
 use crate::source::{RETRY_CAP, RETRY_FIRST};
 use crate::status_writer::OurNames;
 
-/// The Lease of Kong's operator.
-const OPERATOR_LEASE: &str = "a7feedc84.konghq.com";
-/// Its ingress controller's: the program's default ends so, and that of its chart begins so.
-const KIC_LEASE_END: &str = ".konghq.com";
-const KIC_LEASE_BEGINNING: &str = "kong-ingress-controller-leader";
-
-/// How long a Lease is looked at for a change: more than twice the 15 s for which one stands.
-const LOOK: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// How often other installations of Weir are looked for.
@@ -110,6 +104,13 @@ pub(crate) struct Own {
     pub(crate) take_over: bool,
 }
 
+impl Own {
+    fn is_lease(&self, lease: &Value) -> bool {
+        let metadata = &lease["metadata"];
+        metadata["namespace"] == *self.namespace && metadata["name"] == *self.lease
+    }
+}
+
 /// Looks for rivals until shutdown, and tells of each change.
 pub(crate) async fn look(
     caller: Caller,
@@ -151,11 +152,18 @@ async fn find(
             }
         };
         backoff.reset();
+        let mut is_open = false;
         if let Some(looking) = &mut kongs {
-            let (back, open) = looking.look(&leases);
-            settled = back;
-            if !open {
-                kongs = None;
+            match looking.look(caller, own, &leases).await {
+                Ok(Found { back, is_open: open, is_over }) => {
+                    (settled, is_open) = (back, open);
+                    kongs = kongs.filter(|_| !is_over);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for other controllers");
+                    tokio::time::sleep(backoff.next_wait()).await;
+                    continue;
+                }
             }
         }
         let all: Vec<Installation> = leases.iter().filter_map(Installation::of).collect();
@@ -167,7 +175,7 @@ async fn find(
         });
         match first_installation(own, &all) {
             Some(first) => tell(StandBack::for_all(first), status, found),
-            None if kongs.is_none() => tell(settled.clone(), status, found),
+            None if !is_open => tell(settled.clone(), status, found),
             None => wait_for(&settled, status),
         }
         tokio::time::sleep(if kongs.is_some() { LOOK_AGAIN } else { LOOK_FOR_OURS }).await;
@@ -202,20 +210,6 @@ fn tell(back: StandBack, status: &ControlStatus, found: &watch::Sender<Option<St
         *known = Some(back);
         true
     });
-}
-
-/// The look at Kong's Leases.
-#[derive(Default)]
-struct Kongs {
-    first: Option<(Instant, BTreeMap<String, Held>)>,
-}
-
-impl Kongs {
-    fn look(&mut self, leases: &[Value]) -> (StandBack, bool) {
-        let held: BTreeMap<String, Held> = leases.iter().filter_map(rival).collect();
-        let (started, before) = self.first.get_or_insert_with(|| (Instant::now(), held.clone()));
-        judge(before, &held, started.elapsed() >= LOOK)
-    }
 }
 
 /// The Lease of an installation of Weir.
@@ -293,88 +287,10 @@ async fn leases(
     Ok((all, false))
 }
 
-/// A Lease that somebody holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    controller: &'static str,
-    holder: String,
-    version: String,
-}
-
-/// Whom to leave alone, and whether that is still open. `over`: a Lease that has not changed will not.
-fn judge(before: &BTreeMap<String, Held>, now: &BTreeMap<String, Held>, over: bool) -> (StandBack, bool) {
-    let mut back = StandBack::default();
-    let mut open = false;
-    for (lease, held) in now {
-        let lives = before.get(lease).is_some_and(|before| before.version != held.version);
-        if !lives && over {
-            continue;
-        }
-        open |= !lives;
-        let Held { controller, holder, .. } = held;
-        let why = if lives {
-            format!(
-                "{holder} answers for {controller}, it renews Lease {lease}. End it and tell Weir to take over (--take-over)"
-            )
-        } else {
-            let seconds = LOOK.as_secs();
-            format!(
-                "Lease {lease} is held by {holder}; whether that still lives is known {seconds} s after this process began (delete the \
-                 Lease if it does not)"
-            )
-        };
-        back.0.insert((*controller).to_owned(), why);
-    }
-    (back, open)
-}
-
-fn rival(lease: &Value) -> Option<(String, Held)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let metadata = &lease["metadata"];
-    let name = metadata["name"].as_str()?;
-    let controller = if name == OPERATOR_LEASE {
-        OPERATOR_CONTROLLER
-    } else if name.ends_with(KIC_LEASE_END) || name.starts_with(KIC_LEASE_BEGINNING) {
-        KIC_CONTROLLER
-    } else {
-        return None;
-    };
-    let holder = text(&lease["spec"]["holderIdentity"]);
-    let version = text(&metadata["resourceVersion"]);
-    let key = format!("{}/{name}", text(&metadata["namespace"]));
-    (!holder.is_empty()).then_some((key, Held { controller, holder, version }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn leases(all: &[(&str, &str, &str)]) -> BTreeMap<String, Held> {
-        let lease = |(name, holder, version): &(&str, &str, &str)| {
-            rival(&json!({
-                "metadata": {"namespace": "kong", "name": name, "resourceVersion": version},
-                "spec": {"holderIdentity": holder},
-            }))
-        };
-        all.iter().filter_map(lease).collect()
-    }
-
-    #[test]
-    fn whoever_renews_a_lease_of_kongs_is_left_alone() {
-        let before = leases(&[
-            ("a7feedc84.konghq.com", "o", "1"),
-            ("5b374a9e.konghq.com", "k", "2"),
-            ("other", "x", "3"),
-        ]);
-        let (back, open) = judge(&before, &before, false);
-        assert!(open && back.0.len() == 2, "not known yet: {back:?}");
-        let now = leases(&[("a7feedc84.konghq.com", "o", "9"), ("5b374a9e.konghq.com", "k", "2")]);
-        let (back, open) = judge(&before, &now, true);
-        assert!(!open);
-        assert!(back.0[OPERATOR_CONTROLLER].contains("kong/a7feedc84.konghq.com"));
-        assert_eq!(back.ours().0, ["weir.dev/gateway-controller", "konghq.com/kic-gateway-controller"]);
-    }
 
     fn installation(made: u32, namespace: &str, reads: Option<&str>) -> Value {
         let annotations = reads.map(|reads| json!({ NAMESPACES_ANNOTATION: reads }));
@@ -447,13 +363,5 @@ mod tests {
     fn who_may_not_look_leaves_kongs_names_alone_and_serves_the_others() {
         assert_eq!(StandBack::blind(false).ours().0, ["weir.dev/gateway-controller"]);
         assert_eq!(StandBack::blind(true), StandBack::default());
-    }
-
-    #[test]
-    fn a_lease_that_nobody_holds_or_renews_stands_in_nobodys_way() {
-        let free = leases(&[("kong-ingress-controller-leader-kong", "", "1")]);
-        assert_eq!(judge(&free, &free, false), (StandBack::default(), false));
-        let dead = leases(&[("kong-ingress-controller-leader-kong", "pod", "1")]);
-        assert_eq!(judge(&dead, &dead, true), (StandBack::default(), false));
     }
 }

@@ -1,6 +1,8 @@
 //! Control as it runs in a cluster, over the embedded API in one process: who leads, what is made for Gateways, and what is
 //! left alone. The data planes are played: they acknowledge what they are sent and bind what they are told.
 
+mod leading;
+mod rivals;
 mod services;
 
 use std::collections::BTreeMap;
@@ -16,9 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_apiserver::{ApiServer, ApiServerConfig, controllers};
-use weir_control::{
-    Cluster, ControlConfig, ControlStatus, Leader, Leadership, LeaseConfig, LeaseTimes, Provision,
-};
+use weir_control::{Cluster, ControlConfig, ControlStatus, Leadership, LeaseConfig, LeaseTimes, Provision};
 use weir_model::resource::{Applied, BindReport, Body, PlaneApplied, Update};
 
 use crate::harness::PATIENCE;
@@ -527,233 +527,6 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_candidates_one_leads_and_the_other_follows_when_it_ends() {
-    let rig = Rig::start().await;
-    let (first, end, task) = rig.candidate("first");
-    until("the first leads", || first.holds()).await;
-    let (second, _, _) = rig.candidate("second");
-    let mut seen = second.watch();
-    let other =
-        seen.wait_for(|leader| matches!(leader, Leader::Other { .. })).await.expect("it looks").clone();
-    assert_eq!(other, Leader::Other { identity: "first".to_owned(), address: "first:9902".to_owned() });
-    assert!(!second.holds());
-    let before = epoch(&first);
-    // Who ends gives the Lease back, and nobody waits for its end.
-    let asked = Instant::now();
-    end.cancel();
-    task.await.expect("it ends");
-    assert!(!first.holds());
-    until("the second leads", || second.holds()).await;
-    assert!(asked.elapsed() < TIMES.duration, "{:?}", asked.elapsed());
-    assert!(epoch(&second) > before, "who took a Lease that was given back is later");
-}
-
-/// Of one who leads.
-fn epoch(leadership: &Leadership) -> u64 {
-    match *leadership.watch().borrow() {
-        Leader::Own { epoch } => epoch,
-        ref other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_is_deleted_makes_no_leader_older_than_those_before() {
-    let rig = Rig::start().await;
-    // As the chart brings it: without a word in it, and without the label by which it is found.
-    rig.create(LEASE, "default", "test-weir-leader", json!({})).await;
-    let (first, end, task) = rig.candidate("first");
-    until("the first leads", || first.holds()).await;
-    let lease = rig.get(LEASE, "default", "test-weir-leader").await;
-    assert_eq!(lease["metadata"]["labels"]["app.kubernetes.io/part-of"], "weir", "{lease:#}");
-    let before = epoch(&first);
-    let leases = rig.objects(LEASE, "default");
-    leases.delete("test-weir-leader", &DeleteParams::default()).await.expect("it is deleted");
-    until(
-        "the first leads again",
-        || matches!(*first.watch().borrow(), Leader::Own { epoch } if epoch > before),
-    )
-    .await;
-    let before = epoch(&first);
-    // And where nobody is left who knew it.
-    end.cancel();
-    task.await.expect("it ends");
-    leases.delete("test-weir-leader", &DeleteParams::default()).await.expect("it is deleted");
-    let seconds = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    until("the next second", || seconds().as_secs() > before).await;
-    let (second, _, _) = rig.candidate("second");
-    until("the second leads", || second.holds()).await;
-    assert!(epoch(&second) > before);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_installations_the_first_answers_until_it_is_uninstalled() {
-    let rig = Rig::start().await;
-    let (leads, end, task) = rig.candidate_of("first", "first-0");
-    until("the first leads", || leads.holds()).await;
-    let first = rig.control_of("first", leads, true, &[]);
-    rig.gateway("default", "g", "weir").await;
-    rig.until(GATEWAY, "default", "g", |g| condition(g, "Accepted").0 == "True").await;
-    let deployment = rig.until(DEPLOYMENT, "default", "weir-g", Value::is_object).await;
-    assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.first");
-    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
-    rig.load_balance("weir-g", json!([{"ip": "192.0.2.10"}, {"hostname": "g.example.com"}])).await;
-    rig.endpoint("weir-g", true).await;
-    rig.until(GATEWAY, "default", "g", is_found).await;
-
-    // An order to take over from Kong is none to take over from another installation.
-    let (leads, _, _) = rig.candidate_of("second", "second-0");
-    until("the second leads its own", || leads.holds()).await;
-    let second = rig.control_of("second", leads, true, &[]);
-    let event = rig.event("StandingBack").await;
-    let message = event["message"].as_str().unwrap_or_default();
-    assert!(message.contains("installation first of Weir in namespace default was there first"), "{message}");
-    until("the second is ready", || second.status.ready()).await;
-    let left = second.status.left_alone();
-    assert_eq!(left.len(), 3, "{left:?}");
-    assert!(left["weir.dev/gateway-controller"].contains("Lease default/first-weir-leader"), "{left:?}");
-    rig.gateway("default", "h", "weir").await;
-    rig.until(GATEWAY, "default", "h", |g| condition(g, "Accepted").0 == "True").await;
-    rig.until(DEPLOYMENT, "default", "weir-h", Value::is_object).await;
-    let writes = || {
-        let status = &second.status;
-        (status.status_writes.get(), status.provision_writes.get(), status.status_conflicts.get())
-    };
-    assert_eq!(writes().0, 0, "no status is the second's");
-    assert!(first.status.left_alone().is_empty());
-
-    // All its controllers are gone, and it is still installed.
-    first.stop.cancel();
-    end.cancel();
-    task.await.expect("it ends");
-    rig.gateway("default", "nobodys", "weir").await;
-    assert_eq!(condition(&rig.get(GATEWAY, "default", "nobodys").await, "Accepted").1, "Pending");
-    assert_eq!(writes().0, 0);
-    let served = rig.all_versions(GATEWAY, "default", "g").await;
-    rig.objects(LEASE, "default")
-        .delete("first-weir-leader", &DeleteParams::default())
-        .await
-        .expect("it is uninstalled");
-    rig.until(GATEWAY, "default", "nobodys", |g| condition(g, "Accepted").0 == "True").await;
-    let deployment = rig.until(DEPLOYMENT, "default", "weir-nobodys", Value::is_object).await;
-    assert_eq!(deployment["metadata"]["labels"]["weir.dev/instance"], "default.second");
-    // What the first had made for the same Gateways is the second's now.
-    for kind in [DEPLOYMENT, SERVICE] {
-        let is_seconds =
-            |object: &Value| object["metadata"]["labels"]["weir.dev/instance"] == "default.second";
-        rig.until(kind, "default", "weir-g", is_seconds).await;
-    }
-    assert!(second.status.left_alone().is_empty());
-    // Clients find it all the while, and where else it can be found from now on is the second's to tell.
-    rig.load_balance("weir-g", json!([{"ip": "192.0.2.11"}])).await;
-    let mut versions = 0;
-    tokio::pin!(served);
-    loop {
-        let next =
-            tokio::time::timeout(PATIENCE, served.next()).await.expect("the second tells of the new address");
-        let gateway = next.expect("the watch goes on");
-        versions += 1;
-        if gateway["status"]["addresses"] == json!([{"type": "IPAddress", "value": "192.0.2.11"}]) {
-            break;
-        }
-        assert!(is_found(&gateway), "{:#}", gateway["status"]);
-    }
-    assert!(versions < 10, "{versions} writes");
-}
-
-/// Its status says that clients find it, and where.
-fn is_found(gateway: &Value) -> bool {
-    let addresses = gateway["status"]["addresses"].as_array().map_or(0, Vec::len);
-    addresses == 2 && condition(gateway, "Programmed").0 == "True"
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_stops_loses_leadership_by_its_own_clock_before_another_gets_it() {
-    let rig = Rig::start().await;
-    let (first, _, task) = rig.candidate("first");
-    until("the first leads", || first.holds()).await;
-    let (second, _, _) = rig.candidate("second");
-    let mut seen = second.watch();
-    seen.wait_for(|leader| matches!(leader, Leader::Other { .. })).await.expect("it looks");
-    // As one that is stopped, it renews no more.
-    task.abort();
-    let started = Instant::now();
-    until("the first knows", || {
-        assert!(!(first.holds() && second.holds()), "two lead");
-        !first.holds()
-    })
-    .await;
-    assert!(started.elapsed() <= TIMES.renewal + Duration::from_millis(500));
-    assert!(!second.holds(), "the Lease stands longer than its holder may use it");
-    until("the second leads", || second.holds()).await;
-    let longest = TIMES.duration + TIMES.retry * 2 + Duration::from_secs(2);
-    assert!(started.elapsed() < longest, "{:?}", started.elapsed());
-    let lease = rig.get(LEASE, "default", "test-weir-leader").await;
-    assert_eq!(lease["spec"]["holderIdentity"], "second");
-    assert_eq!(lease["spec"]["leaseTransitions"], 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_is_ready_and_writes_nothing_until_it_leads() {
-    let rig = Rig::start().await;
-    let (first, end, task) = rig.candidate("first");
-    until("the first leads", || first.holds()).await;
-    let leader = rig.control(first, true, &[]);
-    let (second, _, _) = rig.candidate("second");
-    let standby = rig.control(second.clone(), true, &[]);
-    rig.gateway("default", "g", "weir").await;
-    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
-    rig.until(GATEWAY, "default", "g", |g| condition(g, "Accepted").0 == "True").await;
-    until("the standby is warm", || standby.status.ready()).await;
-    assert_eq!(standby.status.leader.get(), 0);
-    // The leader ends; what it would have done the other does.
-    leader.stop.cancel();
-    end.cancel();
-    task.await.expect("it ends");
-    rig.listen("g", 8080).await;
-    let writes = (standby.status.status_writes.get(), standby.status.provision_writes.get());
-    assert!(second.holds() || writes == (0, 0), "{writes:?}");
-    rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["ports"][0]["port"] == 8080).await;
-    rig.until(GATEWAY, "default", "g", |g| {
-        condition(g, "Accepted").0 == "True" && g["status"]["conditions"][0]["observedGeneration"] == 2
-    })
-    .await;
-    assert!(standby.status.status_writes.get() > 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_class_of_kongs_is_left_alone_while_a_controller_of_kongs_lives() {
-    let rig = Rig::start().await;
-    rig.create(
-        LEASE,
-        "default",
-        "5b374a9e.konghq.com",
-        json!({"spec": {"holderIdentity": "kong-1", "leaseDurationSeconds": 15}}),
-    )
-    .await;
-    rig.unmanaged_class().await;
-    rig.gateway("default", "theirs", "kong").await;
-    let control = rig.control(Leadership::always(), false, &[]);
-    rig.gateway("default", "ours", "weir").await;
-    // Whether that lives is not known: nothing is told to data planes, which may serve these classes.
-    until("it says what it waits for", || {
-        control.status.left_alone().values().any(|why| why.contains("kong-1"))
-    })
-    .await;
-    assert!(!control.status.ready());
-    assert_eq!(condition(&rig.get(GATEWAY, "default", "ours").await, "Accepted").1, "Pending");
-    // It lives.
-    rig.patch(LEASE, "default", "5b374a9e.konghq.com", json!({"spec": {"leaseDurationSeconds": 16}})).await;
-    rig.until(GATEWAY, "default", "ours", |g| condition(g, "Accepted").0 == "True").await;
-    let event = rig.event("StandingBack").await;
-    assert!(event["message"].as_str().unwrap_or_default().contains("kong-1"), "{event}");
-    let theirs = rig.get(GATEWAY, "default", "theirs").await;
-    assert_ne!(condition(&theirs, "Accepted").0, "True", "{theirs:#}");
-    control.stop.cancel();
-    let _ordered = rig.control(Leadership::always(), true, &[]);
-    rig.until(GATEWAY, "default", "theirs", |g| condition(g, "Accepted").0 == "True").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_namespaces_that_are_named_are_read() {
     let rig = Rig::start().await;
     for namespace in ["seen", "unseen"] {
@@ -766,4 +539,23 @@ async fn only_the_namespaces_that_are_named_are_read() {
     let unseen = rig.get(GATEWAY, "unseen", "g").await;
     assert_eq!(condition(&unseen, "Accepted").1, "Pending", "{unseen:#}");
     assert!(rig.get(DEPLOYMENT, "unseen", "weir-g").await.is_null());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_runs_goes_on_when_its_class_is_deleted() {
+    let rig = Rig::start().await;
+    let _control = rig.control(Leadership::always(), true, &[]);
+    rig.gateway("default", "g", "weir").await;
+    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
+    rig.load_balance("weir-g", json!([{"ip": "192.0.2.10"}])).await;
+    rig.endpoint("weir-g", true).await;
+    rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
+    rig.objects(CLASS, "").delete("weir", &DeleteParams::default()).await.expect("it is deleted");
+    let event = rig.event("GatewayClassNotFound").await;
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.contains("goes on as the class last was"), "{message}");
+    assert_eq!(condition(&rig.get(GATEWAY, "default", "g").await, "Programmed").0, "True");
+    rig.listen("g", 8080).await;
+    rig.until(SERVICE, "default", "weir-g", |service| service["spec"]["ports"][0]["port"] == 8080).await;
+    assert!(rig.get(DEPLOYMENT, "default", "weir-g").await.is_object());
 }
