@@ -297,6 +297,12 @@ impl Caller {
             Err(CallError::Transport(_) | CallError::TimedOut(_)) => {}
             _ => self.status.rights.grant(&right),
         }
+        match &answer {
+            Err(
+                CallError::Transport(_) | CallError::TimedOut(_) | CallError::Refused { code: 500.., .. },
+            ) => {}
+            _ => self.status.answered(),
+        }
         answer
     }
 }

@@ -12,6 +12,13 @@ use parking_lot::Mutex;
 
 use crate::rights::{Right, Rights};
 
+/// An API that has not answered for this long is told of: longer than a leader may lead without it.
+const API_QUIET: Duration = Duration::from_secs(15);
+
+fn unix_seconds() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
+}
+
 /// A number that only its owner's events change.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -129,12 +136,25 @@ control_status! {
     gauge "weir_control_names_left_alone" names_left_alone;
     /// Calls to the API that failed, except NotFound and Conflict.
     counter "weir_control_call_errors_total" call_errors;
+    /// When the API answered last, in seconds since the Unix epoch; an answer that says that it failed is none.
+    gauge "weir_control_api_answered_timestamp_seconds" api_answered;
 }
 
 impl ControlStatus {
     /// Whether every kind's first list is complete and the first update was sent.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn answered(&self) {
+        self.api_answered.set(unix_seconds());
+    }
+
+    /// For how long the API has not answered, if that is longer than usual: every process asks for its Lease every two seconds.
+    pub fn unanswered(&self) -> Option<Duration> {
+        let last = self.api_answered.get();
+        let since = Duration::from_secs(unix_seconds().saturating_sub(last));
+        (last > 0 && since >= API_QUIET).then_some(since)
     }
 
     /// What the API refuses us for want of rights, now.
@@ -197,6 +217,16 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::ControlStatus;
+
+    #[test]
+    fn an_api_that_has_not_answered_for_a_while_is_told_of() {
+        let status = ControlStatus::default();
+        assert_eq!(status.unanswered(), None, "it has not been asked");
+        status.answered();
+        assert_eq!(status.unanswered(), None);
+        status.api_answered.set(super::unix_seconds() - 60);
+        assert!(status.unanswered().unwrap().as_secs() >= 60);
+    }
 
     #[test]
     fn every_series_has_help_type_and_value() {

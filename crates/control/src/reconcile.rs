@@ -228,6 +228,12 @@ impl Reconciler {
                 self.offer(key, status);
             }
         }
+        for diagnostic in self.translator.diagnostics().cloned().collect::<Vec<_>>() {
+            self.report(diagnostic);
+        }
+        for (gateway, said) in self.provisioning.notices() {
+            self.say(&gateway, said);
+        }
     }
 
     /// Of installations with namespaces of their own one writes the statuses of classes, which are of no namespace, and tells of all.

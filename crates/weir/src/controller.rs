@@ -300,7 +300,11 @@ impl AdminSource for Report {
             let kinds = absent.join(", ");
             format!("the API does not serve {kinds}: install the CRDs of the Gateway API")
         });
-        let all: Vec<String> = self.refused().into_iter().chain(absent).chain(left).collect();
+        let quiet = self.control.unanswered().map(|since| {
+            let seconds = since.as_secs();
+            format!("the API has not answered for {seconds} s: what it was last seen to say goes on")
+        });
+        let all: Vec<String> = quiet.into_iter().chain(self.refused()).chain(absent).chain(left).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -318,10 +322,11 @@ impl AdminSource for Report {
         async move {
             let Some(distribution) = distribution else { return json!({ "rules": [] }) };
             let mut rules = Vec::new();
-            for instance in distribution.splits().await {
-                rules.extend(split_rules(&instance));
+            let splits = distribution.splits().await;
+            for instance in &splits.answered {
+                rules.extend(split_rules(instance));
             }
-            json!({ "rules": rules })
+            json!({ "rules": rules, "asked": splits.asked, "answered": splits.answered.len() })
         }
         .boxed()
     }

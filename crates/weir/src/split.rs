@@ -16,6 +16,9 @@ pub(crate) fn run(options: &SplitOptions) -> Result<ExitCode> {
         let mut splits: Value =
             serde_json::from_slice(&body).context("the admin port's answer to /splits")?;
         rules.extend(splits["rules"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        if let Some(note) = missing(&splits) {
+            eprintln!("{note}");
+        }
     }
     if rules.is_empty() {
         println!("No rule has backends yet.");
@@ -23,6 +26,14 @@ pub(crate) fn run(options: &SplitOptions) -> Result<ExitCode> {
     }
     print!("{}", client::table(&rows(&rules)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// In a cluster: that not every pod with a data plane is in the table.
+fn missing(splits: &Value) -> Option<String> {
+    let (asked, answered) = (splits["asked"].as_u64()?, splits["answered"].as_u64()?);
+    (answered < asked).then(|| {
+        format!("note: {answered} of {asked} data plane pods answered within two seconds; the table lacks the others")
+    })
 }
 
 fn rows(rules: &[Value]) -> Vec<Vec<String>> {
@@ -79,6 +90,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn pods_that_did_not_answer_are_told_of() {
+        assert_eq!(missing(&json!({"rules": []})), None, "a data plane of this process");
+        assert_eq!(missing(&json!({"asked": 3, "answered": 3})), None);
+        assert!(
+            missing(&json!({"asked": 3, "answered": 2})).unwrap().starts_with("note: 2 of 3 data plane pods")
+        );
+    }
 
     #[test]
     fn each_backend_has_a_row_with_what_it_should_have_served() {

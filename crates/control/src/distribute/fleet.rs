@@ -489,7 +489,8 @@ impl Fleet {
                 rejected.extend(session.rejected.iter().map(|(key, why)| (key.as_str(), why.as_str())));
             }
             if ready > 0 {
-                applied.sequence = applied.sequence.min(state.runs);
+                // What one data plane does or leaves holds nothing of another's back for longer.
+                applied.sequence = applied.sequence.min(state.runs.max(self.aged));
             }
             let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let [connected, ready] = [count(sessions.len()), count(ready)];

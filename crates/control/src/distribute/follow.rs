@@ -265,7 +265,7 @@ impl Shared {
         let Some((data_plane, instance)) = self.fleet.lock().answered_splits(id, splits.request) else {
             return;
         };
-        if let Some(collector) = self.collectors.lock().get(&splits.request) {
+        if let Some((_, collector)) = self.collector.lock().as_ref().filter(|(of, _)| *of == splits.request) {
             // There is room for one answer of each that was asked.
             let _ = collector.try_send(InstanceSplits { data_plane, instance, json: splits.json });
         }

@@ -25,9 +25,9 @@ mod server;
 mod status;
 mod token;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,6 +106,13 @@ pub struct InstanceSplits {
     pub json: Bytes,
 }
 
+/// The served counts of those that were asked and answered in time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AllSplits {
+    pub asked: usize,
+    pub answered: Vec<InstanceSplits>,
+}
+
 /// A handle; cheap to clone. [`Distribution::run`] does the work.
 #[derive(Clone)]
 pub struct Distribution {
@@ -125,8 +132,18 @@ struct Shared {
     /// And since when.
     leadership: watch::Sender<(Leadership, Instant)>,
     listening: watch::Sender<Option<SocketAddr>>,
-    /// Who waits for served counts, by number of the request.
-    collectors: Mutex<BTreeMap<u64, mpsc::Sender<InstanceSplits>>>,
+    /// Who collects served counts, with the number of the request.
+    collector: Mutex<Option<(u64, mpsc::Sender<InstanceSplits>)>>,
+    splits: SplitsAsked,
+}
+
+/// Who asks for served counts: one after the other, so that nobody takes another's answers.
+#[derive(Default)]
+struct SplitsAsked {
+    /// How often they were asked for.
+    count: AtomicU64,
+    /// The last that were collected, as long as somebody has them: how many had asked before it began.
+    last: tokio::sync::Mutex<(u64, Weak<AllSplits>)>,
 }
 
 impl Distribution {
@@ -141,7 +158,8 @@ impl Distribution {
             problem: watch::Sender::new(String::new()),
             leadership: watch::Sender::new((Leadership::Standby { leader: None }, Instant::now())),
             listening: watch::Sender::new(None),
-            collectors: Mutex::default(),
+            collector: Mutex::default(),
+            splits: SplitsAsked::default(),
         };
         Distribution { shared: Arc::new(shared) }
     }
@@ -179,23 +197,40 @@ impl Distribution {
         self.shared.fleet.lock().contents()
     }
 
-    /// What every instance served so far; of those that answer within two seconds.
-    pub async fn splits(&self) -> Vec<InstanceSplits> {
+    /// What every instance served so far, not earlier than this was called; of those that answer within two seconds. Whoever waits for
+    /// another's answers meanwhile shares the next ones.
+    pub async fn splits(&self) -> Arc<AllSplits> {
+        let asked = &self.shared.splits;
+        let ours = asked.count.fetch_add(1, Relaxed) + 1;
+        let mut last = asked.last.lock().await;
+        let (before, known) = &*last;
+        if *before >= ours
+            && let Some(all) = known.upgrade()
+        {
+            return all;
+        }
+        let before = asked.count.load(Relaxed);
+        let all = Arc::new(self.collect_splits().await);
+        *last = (before, Arc::downgrade(&all));
+        all
+    }
+
+    async fn collect_splits(&self) -> AllSplits {
         let (request, asked) = self.shared.fleet.lock().want_splits();
-        let (answers, mut answered) = mpsc::channel(asked.max(1));
-        self.shared.collectors.lock().insert(request, answers);
-        let mut all = Vec::with_capacity(asked);
+        let (answers, mut answering) = mpsc::channel(asked.max(1));
+        *self.shared.collector.lock() = Some((request, answers));
+        let mut answered = Vec::with_capacity(asked);
         let _ = tokio::time::timeout(SPLITS_WAIT, async {
-            while all.len() < asked
-                && let Some(one) = answered.recv().await
+            while answered.len() < asked
+                && let Some(one) = answering.recv().await
             {
-                all.push(one);
+                answered.push(one);
             }
         })
         .await;
-        self.shared.collectors.lock().remove(&request);
-        all.sort_by(|a, b| (&a.data_plane, &a.instance).cmp(&(&b.data_plane, &b.instance)));
-        all
+        *self.shared.collector.lock() = None;
+        answered.sort_by(|a, b| (&a.data_plane, &a.instance).cmp(&(&b.data_plane, &b.instance)));
+        AllSplits { asked, answered }
     }
 
     /// Takes updates in, serves data planes and tells how far they are, until `shutdown` or the end of `updates`.

@@ -277,6 +277,14 @@ impl Provisioning {
         }
     }
 
+    /// All that holds and is to be told.
+    pub(super) fn notices(&self) -> impl Iterator<Item = (ObjectKey, Said)> {
+        let of_gateway = |(gateway, told): (&ObjectKey, &BTreeSet<Notice>)| {
+            told.iter().map(|notice| (gateway.clone(), words::noticed(notice))).collect::<Vec<_>>()
+        };
+        self.told.iter().flat_map(of_gateway)
+    }
+
     /// What is to be told since the last call.
     pub(super) fn take_notices(&mut self) -> Vec<(ObjectKey, Said)> {
         std::mem::take(&mut self.notices)

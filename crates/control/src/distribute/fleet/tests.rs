@@ -294,6 +294,19 @@ fn a_data_plane_that_is_not_there_holds_up_nobody_else() {
 }
 
 #[test]
+fn one_that_is_ready_and_answers_nothing_holds_up_its_own_data_plane_alone() {
+    let now = Instant::now();
+    let mut fleet = Fleet::default();
+    fleet.apply(&first(), now);
+    let id = connect(&mut fleet, "x");
+    fleet.reported(id, report(true));
+    assert_eq!(fleet.applied(now).sequence, 0);
+    let late = fleet.applied_deadline().unwrap();
+    let applied = fleet.applied(late);
+    assert_eq!((of(&applied, "a").sequence, applied.sequence), (0, 1), "nobody waits longer for it");
+}
+
+#[test]
 fn an_instance_that_went_away_is_believed_to_come_back_for_a_while() {
     let now = Instant::now();
     let mut fleet = Fleet::default();
