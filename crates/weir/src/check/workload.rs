@@ -151,7 +151,7 @@ impl Workload {
             }
         };
         if found.is_empty() {
-            findings.note(format!("there is no Service of {namespace}/{} yet", self.name));
+            findings.note(format!("there is no Service for {namespace}/{}", self.name));
         }
         for service in &found {
             let service = to_value(service);
