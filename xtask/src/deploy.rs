@@ -20,7 +20,9 @@ const PLAIN: &str = "deploy/weir.yaml";
 
 const HEAD: &str = "\
 # Weir in the namespace weir-system, as `helm install weir deploy/helm/weir -n weir-system` makes it.
-# Made by `cargo xtask codegen deploy` from the chart; do not edit. The kinds come first:
+# Made by `cargo xtask codegen deploy` from the chart; do not edit. The kinds come first: those of the Gateway API, without which
+# the GatewayClass is not taken, and Weir's own:
+#   kubectl apply --server-side -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.1/standard-install.yaml
 #   kubectl apply --server-side -f deploy/helm/weir/crds
 apiVersion: v1
 kind: Namespace
@@ -41,6 +43,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("gatewayproxy.replicas=2", "gatewayproxy"),
     ("gatewayProxy.service.loadBalancerSourceRanges[0]=all", "loadBalancerSourceRanges"),
     ("certificates.authorityLifetimeSeconds=86400", "three times"),
+    ("gatewayProxy.drainDelaySeconds=60", "terminationGracePeriodSeconds is 45"),
+    ("gatewayProxy.terminationGracePeriodSeconds=39", "drainDelaySeconds (5)"),
+    ("gatewayProxy.autoscaling.enabled=true,gatewayProxy.autoscaling.minReplicas=11", "maxReplicas"),
+    (r"gatewayProxy.podLabels.app\.kubernetes\.io/component=a", "podLabels"),
+    (r"gatewayProxy.podLabels.gateway\.networking\.k8s\.io/gateway-name=a", "podLabels"),
+    (r"gatewayProxy.service.labels.weir\.dev/instance=a", "labels"),
+    (r"controller.podLabels.app\.kubernetes\.io/name=a", "podLabels"),
+    (r"monitoring.labels.app\.kubernetes\.io/version=a", "labels"),
 ];
 
 /// `helm`, or why it cannot be used.
@@ -136,5 +146,33 @@ pub(crate) fn try_chart(root: &Path) -> Result<()> {
         ],
     )?;
     ensure!(!inside.contains("loadBalancer"), "a Service without a load balancer names one's fields");
+    watched_by_prometheus(root)
+}
+
+/// The objects for Prometheus's operator name the ports and labels that the chart's others have.
+fn watched_by_prometheus(root: &Path) -> Result<()> {
+    let all = template(root, &["--set=monitoring.enabled=true,monitoring.labels.team=a"])?;
+    let of = |kind: &str| {
+        let line = format!("\nkind: {kind}\n");
+        let found = all.split("---\n").find(|document| document.contains(&line));
+        found.with_context(|| format!("no {kind} with monitoring.enabled"))
+    };
+    for (kind, looks_for) in [
+        ("ServiceMonitor", "app.kubernetes.io/component: controller"),
+        ("PodMonitor", "weir.dev/instance: default.weir"),
+    ] {
+        let object = of(kind)?;
+        for wanted in [looks_for, "port: admin", "path: /metrics", "interval: 30s", "\n    team: a\n"] {
+            ensure!(object.contains(wanted), "no {wanted:?} in the {kind}:\n{object}");
+        }
+        let holders = all.matches(looks_for).count() - object.matches(looks_for).count();
+        ensure!(holders > 0, "nothing has the label {looks_for} by which the {kind} looks");
+    }
+    ensure!(of("Service")?.contains("name: admin"), "the controllers' Service has no port named admin");
+    let elsewhere = template(root, &["--set=monitoring.enabled=true,watchNamespaces={a,b}"])?;
+    ensure!(
+        elsewhere.contains("matchNames:\n      - a\n      - b\n"),
+        "the PodMonitor looks in other namespaces"
+    );
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(crate) const NAMESPACES_ANNOTATION: &str = "weir.dev/watch-namespaces";
 const EPOCH_ANNOTATION: &str = "weir.dev/epoch";
 
 /// What the name of an installation's Lease ends with, behind the name of the release.
-pub(crate) const LEASE_END: &str = "-weir-leader";
+pub const LEASE_END: &str = "-weir-leader";
 
 /// The label, `NAME=VALUE`, by which the Leases of Weir's controllers are found.
 pub const LEASE_LABEL: &str = "app.kubernetes.io/part-of=weir";

@@ -31,7 +31,7 @@ use weir_model::resource::{Applied, Update};
 
 pub use crate::backoff::Backoff;
 pub use crate::lease::{
-    ADMIN_PORT_ANNOTATION, Elector, LEASE_LABEL, Leader, Leadership, LeaseConfig, LeaseTimes,
+    ADMIN_PORT_ANNOTATION, Elector, LEASE_END, LEASE_LABEL, Leader, Leadership, LeaseConfig, LeaseTimes,
 };
 pub use crate::metrics::{ControlStatus, Number};
 pub use crate::provision::{

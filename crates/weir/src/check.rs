@@ -1,20 +1,24 @@
 //! `weir check`: whether a cluster is fit for Weir, and why a Gateway is not programmed.
 //!
-//! Owns what a person would look up one after the other: the API and its kinds, who leads and what that replica says of itself, and
-//! for each Gateway that is not as it should be its conditions, its pods and its Service. Invariants: it only reads, and
-//! what it may not read is a finding like any other. Deliberately absent: mending anything.
+//! Owns what a person would look up one after the other: the API and its kinds; of each installation who leads, what that replica says
+//! of itself, and what keeps pods of the controllers and of the shared data plane; for each Gateway that is not as it should be its
+//! conditions, its pods and its Service. Invariants: it only reads, and what it may not read is a finding like any other.
+//! Deliberately absent: mending anything; how pods and Services are asked (`workload`).
 
+mod workload;
+
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DynamicObject, ListParams};
-use kube::{Api, Client, ResourceExt};
-use serde_json::Value;
-use weir_control::{Kind, LEASE_LABEL, NEEDED_KINDS};
+use kube::api::DynamicObject;
+use kube::{Client, ResourceExt};
+use weir_api::kong::{KIC_CONTROLLER, UNMANAGED_ANNOTATION};
+use weir_control::{Kind, LEASE_END, LEASE_LABEL, NEEDED_KINDS};
 
+use self::workload::Workload;
 use crate::cli::CheckOptions;
 use crate::{client, status};
 
@@ -53,8 +57,8 @@ async fn look(options: &CheckOptions) -> Result<Findings> {
         client.apiserver_version().await.map_err(client::told).context("asking the Kubernetes API")?;
     findings.good(format!("Kubernetes {}.{}", version.major, version.minor));
     kinds(&client, &mut findings).await;
-    controllers(&client, options.namespace.as_deref(), &mut findings).await;
-    gateways(&client, options, &mut findings).await;
+    let place = controllers(&client, options.namespace.as_deref(), &mut findings).await;
+    gateways(&client, options, &place, &mut findings).await;
     Ok(findings)
 }
 
@@ -69,8 +73,12 @@ impl Findings {
         self.lines.push(format!("  ok   {text}"));
     }
 
+    /// Once: what may not be read may be asked for more than once.
     fn note(&mut self, text: impl std::fmt::Display) {
-        self.lines.push(format!("  note {text}"));
+        let line = format!("  note {text}");
+        if !self.lines.contains(&line) {
+            self.lines.push(line);
+        }
     }
 
     fn bad(&mut self, text: impl std::fmt::Display) {
@@ -103,46 +111,70 @@ async fn kinds(client: &Client, findings: &mut Findings) {
     }
 }
 
-/// Who leads, and what it says of itself.
-async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Findings) {
+/// Where Gateways are served.
+enum Place {
+    /// In this one process: no pods and no Services of theirs.
+    Sandbox,
+    /// By these installations, as far as they can be seen: namespace and release.
+    Cluster(Vec<(String, String)>),
+}
+
+/// Who leads, what it says of itself, and what keeps the pods of each installation.
+async fn controllers(client: &Client, namespace: Option<&str>, findings: &mut Findings) -> Place {
     let leases = match client::leases(client, namespace).await {
         Ok(leases) => leases,
         Err(error) => {
-            return findings.bad(format!("the Leases of Weir's controllers cannot be read: {error:#}"));
+            findings.bad(format!("the Leases of Weir's controllers cannot be read: {error:#}"));
+            return Place::Cluster(Vec::new());
         }
     };
     if leases.is_empty() && namespace.is_none() && sandbox(client, findings).await {
-        return;
+        return Place::Sandbox;
     }
     if leases.is_empty() {
         findings.bad(format!("no controller of Weir has ever led here (no Lease with label {LEASE_LABEL})"));
     }
+    let mut installations = Vec::new();
     for lease in &leases {
-        let name = format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any());
-        let Some(holder) = holder(lease) else {
-            findings.bad(format!("Lease {name}: nobody leads"));
-            continue;
-        };
-        let spec = lease.spec.clone().unwrap_or_default();
-        let age = spec.renew_time.map(|at| (now_seconds() - at.0.as_second()).max(0));
-        match age {
-            Some(age) if age <= STALE_SECONDS => {
-                findings.good(format!("{holder} leads (Lease {name}, renewed {age} s ago)"))
-            }
-            _ => findings.bad(format!(
-                "{holder} held Lease {name} last, and has not renewed it for {} s by this machine's clock",
-                age.unwrap_or_default()
-            )),
+        leader(client, lease, findings).await;
+        let (namespace, name) = (lease.namespace().unwrap_or_default(), lease.name_any());
+        let Some(release) = name.strip_suffix(LEASE_END) else { continue };
+        let controllers = Workload::controllers(&namespace, release);
+        if !controllers.tell_pods(client, findings).await {
+            findings.note(format!("there is no Deployment {namespace}/{}", controllers.name));
         }
-        match client::ask_leader(client, lease, "readyz").await {
-            Ok(answer) => readiness(&holder, answer.trim(), findings),
-            Err(error) => {
-                let told = format!("{holder} cannot be asked: {error:#}");
-                let is_forbidden =
-                    error.downcast_ref::<client::Refused>().is_some_and(|refused| refused.code == 403);
-                // Who asks has not the right; of the controller that says nothing.
-                if is_forbidden { findings.note(told) } else { findings.bad(told) }
-            }
+        // An installation may be without one.
+        Workload::of_unmanaged(&namespace, release).tell_pods(client, findings).await;
+        installations.push((namespace, release.to_owned()));
+    }
+    Place::Cluster(installations)
+}
+
+/// Who holds a Lease, and what that controller says of itself.
+async fn leader(client: &Client, lease: &Lease, findings: &mut Findings) {
+    let name = format!("{}/{}", lease.namespace().unwrap_or_default(), lease.name_any());
+    let Some(holder) = holder(lease) else {
+        return findings.bad(format!("Lease {name}: nobody leads"));
+    };
+    let spec = lease.spec.clone().unwrap_or_default();
+    let age = spec.renew_time.map(|at| (now_seconds() - at.0.as_second()).max(0));
+    match age {
+        Some(age) if age <= STALE_SECONDS => {
+            findings.good(format!("{holder} leads (Lease {name}, renewed {age} s ago)"))
+        }
+        _ => findings.bad(format!(
+            "{holder} held Lease {name} last, and has not renewed it for {} s by this machine's clock",
+            age.unwrap_or_default()
+        )),
+    }
+    match client::ask_leader(client, lease, "readyz").await {
+        Ok(answer) => readiness(&holder, answer.trim(), findings),
+        Err(error) => {
+            let told = format!("{holder} cannot be asked: {error:#}");
+            let is_forbidden =
+                error.downcast_ref::<client::Refused>().is_some_and(|refused| refused.code == 403);
+            // Who asks has not the right; of the controller that says nothing.
+            if is_forbidden { findings.note(told) } else { findings.bad(told) }
         }
     }
 }
@@ -178,7 +210,7 @@ fn now_seconds() -> i64 {
 }
 
 /// Gateways that are not as they should be.
-async fn gateways(client: &Client, options: &CheckOptions, findings: &mut Findings) {
+async fn gateways(client: &Client, options: &CheckOptions, place: &Place, findings: &mut Findings) {
     let all = match status::list_in(client, Kind::Gateway, options.namespace.as_deref()).await {
         Ok(all) => all,
         Err(error) => return findings.bad(format!("Gateways cannot be read: {error:#}")),
@@ -189,6 +221,7 @@ async fn gateways(client: &Client, options: &CheckOptions, findings: &mut Findin
     if let (Some(only), true) = (only, chosen.is_empty()) {
         findings.bad(format!("there is no Gateway {only}"));
     }
+    let mut unmanaged = None;
     for gateway in chosen {
         let title = format!("Gateway {}", status::name(gateway));
         let problems = status::all_problems(gateway);
@@ -202,7 +235,14 @@ async fn gateways(client: &Client, options: &CheckOptions, findings: &mut Findin
         for problem in problems {
             findings.bad(format!("{title}: {problem}"));
         }
-        pods(client, gateway, findings).await;
+        if let Place::Cluster(installations) = place {
+            if unmanaged.is_none() {
+                unmanaged = Some(unmanaged_classes(client, findings).await);
+            }
+            let class = gateway.data["spec"]["gatewayClassName"].as_str().unwrap_or_default();
+            let is_shared = unmanaged.as_ref().is_some_and(|classes| classes.contains(class));
+            data_plane(client, gateway, is_shared, installations, findings).await;
+        }
     }
 }
 
@@ -211,63 +251,51 @@ fn is_unclaimed(gateway: &DynamicObject) -> bool {
     conditions.iter().all(|condition| condition["status"] == "Unknown")
 }
 
-/// What keeps the pods of a Gateway's data plane from being ready.
-async fn pods(client: &Client, gateway: &DynamicObject, findings: &mut Findings) {
+/// The pods and the Service by which a Gateway is served.
+async fn data_plane(
+    client: &Client,
+    gateway: &DynamicObject,
+    is_shared: bool,
+    installations: &[(String, String)],
+    findings: &mut Findings,
+) {
     let namespace = gateway.namespace().unwrap_or_default();
-    let selector = format!(
-        "weir.dev/component=data-plane,gateway.networking.k8s.io/gateway-name={}",
-        weir_control::gateway_label(&gateway.name_any())
-    );
-    let pods = Api::<Pod>::namespaced(client.clone(), &namespace);
-    let pods = match pods.list(&ListParams::default().labels(&selector)).await {
-        Ok(pods) => pods.items,
-        Err(error) => {
-            return findings.note(format!("pods of {namespace} cannot be read: {}", client::told(error)));
+    if is_shared {
+        for (namespace, release) in installations {
+            let plane = Workload::of_unmanaged(namespace, release);
+            // What keeps its pods is told with the installation.
+            findings.note(format!("it is served by the shared data plane {namespace}/{}", plane.name));
+            plane.tell_service(client, findings).await;
         }
-    };
-    if pods.is_empty() {
-        findings.note(format!("it has no data plane pods of its own in {namespace}"));
+        return;
     }
-    for pod in pods {
-        let object = serde_json::to_value(&pod).unwrap_or_default();
-        for line in pod_problems(&object) {
-            findings.bad(format!("pod {namespace}/{}: {line}", pod.name_any()));
-        }
+    let plane = Workload::of_gateway(&namespace, &gateway.name_any());
+    if plane.tell_pods(client, findings).await {
+        plane.tell_service(client, findings).await;
+    } else {
+        findings.note(format!("it has no data plane of its own in {namespace}"));
     }
 }
 
-/// Why a pod is not ready, in the kubelet's and scheduler's words.
-fn pod_problems(pod: &Value) -> Vec<String> {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut found = Vec::new();
-    for container in list(&pod["status"]["containerStatuses"]) {
-        let name = text(&container["name"]);
-        let waiting = &container["state"]["waiting"];
-        if waiting.is_object() {
-            found.push(format!(
-                "container {name} waits: {} {}",
-                text(&waiting["reason"]),
-                text(&waiting["message"])
-            ));
-        } else if container["ready"] == false {
-            let last = &container["lastState"]["terminated"];
-            let ended = last["exitCode"].as_i64().map(|code| format!(", it ended before with {code}"));
-            found.push(format!("container {name} is not ready{}", ended.unwrap_or_default()));
+/// Names of the classes whose Gateways have no data plane of their own; none of those that cannot be read.
+async fn unmanaged_classes(client: &Client, findings: &mut Findings) -> BTreeSet<String> {
+    let classes = match status::list(client, Kind::GatewayClass).await {
+        Ok(classes) => classes,
+        Err(error) => {
+            findings.note(format!("which classes are unmanaged cannot be read: {error:#}"));
+            return BTreeSet::new();
         }
-    }
-    for condition in list(&pod["status"]["conditions"]) {
-        if condition["type"] == "PodScheduled" && condition["status"] == "False" {
-            found.push(format!("not scheduled: {}", text(&condition["message"])));
-        }
-    }
-    found.iter().map(|line| line.trim_end().to_owned()).collect()
+    };
+    let is_unmanaged = |class: &&DynamicObject| {
+        class.data["spec"]["controllerName"] == KIC_CONTROLLER
+            && class.annotations().get(UNMANAGED_ANNOTATION).is_some_and(|value| value == "true")
+    };
+    classes.iter().filter(is_unmanaged).map(ResourceExt::name_any).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Findings, pod_problems, readiness};
-    use serde_json::json;
+    use super::{Findings, readiness};
 
     #[test]
     fn a_controller_that_leaves_classes_alone_is_ready_and_one_without_its_rights_is_bad() {
@@ -284,26 +312,5 @@ mod tests {
             readiness("c", answer, &mut findings);
             assert_eq!((findings.lines, findings.bad), (vec![line.to_owned()], bad));
         }
-    }
-
-    #[test]
-    fn a_pod_that_is_not_ready_says_why() {
-        let pod = json!({"status": {
-            "containerStatuses": [
-                {"name": "proxy", "ready": false, "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}},
-                {"name": "old", "ready": false, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137}}},
-                {"name": "fine", "ready": true, "state": {"running": {}}},
-            ],
-            "conditions": [{"type": "PodScheduled", "status": "False", "message": "no node fits"}],
-        }});
-        assert_eq!(
-            pod_problems(&pod),
-            [
-                "container proxy waits: ErrImagePull no such image",
-                "container old is not ready, it ended before with 137",
-                "not scheduled: no node fits",
-            ]
-        );
-        assert!(pod_problems(&json!({"status": {}})).is_empty());
     }
 }

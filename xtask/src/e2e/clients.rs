@@ -154,7 +154,11 @@ impl Clients<'_> {
         has_row(&status, &["HTTPRoute", "kong/nowhere", "BackendNotFound"])?;
         let line = self.line("weir check kong/unplaced || true");
         let check = cluster.until(&line, |check| check.contains("not scheduled: ")).context("why it is")?;
-        let told = ["Gateway kong/unplaced: ", "pod kong/weir-unplaced-"];
+        let told = [
+            "Gateway kong/unplaced: ",
+            "pod kong/weir-unplaced-",
+            "Service kong/weir-unplaced: LoadBalancer",
+        ];
         ensure!(told.iter().all(|wanted| check.contains(wanted)), "{check}");
         self.finds("weir check kong/unplaced")?;
         // What it has made stays for its log, until the next one.

@@ -18,6 +18,7 @@ mod acceptance_ports;
 mod acceptance_simple_apps;
 mod acceptance_together;
 mod acceptance_wrong;
+mod check;
 mod cluster;
 mod control;
 mod echo_basic;

@@ -51,6 +51,21 @@ weir.dev/provisioned: shared
 {{- end -}}
 {{- end }}
 
+{{/* What the shared data plane could not do: end within its time, be of at least more pods than at most. */}}
+{{- define "weir.proxyValues" -}}
+{{- $delay := .drainDelaySeconds | int64 -}}
+{{- $grace := .terminationGracePeriodSeconds | int64 -}}
+{{- $least := add $delay 35 -}}
+{{- if lt $grace $least -}}
+{{- fail (printf "gatewayProxy.terminationGracePeriodSeconds is %d: drainDelaySeconds (%d), 30 for what is under way and 5 to spare are %d, and it may not be less" $grace $delay $least) -}}
+{{- end -}}
+{{- with .autoscaling -}}
+{{- if and .enabled (gt (.minReplicas | int64) (.maxReplicas | int64)) -}}
+{{- fail (printf "gatewayProxy.autoscaling.minReplicas is %d: more than maxReplicas, which is %d" (.minReplicas | int64) (.maxReplicas | int64)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "weir.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
