@@ -22,6 +22,7 @@ use weir_model::resource::DataPlaneName;
 
 pub use self::configuration::CONFIGURATION_FIELDS;
 use self::configuration::Notice;
+pub(crate) use self::objects::RESERVED_PORTS;
 use self::objects::{Id, Piece};
 use self::table::{Table, Wish};
 use super::objects::{LABEL_BYTES, short};

@@ -128,10 +128,7 @@ impl Translator {
             }
         }
         match self.classes.get(&class_key) {
-            Some(class) => {
-                let mixed_tls = self.config.has_mixed_tls();
-                gateway::plan(key, gateway, class, &mut self.materials, mixed_tls, reading)
-            }
+            Some(class) => gateway::plan(key, gateway, class, &mut self.materials, &self.config, reading),
             None => Planned::NotOurs(Vec::new()),
         }
     }

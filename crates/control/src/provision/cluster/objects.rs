@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
+use weir_core::ReservedPort;
 use weir_model::resource::DataPlaneName;
 
 use super::Cluster;
@@ -22,8 +23,14 @@ pub(crate) const INSTANCE_LABEL: &str = "weir.dev/instance";
 const COMPONENT_LABEL: &str = "weir.dev/component";
 const COMPONENT: &str = "data-plane";
 
-/// The port of `/readyz`, `/livez` and `/metrics`: one that listeners hardly want.
+/// The port of `/readyz`, `/livez` and `/metrics`: one that listeners hardly want. The chart has it for the shared data plane too.
 const ADMIN_PORT: u16 = 19_901;
+
+/// What a pod of a data plane listens on beside its listeners: a Service with such a port would show it to everybody.
+pub(crate) const RESERVED_PORTS: &[ReservedPort] = &[ReservedPort {
+    port: ADMIN_PORT,
+    why: "it is the admin port of the data plane's pods, with their probes and metrics",
+}];
 
 /// The user and group of the image.
 const USER: u32 = 65_532;
