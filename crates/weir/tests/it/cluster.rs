@@ -1,6 +1,7 @@
 //! Control as it runs in a cluster, over the embedded API in one process: who leads, what is made for Gateways, and what is
 //! left alone. The data planes are played: they acknowledge what they are sent and bind what they are told.
 
+mod configured;
 mod marks;
 mod ports;
 mod services;
