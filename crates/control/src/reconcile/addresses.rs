@@ -236,8 +236,9 @@ impl Provisioning {
         let gateway = objects.gateway(&need.gateway)?;
         let metadata = &gateway.metadata;
         let listeners = gateway.spec.listeners.iter();
-        let listeners =
-            listeners.filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?))).collect();
+        let listeners = listeners
+            .filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?, of.protocol.clone())))
+            .collect();
         let (configuration, frozen) = configuration(need, objects);
         // The status is looked at for the first choice only: later ones are ours to remember.
         let known = self.assignment.gateways.contains_key(&need.gateway);
