@@ -5,6 +5,7 @@
 //! stand whatever a configuration says. Deliberately absent: versions, and what is there already.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use weir_core::ReservedPort;
@@ -143,6 +144,8 @@ pub(crate) fn of_gateway(
 ) -> (Vec<(Id, Value)>, Vec<Notice>) {
     let maker = Maker { view, cluster, api_version, plane: plane(view), shape: Shape::of(view) };
     let (deployment, mut notices) = maker.deployment();
+    let pods = Id::new(Piece::Deployment, &view.key.namespace, &maker.plane.name);
+    notices.extend(grace(&deployment).and_then(|grace| cut_short(view, &pods, grace)));
     let mut made = vec![
         (Piece::ServiceAccount, maker.account()),
         (Piece::Service, maker.service()),
@@ -178,6 +181,22 @@ pub(crate) fn trust(namespace: &str, cluster: &Cluster, authority: &str, owners:
         "data": {"ca.crt": authority},
     });
     (Id::new(Piece::ConfigMap, namespace, &name), object)
+}
+
+/// After how many seconds pods of a Deployment are ended that have not ended.
+pub(super) fn grace(deployment: &Value) -> Option<u64> {
+    deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64()
+}
+
+/// What is to be told of a Gateway whose data plane is ended before it may end.
+pub(super) fn cut_short(view: &GatewayView, deployment: &Id, grace_seconds: u64) -> Option<Notice> {
+    let drain = view.drain.as_secs_f64();
+    let message = format!(
+        "drain.delay and drain.timeout come to {drain} s, and pods of {deployment} are ended after {grace_seconds} s \
+         (terminationGracePeriodSeconds): what is under way then is cut off"
+    );
+    let is_late = view.drain > Duration::from_secs(grace_seconds);
+    is_late.then_some(Notice { reason: "GracePeriodTooShort", message })
 }
 
 /// Who an object goes with.

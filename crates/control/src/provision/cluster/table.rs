@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weir_api::gateway_api::{AddressType, GatewayStatusAddress};
 use weir_core::{AddressProblem, ObjectKey};
 
-use super::objects::{Id, Piece};
+use super::objects::{self, Id, Piece};
 use crate::backoff::Backoff;
 use crate::provision::GatewayView;
 use crate::provision::objects::PROVISIONED_LABEL;
@@ -205,6 +205,11 @@ impl Table {
     /// Whether pods of this Gateway's are there.
     pub(super) fn has_plane(&self, uid: &str) -> bool {
         self.there.iter().any(|(id, there)| id.piece == Piece::Deployment && owner_uid(&there.object) == uid)
+    }
+
+    /// After how many seconds pods of a Deployment are ended that have not ended, if it is there.
+    pub(super) fn grace_of(&self, deployment: &Id) -> Option<u64> {
+        objects::grace(&self.there.get(deployment)?.object)
     }
 
     /// A reference by which something goes with this object, if it is there.

@@ -1,10 +1,12 @@
-//! What the operator's parameters make of data planes, those of a class and of a Gateway.
+//! What parameters make of data planes: the operator's, of a class and of a Gateway, and ours where pods cannot do what they say.
 
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use weir_control::Leadership;
 
 use super::{CLASS, CONFIGURATION, DEPLOYMENT, GATEWAY, Rig, SERVICE, condition, until};
+
+const PARAMETERS: &str = "weir.dev/v1alpha1/GatewayParameters";
 
 fn reference(name: &str) -> Value {
     json!({"group": "gateway-operator.konghq.com", "kind": "GatewayConfiguration", "name": name})
@@ -87,4 +89,39 @@ async fn a_classs_parameters_do_not_stand_in_for_a_gateways_that_are_gone_for_a_
         let whether = |object: &Value| (object["metadata"]["uid"].clone(), object["spec"].clone());
         assert_eq!(whether(&after), whether(&before), "{kind}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_told_that_the_shared_pods_end_before_its_drain_does() {
+    let rig = Rig::start().await;
+    rig.unmanaged_class().await;
+    let pods = json!({
+        "metadata": {"labels": {"weir.dev/instance": "default.test", "weir.dev/provisioned": "shared"}},
+        "spec": {
+            "selector": {"matchLabels": {"app": "proxy"}},
+            "template": {
+                "metadata": {"labels": {"app": "proxy"}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 45,
+                    "containers": [{"name": "proxy", "image": "weir:test"}],
+                },
+            },
+        },
+    });
+    rig.create(DEPLOYMENT, "default", "test-gateway-proxy", pods).await;
+    rig.create(PARAMETERS, "default", "patient", json!({"spec": {"drain": {"timeout": "2m"}}})).await;
+    let parameters = json!({"group": "weir.dev", "kind": "GatewayParameters", "name": "patient"});
+    let spec = json!({"spec": {
+        "gatewayClassName": "kong",
+        "infrastructure": {"parametersRef": parameters},
+        "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+    }});
+    rig.gateway("default", "plain", "kong").await;
+    rig.create(GATEWAY, "default", "patient", spec).await;
+    let _control = rig.control(Leadership::always(), true, &[]);
+    let event = rig.event("GracePeriodTooShort").await;
+    assert_eq!((&event["involvedObject"]["name"], &event["type"]), (&json!("patient"), &json!("Warning")));
+    let message = event["message"].as_str().unwrap_or_default();
+    let pods = "pods of Deployment default/test-gateway-proxy are ended after 45 s";
+    assert!(message.contains("come to 125 s") && message.contains(pods), "{message}");
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use weir_api::gateway_api::{AddressType, ProtocolType};
@@ -178,6 +177,24 @@ fn a_node_port_may_be_given_by_any_listener_of_the_port_and_transport() {
     );
     let (given_now, told) = node_ports(json!([option("a", 30_443)]), "ClusterIP");
     assert!(given_now.is_empty() && told[0].contains("type ClusterIP has no node ports"), "{told:?}");
+}
+
+#[test]
+fn pods_that_are_ended_before_they_may_end_are_told() {
+    let grace = |seconds: u64| {
+        let template = json!({"spec": {"terminationGracePeriodSeconds": seconds}});
+        let view = with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}}));
+        made(&GatewayView { drain: Duration::from_secs(35), ..view }).1
+    };
+    assert_eq!(grace(35), []);
+    let told = grace(34);
+    assert_eq!(told[0].reason, "GracePeriodTooShort");
+    assert!(
+        told[0]
+            .message
+            .contains("come to 35 s, and pods of Deployment default/weir-kong are ended after 34 s"),
+        "{told:?}"
+    );
 }
 
 #[test]
