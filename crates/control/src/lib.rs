@@ -44,7 +44,7 @@ pub use crate::source::NEEDED_KINDS;
 pub use weir_core::{Kind, MaterialCheck};
 
 use crate::call::Caller;
-use crate::provision::cluster::Planes;
+use crate::provision::cluster::{Planes, RESERVED_PORTS};
 use crate::provision::objects::Publisher;
 use crate::reconcile::{Provisioning, Reconciler, Tools};
 use crate::rivals::{Installations, StandBack};
@@ -100,7 +100,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let stop = shutdown.child_token();
-    let ControlConfig { provision, translate, instance, status, namespaces, leadership } = config;
+    let ControlConfig { provision, mut translate, instance, status, namespaces, leadership } = config;
     let caller = Caller::new(client.clone(), Arc::clone(&status)).under(leadership);
     let statuses = StatusWriter::new(caller.clone(), Arc::clone(&status), StandBack::default().ours());
     let (recorder, events) = events::recorder(caller.clone(), Arc::clone(&status), instance);
@@ -117,6 +117,7 @@ pub async fn run(
         }
         Provision::Fixed(_) => {}
         Provision::Cluster(cluster) => {
+            translate.reserved_ports = RESERVED_PORTS;
             let (cluster, status) = (cluster.clone(), Arc::clone(&status));
             let kept =
                 Planes::new(cluster, caller.clone(), status, namespaces.clone(), installations.clone());

@@ -57,8 +57,8 @@ pub(crate) struct GatewayView {
     pub(crate) annotations: BTreeMap<String, String>,
     /// The annotation by which Kong's controller names the Service that publishes the address.
     pub(crate) publish_service: Option<String>,
-    /// Names and ports of its own listeners.
-    pub(crate) listeners: Vec<(String, u16)>,
+    /// Its own listeners, served or not.
+    pub(crate) listeners: Vec<(String, u16, ProtocolType)>,
     /// How long its data plane may take to end.
     pub(crate) drain: Duration,
     /// The operator's parameters of the Gateway, or of its class.

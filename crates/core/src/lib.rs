@@ -18,4 +18,6 @@ pub mod translate;
 pub use diagnostic::{Diagnostic, Severity};
 pub use objects::{AddressProblem, Addresses, Kind, Mark, Object, ObjectKey, Objects, Unreadable};
 pub use output::{ClassKind, GatewayNeed, Output, RequestedAddress, Status};
-pub use translate::{Channel, FEATURES, MaterialCheck, TranslateConfig, Translator, supported_features};
+pub use translate::{
+    Channel, FEATURES, MaterialCheck, ReservedPort, TranslateConfig, Translator, supported_features,
+};

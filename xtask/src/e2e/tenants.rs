@@ -31,6 +31,7 @@ pub(super) fn attempts(run: &Run<'_>) -> Result<()> {
     rights(run)?;
     references(run)?;
     hostname(run)?;
+    admin_port(run)?;
     snapshot(run)?;
     cluster.does("kubectl delete gateway -n tenant-a a && kubectl delete gateway -n tenant-b b")?;
     cluster.does("kubectl delete namespace tenant-a tenant-b --timeout=120s").map(drop)
@@ -70,6 +71,15 @@ fn hostname(run: &Run<'_>) -> Result<()> {
         .context("a hostname of another")?;
     let served = format!("{}; curl -s -H 'Host: a.example' http://$ADDRESS/ready", address("a"));
     run.cluster.says(&served, "ok")
+}
+
+/// A listener on the port on which pods tell what they serve.
+fn admin_port(run: &Run<'_>) -> Result<()> {
+    let refused = "kubectl get gateway b -n tenant-b -o jsonpath='{.status.listeners[?(@.name==\"admin\")].conditions[?(@.type==\"Accepted\")].reason}'";
+    run.cluster.until(refused, |reason| reason == "PortUnavailable").context("the admin port")?;
+    let shown =
+        "kubectl get service weir-b -n tenant-b -o jsonpath='{.spec.ports[*].port}' | grep -c 19901 || true";
+    run.cluster.says(shown, "0\n")
 }
 
 /// The credentials of one data plane, shown for another.

@@ -22,6 +22,7 @@ use weir_model::resource::DataPlaneName;
 
 pub use self::configuration::CONFIGURATION_FIELDS;
 use self::configuration::Notice;
+pub(crate) use self::objects::RESERVED_PORTS;
 use self::objects::{Id, Piece};
 use self::table::{Table, Wish};
 use super::objects::{LABEL_BYTES, short};
@@ -299,6 +300,12 @@ impl Planes {
             kept.insert(view.key.clone(), made);
         }
         *self.shared.made.lock() = kept;
+        let pods = Id { piece: Piece::Deployment, ..shared.clone() };
+        if let Some(grace) = table.grace_of(&pods) {
+            let told =
+                |view: &&GatewayView| Some((view.key.clone(), objects::cut_short(view, &pods, grace)?));
+            notices.extend(unmanaged.iter().filter_map(told));
+        }
         if let Some(owner) = table.owner_by(&shared) {
             owners.entry(cluster.namespace.clone()).or_default().push(owner);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use weir_api::gateway_api::GatewayClass;
+use weir_api::gateway_api::{GatewayClass, ParametersReference};
 use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP, PUBLISH_SERVICE_ANNOTATION};
 use weir_core::{
     AddressProblem, Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output,
@@ -236,8 +236,9 @@ impl Provisioning {
         let gateway = objects.gateway(&need.gateway)?;
         let metadata = &gateway.metadata;
         let listeners = gateway.spec.listeners.iter();
-        let listeners =
-            listeners.filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?))).collect();
+        let listeners = listeners
+            .filter_map(|of| Some((of.name.clone(), u16::try_from(of.port).ok()?, of.protocol.clone())))
+            .collect();
         let (configuration, frozen) = configuration(need, objects);
         // The status is looked at for the first choice only: later ones are ours to remember.
         let known = self.assignment.gateways.contains_key(&need.gateway);
@@ -339,7 +340,8 @@ impl Provisioning {
     }
 }
 
-/// The operator's parameters of a Gateway, else of its class; whether there should be some that are not there.
+/// The operator's parameters of a Gateway, else of its class; whether they are not there. The class's never stand in for those that a
+/// Gateway names: what runs would be shaped by them until its own are back.
 fn configuration(need: &GatewayNeed, objects: &Objects) -> (Option<Arc<GatewayConfiguration>>, bool) {
     let class = objects.template(&need.class);
     let of_class = class.and_then(|class| class.spec.parameters_ref.as_deref());
@@ -347,18 +349,18 @@ fn configuration(need: &GatewayNeed, objects: &Objects) -> (Option<Arc<GatewayCo
         need.parameters.as_ref().map(|reference| (reference, need.gateway.namespace.as_str())),
         of_class.map(|reference| (reference, reference.namespace.as_deref().unwrap_or_default())),
     ];
-    let mut missing = false;
-    for (reference, namespace) in references.into_iter().flatten() {
-        if reference.group != OPERATOR_GROUP || reference.kind != Kind::GatewayConfiguration.as_str() {
-            continue;
-        }
-        let key = ObjectKey::new(Kind::GatewayConfiguration, namespace, reference.name.clone());
-        match objects.gateway_configuration(&key) {
-            Some(configuration) => return (Some(Arc::clone(configuration)), false),
-            None => missing = true,
-        }
-    }
-    (None, missing)
+    let is_operators = |reference: &ParametersReference| {
+        reference.group == OPERATOR_GROUP && reference.kind == Kind::GatewayConfiguration.as_str()
+    };
+    let Some((reference, namespace)) =
+        references.into_iter().flatten().find(|(named, _)| is_operators(named))
+    else {
+        return (None, false);
+    };
+    let key = ObjectKey::new(Kind::GatewayConfiguration, namespace, reference.name.clone());
+    let configuration = objects.gateway_configuration(&key).map(Arc::clone);
+    let is_missing = configuration.is_none();
+    (configuration, is_missing)
 }
 
 fn class_of<'a>(gateway: &ObjectKey, objects: &'a Objects) -> Option<&'a Arc<GatewayClass>> {

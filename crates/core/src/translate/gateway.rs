@@ -12,13 +12,14 @@ use weir_api::gateway_api::{
 use weir_api::meta::LabelSelector;
 use weir_model::resource::{Body, Listener, Parameters};
 
+use super::TranslateConfig;
 use super::annotations;
 use super::class::{ClassView, Verdict, bound};
 use super::conflict::{self, Owner};
 use super::finding::Finding;
-use super::frontend::{self, Frontend};
+use super::frontend;
 use super::grant::Referrer;
-use super::listener::{self, Conflict, Judge, ListenerPlan};
+use super::listener::{self, Conflict, Judge, ListenerPlan, PortRules};
 use super::listener_set::{self, SetPlan};
 use super::parameters::Settings;
 use super::reading::Reading;
@@ -97,7 +98,7 @@ pub(super) fn plan(
     gateway: &Gateway,
     class: &ClassView,
     materials: &mut Materials,
-    mixed_tls: bool,
+    config: &TranslateConfig,
     reading: &mut Reading<'_>,
 ) -> Planned {
     let addresses = reading.objects.addresses(key).cloned();
@@ -113,6 +114,7 @@ pub(super) fn plan(
     let spec = gateway.spec.tls.as_ref();
     let front = frontend::read(spec.and_then(|tls| tls.frontend.as_ref()), &referrer, materials, reading);
     findings.extend(front.findings);
+    let ports = PortRules { frontend: &front.frontend, reserved: config.reserved_ports };
     let mut used = Vec::new();
     let (client_certificate, client_problem) =
         client_certificate(gateway, &referrer, materials, reading, &mut used);
@@ -123,15 +125,15 @@ pub(super) fn plan(
     let mut judge = Judge {
         referrer,
         prefix: format!("listener/{}/{}", key.namespace, key.name),
-        frontend: &front.frontend,
+        ports,
         materials,
         reading,
         used: &mut used,
     };
     let (mut listeners, listener_findings) = listener::plan(&gateway.spec.listeners, &mut judge);
     findings.extend(listener_findings);
-    let mut sets = sets(key, gateway, class, &front.frontend, materials, reading, &mut used);
-    settle(&mut listeners, &mut sets, &mut findings, mixed_tls);
+    let mut sets = sets(key, gateway, class, ports, materials, reading, &mut used);
+    settle(&mut listeners, &mut sets, &mut findings, config.has_mixed_tls());
 
     let shown = Shown { key, gateway, class, is_rejected: rejection.is_some(), addresses: &addresses };
     for set in &mut sets {
@@ -299,7 +301,7 @@ fn sets(
     key: &ObjectKey,
     gateway: &Gateway,
     class: &ClassView,
-    frontend: &Frontend,
+    ports: PortRules<'_>,
     materials: &mut Materials,
     reading: &mut Reading<'_>,
     used: &mut Vec<Arc<CertificateView>>,
@@ -325,7 +327,7 @@ fn sets(
                         "listener/{}/{}/{}/{}",
                         key.namespace, key.name, set_key.namespace, set_key.name
                     ),
-                    frontend,
+                    ports,
                     materials,
                     reading,
                     used,

@@ -10,6 +10,7 @@ use weir_api::kind_facts::GROUP;
 use weir_api::meta::LabelSelector;
 use weir_model::resource::{self, ClientValidation, ListenerProtocol};
 
+use super::ReservedPort;
 use super::finding::{Finding, list};
 use super::frontend::Frontend;
 use super::grant::Referrer;
@@ -117,12 +118,29 @@ pub(crate) fn is_udp(protocol: &ProtocolType) -> bool {
     *protocol == ProtocolType::Udp
 }
 
+/// What holds for listeners by their ports.
+#[derive(Clone, Copy)]
+pub(super) struct PortRules<'a> {
+    pub(super) frontend: &'a Frontend,
+    pub(super) reserved: &'static [ReservedPort],
+}
+
+impl PortRules<'_> {
+    /// Why a listener cannot have its port, which is a port number.
+    fn refusal(self, listener: &Listener) -> Option<(&'static str, String)> {
+        let is_its = |reserved: &&ReservedPort| i32::from(reserved.port) == listener.port;
+        let reserved = self.reserved.iter().find(is_its).filter(|_| !is_udp(&listener.protocol))?;
+        let message = format!("port {} is not for listeners: {}", reserved.port, reserved.why);
+        Some((reasons::PORT_UNAVAILABLE, message))
+    }
+}
+
 /// What judging a listener needs beside it.
 pub(super) struct Judge<'a, 'r> {
     pub(super) referrer: Referrer<'a>,
     /// What the keys of the owner's listeners begin with.
     pub(super) prefix: String,
-    pub(super) frontend: &'a Frontend,
+    pub(super) ports: PortRules<'a>,
     pub(super) materials: &'a mut Materials,
     pub(super) reading: &'a mut Reading<'r>,
     /// Certificates that were found.
@@ -154,7 +172,8 @@ impl Judge<'_, '_> {
             matches!(listener.protocol, ProtocolType::Http | ProtocolType::Https | ProtocolType::Tls);
         let written = listener.hostname.as_deref().filter(|_| by_hostname);
         let normal = written.map_or(Ok(String::new()), hostname::normal);
-        let mut refused = refusal(listener, written.unwrap_or_default(), normal.as_ref().err());
+        let mut refused = refusal(listener, written.unwrap_or_default(), normal.as_ref().err())
+            .or_else(|| self.ports.refusal(listener));
         let (kinds, wrong_kinds) = kinds(&listener.protocol, &listener.allowed_routes.kinds);
         let mut unresolved = None;
         let mut out_of_time = Vec::new();
@@ -247,7 +266,7 @@ impl Judge<'_, '_> {
         refused: &mut Option<(&'static str, String)>,
         unresolved: &mut Option<(&'static str, (&'static str, String))>,
     ) {
-        let Some(port) = self.frontend.of_port(listener.port) else {
+        let Some(port) = self.ports.frontend.of_port(listener.port) else {
             return;
         };
         if let Some(problem) = &port.problem {

@@ -121,10 +121,7 @@ impl Translator {
             Presence::Absent => return self.plan_without_class(gateway, key, reading),
         }
         match self.classes.get(&class_key) {
-            Some(class) => {
-                let mixed_tls = self.config.has_mixed_tls();
-                gateway::plan(key, gateway, class, &mut self.materials, mixed_tls, reading)
-            }
+            Some(class) => gateway::plan(key, gateway, class, &mut self.materials, &self.config, reading),
             None => Planned::NotOurs(Vec::new()),
         }
     }

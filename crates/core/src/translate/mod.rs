@@ -62,6 +62,16 @@ pub struct TranslateConfig {
     /// Fields of a GatewayConfiguration that whoever provisions obeys (`spec.dataPlaneOptions.deployment.replicas`): all
     /// others are said to be without effect.
     pub configuration_fields: &'static [&'static str],
+    /// Ports that whoever serves listeners has for itself: a listener on one is refused.
+    pub reserved_ports: &'static [ReservedPort],
+}
+
+/// A port for TCP that no listener can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservedPort {
+    pub port: u16,
+    /// Who has it, as the listener's status says it after a colon.
+    pub why: &'static str,
 }
 
 pub use tls::MaterialCheck;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use weir_api::gateway_api::{AddressType, GatewayStatusAddress};
 use weir_core::{
-    AddressProblem, Addresses, ClassKind, Diagnostic, Kind, Object, ObjectKey, Objects, Output, Status,
-    TranslateConfig, Translator,
+    AddressProblem, Addresses, ClassKind, Diagnostic, Kind, Object, ObjectKey, Objects, Output, ReservedPort,
+    Status, TranslateConfig, Translator,
 };
 use weir_model::resource::{BindReport, Body, ListenerProtocol, Rejected, Resource, Update};
 use weir_model::table::Snapshot;
@@ -31,6 +31,8 @@ pub(crate) struct Circumstances {
     pub(crate) silent: bool,
     /// What the API that is served has.
     pub(crate) features: Vec<String>,
+    /// Ports that the data plane has for itself.
+    pub(crate) reserved_ports: &'static [ReservedPort],
 }
 
 pub(crate) struct World {
@@ -51,6 +53,7 @@ impl World {
             objects: Objects::new(),
             translator: Translator::new(TranslateConfig {
                 supported_features: circumstances.features.clone(),
+                reserved_ports: circumstances.reserved_ports,
                 ..TranslateConfig::default()
             }),
             circumstances,
@@ -182,6 +185,9 @@ pub(crate) fn circumstances(json: &Value) -> Circumstances {
     let mut all =
         Circumstances { silent: json["silent"].as_bool().unwrap_or(false), ..Circumstances::default() };
     all.features = texts(&json["features"]);
+    if json["inPods"] == true {
+        all.reserved_ports = &[ReservedPort { port: 19_901, why: "the data plane answers probes there" }];
+    }
     for (path, given) in json["addresses"].as_object().into_iter().flatten() {
         let bind = texts(&given["bind"]);
         let problem = &given["problem"];

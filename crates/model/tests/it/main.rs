@@ -6,6 +6,7 @@ mod apply;
 mod build;
 mod cost;
 mod explain;
+mod fields;
 mod filter;
 mod garbage;
 mod l4;

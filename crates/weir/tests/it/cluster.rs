@@ -1,7 +1,10 @@
 //! Control as it runs in a cluster, over the embedded API in one process: who leads, what is made for Gateways, and what is
 //! left alone. The data planes are played: they acknowledge what they are sent and bind what they are told.
 
+mod configured;
 mod leading;
+mod marks;
+mod ports;
 mod rivals;
 mod services;
 
@@ -128,7 +131,11 @@ impl Rig {
         let mut parts = kind.rsplitn(3, '/');
         let (kind, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let group = parts.next().unwrap_or_default();
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        if kind == "GatewayParameters" {
+            // It is its own plural, which is guessed otherwise.
+            resource.plural = kind.to_lowercase();
+        }
         match namespace {
             "" => Api::all_with(self.client.clone(), &resource),
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),

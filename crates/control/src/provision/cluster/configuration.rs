@@ -12,6 +12,7 @@ use weir_schema::builtin::schema_for;
 use weir_schema::patch::strategic;
 
 use crate::provision::GatewayView;
+use crate::provision::objects::is_udp;
 
 /// The container of the data plane, as Kong's operator calls it.
 pub(super) const CONTAINER: &str = "proxy";
@@ -53,8 +54,8 @@ pub(super) struct Shape {
     pub(super) service: ServiceShape,
     /// The spec of a disruption budget, without its selector.
     pub(super) disruption_budget: Option<Map<String, Value>>,
-    /// By the listener's name.
-    pub(super) node_ports: BTreeMap<String, u64>,
+    /// By the port of the Service and whether it is one for UDP.
+    pub(super) node_ports: BTreeMap<(u16, bool), u64>,
     pub(super) notices: Vec<Notice>,
 }
 
@@ -132,20 +133,70 @@ impl Shape {
                     .to_owned(),
             });
         }
-        let listeners = configuration.spec["listenersOptions"].as_array().map_or(&[][..], Vec::as_slice);
-        let node_port = |of: &Value| Some((text(&of["name"])?, of["nodePort"].as_u64()?));
+        let service = ServiceShape::of(&options["network"]["services"]["ingress"]);
+        let node_ports = node_ports(view, configuration, &service, &mut notices);
         Shape {
             pod_template: Some(deployment["podTemplateSpec"].clone()).filter(Value::is_object),
             replicas: deployment["replicas"].as_u64(),
             scaling,
             labels: strings(&deployment["labels"]),
             annotations: strings(&deployment["annotations"]),
-            service: ServiceShape::of(&options["network"]["services"]["ingress"]),
+            service,
             disruption_budget: options["resources"]["podDisruptionBudget"]["spec"].as_object().cloned(),
-            node_ports: listeners.iter().filter_map(node_port).collect(),
+            node_ports,
             notices,
         }
     }
+}
+
+/// The node ports that a configuration gives to the listeners of a Gateway. Those of one port and transport share the Service's port: any
+/// of them may be named, and the first that is stands.
+fn node_ports(
+    view: &GatewayView,
+    configuration: &GatewayConfiguration,
+    service: &ServiceShape,
+    notices: &mut Vec<Notice>,
+) -> BTreeMap<(u16, bool), u64> {
+    let metadata = &configuration.metadata;
+    let mut given: BTreeMap<(u16, bool), u64> = BTreeMap::new();
+    let options = configuration.spec["listenersOptions"].as_array().into_iter().flatten();
+    for (index, option) in options.enumerate() {
+        let Some(name) = text(&option["name"]) else { continue };
+        let mut ignore = |field: &str, why: String| {
+            let message = format!(
+                "GatewayConfiguration {}/{}: spec.listenersOptions[{index}].{field} has no effect: {why}",
+                metadata.namespace, metadata.name
+            );
+            notices.push(Notice { reason: "FieldIgnored", message });
+        };
+        let Some((_, port, protocol)) = view.listeners.iter().find(|(own, _, _)| *own == name) else {
+            ignore("name", format!("{} has no listener {name:?} of its own", view.key));
+            continue;
+        };
+        let Some(node_port) = option["nodePort"].as_u64() else { continue };
+        if service.type_ == "ClusterIP" {
+            ignore("nodePort", "a Service of type ClusterIP has no node ports".to_owned());
+            continue;
+        }
+        let (port, udp) = (*port, is_udp(protocol));
+        let transport = if udp { "UDP" } else { "TCP" };
+        let mut others = given.iter().filter(|((_, of), _)| *of == udp);
+        let taken_by = others.find(|(_, taken)| **taken == node_port).map(|((of, _), _)| *of);
+        match (given.get(&(port, udp)).copied(), taken_by) {
+            (Some(before), _) if before == node_port => {}
+            (Some(before), _) => {
+                ignore("nodePort", format!("{transport} port {port} has node port {before} already"));
+            }
+            (None, Some(other)) => {
+                ignore(
+                    "nodePort",
+                    format!("{node_port} is the node port of {transport} port {other} already"),
+                );
+            }
+            (None, None) => _ = given.insert((port, udp), node_port),
+        }
+    }
+    given
 }
 
 /// The API's own default, said so that it is seen.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: only the leader writes; at most [`IN_FLIGHT`] calls at a time, one for each object; nothing of another is
 //! taken over: before an object is made it is looked for, and one that is not marked as ours stays as it is, unless it was made for the
-//! same Gateway by an installation that is not there any more.
+//! same Gateway by us, and lost its mark, or by an installation that is not there any more.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Planes;
 use super::objects::{INSTANCE_LABEL, Id, Piece};
 use super::table::{Action, Table};
-use crate::call::{CallError, PatchKind, percent_encode};
+use crate::call::{CallError, FIELD_MANAGER, PatchKind, percent_encode};
 use crate::source::watch::Watch;
 use crate::source::{EVENT_QUEUE, SourceEvent};
 
@@ -156,6 +156,10 @@ impl Planes {
                     Some(other) => {
                         Err(Failed::Taken(format!("it is kept by another installation of Weir, {other}")))
                     }
+                    None if is_unmarked_own(&there, object) => {
+                        tracing::info!(object = %id, "somebody took its label {INSTANCE_LABEL} away");
+                        Ok(Outcome::Found(there))
+                    }
                     None => Err(Failed::Taken("it is there already, and Weir did not make it".to_owned())),
                 };
             }
@@ -257,6 +261,19 @@ fn failed(table: &mut Table, id: &Id, why: String, is_final: bool) -> bool {
     is_news
 }
 
+/// Whether an object without our label is what we made for this wish all the same: it goes with the same Gateway in the same way, and the
+/// server has it that we applied it.
+fn is_unmarked_own(there: &Value, wanted: &Value) -> bool {
+    let owners = |object: &Value| -> Vec<(Value, Value)> {
+        let all = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        all.map(|owner| (owner["uid"].clone(), owner["controller"].clone())).collect()
+    };
+    let wanted = owners(wanted);
+    let mut managers = there["metadata"]["managedFields"].as_array().into_iter().flatten();
+    owners(there).iter().any(|owner| wanted.contains(owner))
+        && managers.any(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply")
+}
+
 /// Whether both objects go with one Gateway.
 fn has_owner_of(there: &Value, wanted: &Value) -> bool {
     let owners = |object: &Value| -> Vec<String> {
@@ -272,5 +289,33 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::is_unmarked_own;
+
+    #[test]
+    fn an_object_without_our_label_is_ours_if_we_applied_it_for_the_same_gateway() {
+        let owner = |uid: &str, controls: bool| json!({"kind": "Gateway", "name": "g", "uid": uid, "controller": controls});
+        let applied = json!([
+            {"manager": "weir", "operation": "Apply"},
+            {"manager": "kubectl-label", "operation": "Update"},
+        ]);
+        let there = |owner: Value, managers: &Value| json!({"metadata": {"ownerReferences": [owner], "managedFields": managers}});
+        let wanted = json!({"metadata": {"ownerReferences": [owner("g", true)]}});
+        assert!(is_unmarked_own(&there(owner("g", true), &applied), &wanted));
+        assert!(!is_unmarked_own(&there(owner("other", true), &applied), &wanted), "of another Gateway");
+        assert!(!is_unmarked_own(&there(owner("g", false), &applied), &wanted), "somebody hung it there");
+        for others in [
+            json!([{"manager": "weir", "operation": "Update"}]),
+            json!([{"manager": "kubectl", "operation": "Apply"}]),
+        ] {
+            assert!(!is_unmarked_own(&there(owner("g", true), &others), &wanted), "{others}");
+        }
+        assert!(!is_unmarked_own(&json!({"metadata": {}}), &json!({"metadata": {}})), "nobody's");
     }
 }

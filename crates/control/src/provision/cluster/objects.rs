@@ -5,8 +5,10 @@
 //! stand whatever a configuration says. Deliberately absent: versions, and what is there already.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use weir_core::ReservedPort;
 use weir_model::resource::DataPlaneName;
 
 use super::Cluster;
@@ -22,8 +24,14 @@ pub(crate) const INSTANCE_LABEL: &str = "weir.dev/instance";
 const COMPONENT_LABEL: &str = "weir.dev/component";
 const COMPONENT: &str = "data-plane";
 
-/// The port of `/readyz`, `/livez` and `/metrics`: one that listeners hardly want.
+/// The port of `/readyz`, `/livez` and `/metrics`: one that listeners hardly want. The chart has it for the shared data plane too.
 const ADMIN_PORT: u16 = 19_901;
+
+/// What a pod of a data plane listens on beside its listeners: a Service with such a port would show it to everybody.
+pub(crate) const RESERVED_PORTS: &[ReservedPort] = &[ReservedPort {
+    port: ADMIN_PORT,
+    why: "it is the admin port of the data plane's pods, with their probes and metrics",
+}];
 
 /// The user and group of the image.
 const USER: u32 = 65_532;
@@ -136,6 +144,8 @@ pub(crate) fn of_gateway(
 ) -> (Vec<(Id, Value)>, Vec<Notice>) {
     let maker = Maker { view, cluster, api_version, plane: plane(view), shape: Shape::of(view) };
     let (deployment, mut notices) = maker.deployment();
+    let pods = Id::new(Piece::Deployment, &view.key.namespace, &maker.plane.name);
+    notices.extend(grace(&deployment).and_then(|grace| cut_short(view, &pods, grace)));
     let mut made = vec![
         (Piece::ServiceAccount, maker.account()),
         (Piece::Service, maker.service()),
@@ -171,6 +181,22 @@ pub(crate) fn trust(namespace: &str, cluster: &Cluster, authority: &str, owners:
         "data": {"ca.crt": authority},
     });
     (Id::new(Piece::ConfigMap, namespace, &name), object)
+}
+
+/// After how many seconds pods of a Deployment are ended that have not ended.
+pub(super) fn grace(deployment: &Value) -> Option<u64> {
+    deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64()
+}
+
+/// What is to be told of a Gateway whose data plane is ended before it may end.
+pub(super) fn cut_short(view: &GatewayView, deployment: &Id, grace_seconds: u64) -> Option<Notice> {
+    let drain = view.drain.as_secs_f64();
+    let message = format!(
+        "drain.delay and drain.timeout come to {drain} s, and pods of {deployment} are ended after {grace_seconds} s \
+         (terminationGracePeriodSeconds): what is under way then is cut off"
+    );
+    let is_late = view.drain > Duration::from_secs(grace_seconds);
+    is_late.then_some(Notice { reason: "GracePeriodTooShort", message })
 }
 
 /// Who an object goes with.
@@ -297,8 +323,8 @@ impl Maker<'_> {
             .into_iter()
             .map(|(port, udp)| {
                 let mut object = port_object(&port_name(port, udp), port, udp);
-                if let Some(node_port) = self.node_port(port) {
-                    object["nodePort"] = Value::from(node_port);
+                if let Some(node_port) = self.shape.node_ports.get(&(port, udp)) {
+                    object["nodePort"] = Value::from(*node_port);
                 }
                 object
             })
@@ -322,11 +348,6 @@ impl Maker<'_> {
             metadata["name"] = Value::from(name.as_str());
         }
         json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
-    }
-
-    fn node_port(&self, port: u16) -> Option<u64> {
-        let listener = self.view.listeners.iter().find(|(_, of)| *of == port)?;
-        self.shape.node_ports.get(&listener.0).copied()
     }
 
     fn deployment(&self) -> (Value, Vec<Notice>) {
@@ -487,233 +508,4 @@ impl Maker<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use tokio::sync::watch;
-    use weir_api::gateway_api::{AddressType, ProtocolType};
-    use weir_api::kong::GatewayConfiguration;
-    use weir_core::RequestedAddress;
-
-    use super::*;
-    use crate::provision::sandbox::tests::view;
-
-    fn cluster() -> Cluster {
-        Cluster {
-            namespace: "weir-system".to_owned(),
-            release: "weir".to_owned(),
-            image: "weir:1".to_owned(),
-            pull_policy: None,
-            pull_secrets: Vec::new(),
-            log: None,
-            controller: "weir-controller.weir-system.svc:9902".to_owned(),
-            audience: "weir.dev/controller".to_owned(),
-            trust: watch::channel(Arc::from("")).1,
-            take_over: false,
-        }
-    }
-
-    fn made(view: &GatewayView) -> (Vec<(Id, Value)>, Vec<Notice>) {
-        of_gateway(view, &cluster(), "gateway.networking.k8s.io/v1")
-    }
-
-    fn piece(made: &[(Id, Value)], piece: Piece) -> &Value {
-        made.iter().find(|(id, _)| id.piece == piece).map(|(_, object)| object).unwrap()
-    }
-
-    fn with(configuration: Value) -> GatewayView {
-        let configuration = GatewayConfiguration { spec: configuration, ..GatewayConfiguration::default() };
-        GatewayView {
-            configuration: Some(Arc::new(configuration)),
-            listeners: vec![("http".to_owned(), 80)],
-            ports: vec![(80, ProtocolType::Http)],
-            ..view("kong")
-        }
-    }
-
-    /// `WEIR_GOLDEN=write` writes what comes out.
-    fn assert_golden(name: &str, view: &GatewayView) {
-        let (objects, notices) = made(view);
-        let objects: Vec<&Value> = objects.iter().map(|(_, object)| object).collect();
-        let notices: Vec<String> =
-            notices.iter().map(|notice| format!("{}: {}", notice.reason, notice.message)).collect();
-        let actual = format!("{:#}\n", json!({"objects": objects, "notices": notices}));
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plane").join(format!("{name}.json"));
-        if std::env::var("WEIR_GOLDEN").is_ok_and(|value| value == "write") {
-            std::fs::write(&path, &actual).unwrap();
-        }
-        let golden = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(actual, golden, "{name} differs; WEIR_GOLDEN=write writes it anew");
-    }
-
-    #[test]
-    fn a_plain_gateway_gets_what_a_data_plane_needs() {
-        let ports = vec![(80, ProtocolType::Http), (53, ProtocolType::Udp), (443, ProtocolType::Https)];
-        let labels = BTreeMap::from([
-            ("team".to_owned(), "a".to_owned()),
-            ("weir.dev/component".to_owned(), "not theirs to say".to_owned()),
-        ]);
-        let annotations = BTreeMap::from([("note".to_owned(), "b".to_owned())]);
-        let drain = Duration::from_millis(12_500);
-        assert_golden("plain", &GatewayView { ports, labels, annotations, drain, ..view("edge") });
-    }
-
-    #[test]
-    fn a_configuration_of_the_operators_is_obeyed() {
-        let view = with(json!({
-            "listenersOptions": [{"name": "http", "nodePort": 30_080}, {"name": "absent", "nodePort": 30_081}],
-            "dataPlaneOptions": {
-                "deployment": {
-                    "labels": {"team": "x"},
-                    "annotations": {"note": "y"},
-                    "scaling": {"horizontal": {"minReplicas": 2, "maxReplicas": 5}},
-                    "rollout": {"strategy": {"blueGreen": {}}},
-                    "podTemplateSpec": {
-                        "metadata": {"creationTimestamp": null, "labels": {"who": "me", "weir.dev/component": "x"}},
-                        "spec": {
-                            "serviceAccountName": "theirs",
-                            "nodeSelector": {"disk": "fast"},
-                            "containers": [
-                                {
-                                    "name": "proxy",
-                                    "image": "kong/kong-gateway:3.11",
-                                    "command": ["/docker-entrypoint.sh"],
-                                    "env": [{"name": "KONG_LOG_LEVEL", "value": "debug"}],
-                                    "readinessProbe": {
-                                        "initialDelaySeconds": 1,
-                                        "httpGet": {"path": "/status/ready", "port": 8100},
-                                    },
-                                    "resources": {"limits": {"memory": "512Mi"}},
-                                },
-                                {"name": "sidecar", "image": "example/sidecar:1"},
-                            ],
-                        },
-                    },
-                },
-                "network": {"services": {"ingress": {
-                    "name": "front",
-                    "type": "NodePort",
-                    "labels": {"a": "b"},
-                    "annotations": {"c": "d"},
-                    "externalTrafficPolicy": "Local",
-                }}},
-                "resources": {"podDisruptionBudget": {"spec": {"minAvailable": 1}}},
-            },
-        }));
-        assert_golden("configured", &view);
-        assert_eq!(service_id(&view), Id::new(Piece::Service, "default", "front"));
-    }
-
-    #[test]
-    fn replicas_are_said_by_one_alone() {
-        let deployment = |configuration| {
-            let (objects, _) = made(&with(configuration));
-            piece(&objects, Piece::Deployment)["spec"].get("replicas").cloned()
-        };
-        let options = |deployment: Value| json!({"dataPlaneOptions": {"deployment": deployment}});
-        assert_eq!(deployment(json!({})), None, "nobody said it: whoever scales it may");
-        assert_eq!(deployment(options(json!({"replicas": 3}))), Some(json!(3)));
-        let scaled = json!({"replicas": 3, "scaling": {"horizontal": {"maxReplicas": 5}}});
-        assert_eq!(deployment(options(scaled)), None, "an autoscaler says it");
-    }
-
-    #[test]
-    fn a_pod_template_that_cannot_be_merged_is_left_out_and_told() {
-        let template = json!({"spec": {"containers": [{"$patch": "sideways", "name": "proxy"}]}});
-        let view = with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}}));
-        let (objects, notices) = made(&view);
-        assert_eq!(notices[0].reason, "InvalidPodTemplate", "{notices:?}");
-        let pod = &piece(&objects, Piece::Deployment)["spec"]["template"]["spec"];
-        assert_eq!(pod["containers"][0]["image"], "weir:1");
-    }
-
-    #[test]
-    fn a_pod_template_of_any_shape_harms_nobody() {
-        let odd = [json!("x"), json!(["a"]), json!(7), json!(true)];
-        for field in ["/metadata", "/metadata/labels", "/spec"] {
-            for value in &odd {
-                let mut template = json!({"metadata": {"labels": {}}, "spec": {}});
-                *template.pointer_mut(field).unwrap() = value.clone();
-                let view = with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}}));
-                let (objects, notices) = made(&view);
-                assert_eq!(notices[0].reason, "InvalidPodTemplate", "{template}: {notices:?}");
-                let pod = &piece(&objects, Piece::Deployment)["spec"]["template"];
-                assert_eq!(pod["spec"]["serviceAccountName"], "weir-kong", "{template}");
-            }
-        }
-        // What is odd further inside is for the API to refuse.
-        for template in [
-            json!({"spec": {"containers": ["x", 7, null]}}),
-            json!({"spec": {"containers": "x", "initContainers": {"name": "proxy"}}}),
-            json!({"spec": {"containers": [{"name": "proxy", "image": 7, "readinessProbe": []}]}}),
-            json!({"metadata": null, "spec": null}),
-            json!({"$patch": "replace"}),
-            json!({"$patch": "delete"}),
-        ] {
-            made(&with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}})));
-        }
-        made(&with(json!({"dataPlaneOptions": ["x"], "listenersOptions": [7, {"name": []}]})));
-        made(&with(json!({"dataPlaneOptions": {"deployment": {"scaling": {"horizontal": {"metrics": 7}}}}})));
-    }
-
-    #[test]
-    fn no_two_gateways_select_the_same_pods() {
-        let long = ["a", "b"].map(|end| format!("{}{end}", "g.".repeat(60)));
-        let names = ["shop.example", "shop-example", &long[0], &long[1]];
-        let selectors: BTreeSet<String> = names
-            .iter()
-            .map(|name| {
-                let (objects, _) = made(&view(name));
-                let selector = piece(&objects, Piece::Service)["spec"]["selector"].clone();
-                assert_eq!(piece(&objects, Piece::Deployment)["spec"]["selector"]["matchLabels"], selector);
-                selector.to_string()
-            })
-            .collect();
-        assert_eq!(selectors.len(), names.len(), "{selectors:?}");
-        assert!(selectors.iter().any(|selector| selector.contains("\"shop.example\"")), "as it is called");
-    }
-
-    #[test]
-    fn a_pod_template_does_not_make_its_pods_those_of_the_shared_data_plane() {
-        let labels = json!({"weir.dev/provisioned": "shared", "weir.dev/instance": "other", "mine": "x"});
-        let template = json!({"metadata": {"labels": labels}});
-        let (objects, _) =
-            made(&with(json!({"dataPlaneOptions": {"deployment": {"podTemplateSpec": template}}})));
-        let labels = &piece(&objects, Piece::Deployment)["spec"]["template"]["metadata"]["labels"];
-        assert_eq!(
-            (&labels["weir.dev/provisioned"], &labels["weir.dev/instance"], &labels["mine"]),
-            (&json!("gateway"), &json!("weir-system.weir"), &json!("x"))
-        );
-    }
-
-    #[test]
-    fn the_pod_template_does_not_depend_on_listeners() {
-        let template = |ports: Vec<(u16, ProtocolType)>| {
-            let (objects, _) = made(&GatewayView { ports, ..view("g") });
-            piece(&objects, Piece::Deployment).clone()
-        };
-        let more = vec![(80, ProtocolType::Http), (9_000, ProtocolType::Tcp), (53, ProtocolType::Udp)];
-        assert_eq!(template(Vec::new()), template(more));
-    }
-
-    #[test]
-    fn an_address_that_is_asked_for_is_asked_of_the_load_balancer() {
-        let request = RequestedAddress { type_: AddressType::IpAddress, value: Some("192.0.2.7".to_owned()) };
-        let (objects, _) = made(&GatewayView { requested: vec![request], ..view("g") });
-        assert_eq!(piece(&objects, Piece::Service)["spec"]["loadBalancerIP"], "192.0.2.7");
-    }
-
-    #[test]
-    fn objects_of_gateways_with_long_names_have_names_that_the_api_takes() {
-        let long = "g".repeat(120);
-        let (objects, _) = made(&view(&long));
-        for (id, object) in objects {
-            assert!(id.name.len() <= 63, "{id}");
-            let labels = object["metadata"]["labels"].as_object().unwrap();
-            assert!(labels.values().all(|value| value.as_str().unwrap().len() <= 63), "{labels:?}");
-        }
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use weir_api::gateway_api::{AddressType, GatewayStatusAddress};
 use weir_core::{AddressProblem, ObjectKey};
 
-use super::objects::{Id, Piece};
+use super::objects::{self, Id, Piece};
 use crate::backoff::Backoff;
 use crate::provision::GatewayView;
 use crate::provision::objects::PROVISIONED_LABEL;
@@ -71,7 +71,7 @@ struct There {
     object: Value,
     /// What it looks like, as a hash.
     look: u64,
-    /// The wish that it fulfils, with what it looked like then.
+    /// The wish that it fulfilled last, with what it looked like then.
     settled: Option<(String, u64)>,
 }
 
@@ -207,6 +207,11 @@ impl Table {
         self.there.iter().any(|(id, there)| id.piece == Piece::Deployment && owner_uid(&there.object) == uid)
     }
 
+    /// After how many seconds pods of a Deployment are ended that have not ended, if it is there.
+    pub(super) fn grace_of(&self, deployment: &Id) -> Option<u64> {
+        objects::grace(&self.there.get(deployment)?.object)
+    }
+
     /// A reference by which something goes with this object, if it is there.
     pub(super) fn owner_by(&self, id: &Id) -> Option<Value> {
         let object = &self.there.get(id)?.object;
@@ -225,8 +230,7 @@ impl Table {
         let gone: Vec<Id> =
             self.there.keys().filter(|id| in_scope(id) && !ids.contains(*id)).cloned().collect();
         for id in gone {
-            self.there.remove(&id);
-            self.suspect.insert(id);
+            self.lost(id);
         }
         for object in objects {
             self.seen(piece, object);
@@ -258,9 +262,15 @@ impl Table {
     }
 
     pub(super) fn gone(&mut self, piece: Piece, object: &Value) -> bool {
-        let id = id_of(piece, object);
-        self.suspect.insert(id.clone());
-        self.there.remove(&id).is_some()
+        self.lost(id_of(piece, object))
+    }
+
+    /// Out of sight: it was deleted, or it lost our label. Whether that is news.
+    fn lost(&mut self, id: Id) -> bool {
+        let was_there = self.there.remove(&id).is_some();
+        self.looked_for.remove(&id);
+        self.suspect.insert(id);
+        was_there
     }
 
     /// What is to be done now, or when there is something again.
@@ -397,10 +407,16 @@ impl Table {
     pub(super) fn found(&mut self, id: &Id, object: Option<Value>) -> bool {
         self.busy.remove(id);
         self.suspect.insert(id.clone());
-        match object {
-            Some(object) => self.seen(id.piece, object),
-            None => self.there.remove(id).is_some(),
+        let Some(object) = object else { return self.there.remove(id).is_some() };
+        let moved = self.seen(id.piece, object);
+        // One that was out of sight is what we wrote last and somebody changed: to repair that again and again is a fight too.
+        if let Some(there) = self.there.get_mut(id)
+            && there.settled.is_none()
+            && let Some(hash) = there.object["metadata"]["annotations"][APPLIED_ANNOTATION].as_str()
+        {
+            there.settled = Some((hash.to_owned(), !there.look));
         }
+        moved
     }
 
     /// A write failed. `is_final`: the server will say the same again. Whether that is a new thing to tell.

@@ -157,6 +157,33 @@ fn what_another_installation_may_have_made_is_open_until_somebody_looked() {
 }
 
 #[test]
+fn what_lost_our_label_is_repaired_more_and_more_slowly_where_somebody_takes_it_away_again() {
+    let (mut table, service) = (table(), id(Piece::Service));
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    let mut now = Instant::now();
+    settle(&mut table, now, 5);
+    let mut waited = Duration::ZERO;
+    for round in 0..12_u32 {
+        let mut unmarked = table.there[&service].object.clone();
+        unmarked["metadata"]["labels"] = json!({});
+        unmarked["metadata"]["resourceVersion"] = json!((10 + 2 * round).to_string());
+        // To a watch by label it is gone, which may be or not: its address stands until somebody looked.
+        table.gone(Piece::Service, &unmarked);
+        assert!(table.is_open(&service, &view("g").key));
+        assert!(matches!(next(&mut table, now), Some(Action::Make { .. })), "somebody looks");
+        table.found(&service, Some(unmarked));
+        let (_, later) = table.next(now);
+        waited = later.unwrap() - now;
+        now += waited;
+        let (Some((_, Action::Change { object, hash, .. })), _) = table.next(now) else { panic!("a repair") };
+        assert_eq!(object["metadata"]["labels"][PROVISIONED_LABEL], "gateway");
+        table.wrote(&service, hash, stored(object, 11 + 2 * round));
+    }
+    assert!(waited > Duration::from_secs(5), "{waited:?}");
+    assert_eq!((next(&mut table, now), table.pending()), (None, 0));
+}
+
+#[test]
 fn of_many_addresses_as_many_are_shown_as_a_status_has_room_for() {
     let mut table = table();
     let service = id(Piece::Service);
