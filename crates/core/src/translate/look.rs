@@ -145,8 +145,7 @@ impl Translator {
         let Some(class) = last.and_then(|class| class::view(class, reading)) else {
             return Planned::NotOurs(vec![finding("so nobody serves the Gateway")]);
         };
-        let mixed_tls = self.config.has_mixed_tls();
-        let mut planned = gateway::plan(key, gateway, &class, &mut self.materials, mixed_tls, reading);
+        let mut planned = gateway::plan(key, gateway, &class, &mut self.materials, &self.config, reading);
         if let Planned::Ours(plan) = &mut planned {
             plan.findings.push(finding("the Gateway goes on as the class last was"));
         }

@@ -19,7 +19,10 @@ fn fields() -> BTreeSet<String> {
     for (module, source) in SOURCES {
         let (mut owner, mut attribute, mut is_enumeration) = ("", None, false);
         for line in source.lines().map(str::trim) {
-            let line = ["pub ", "pub(super) ", "pub(crate) "].iter().find_map(|pub_| line.strip_prefix(pub_)).unwrap_or(line);
+            let line = ["pub ", "pub(super) ", "pub(crate) "]
+                .iter()
+                .find_map(|pub_| line.strip_prefix(pub_))
+                .unwrap_or(line);
             let name =
                 |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().map(str::to_owned);
             if let Some(rest) = line.strip_prefix("struct ").or_else(|| line.strip_prefix("enum ")) {
