@@ -117,19 +117,20 @@ pub const TLS_SECRET_TYPE: &str = "kubernetes.io/tls";
 pub const TLS_CERTIFICATE_KEY: &str = "tls.crt";
 /// The key of a TLS Secret's private key.
 pub const TLS_PRIVATE_KEY_KEY: &str = "tls.key";
-/// The key of a ConfigMap's (or Secret's) certificate authorities.
+/// The key of a ConfigMap's certificate authorities.
 pub const CA_CERTIFICATES_KEY: &str = "ca.crt";
 
 /// The type of a Secret whose values are session keys.
 pub const SESSION_KEY_SECRET_TYPE: &str = "weir.dev/session-key";
 
-/// Of a Secret, what TLS needs, and the values of one with session keys; everything else in it is dropped when it is read: nobody
-/// needs other people's passwords in memory. `Debug` shows no data.
+/// A Secret's certificate with its key, or its session keys, as its type says; everything else in it is dropped when it is read:
+/// nobody needs other people's passwords in memory. `Debug` shows no data.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "SecretAsWritten")]
 pub struct Secret {
     pub metadata: ObjectMeta,
     pub type_: String,
+    /// Of a Secret of the type [`TLS_SECRET_TYPE`].
     pub data: SecretData,
     /// Of a Secret of the type [`SESSION_KEY_SECRET_TYPE`]: its values by key, in base64.
     pub session_keys: BTreeMap<String, String>,
@@ -141,41 +142,43 @@ struct SecretAsWritten {
     metadata: ObjectMeta,
     #[serde(rename = "type")]
     type_: String,
-    data: DataAsWritten,
+    data: BTreeMap<String, serde_json::Value>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DataAsWritten {
-    #[serde(flatten)]
-    tls: SecretData,
-    #[serde(flatten)]
-    all: BTreeMap<String, serde_json::Value>,
+/// Whether Weir reads the value of a key of a Secret of this type.
+pub fn reads_secret_key(type_: &str, key: &str) -> bool {
+    match type_ {
+        TLS_SECRET_TYPE => matches!(key, TLS_CERTIFICATE_KEY | TLS_PRIVATE_KEY_KEY),
+        SESSION_KEY_SECRET_TYPE => true,
+        _ => false,
+    }
 }
 
 impl From<SecretAsWritten> for Secret {
     fn from(written: SecretAsWritten) -> Secret {
         let SecretAsWritten { metadata, type_, data } = written;
         let text = |(key, value): (String, serde_json::Value)| Some((key, value.as_str()?.to_owned()));
-        let session_keys = if type_ == SESSION_KEY_SECRET_TYPE {
-            data.all.into_iter().filter_map(text).collect()
-        } else {
-            BTreeMap::new()
+        let is_read = |(key, _): &(String, String)| reads_secret_key(&type_, key);
+        let mut values: BTreeMap<String, String> =
+            data.into_iter().filter_map(text).filter(is_read).collect();
+        if type_ == SESSION_KEY_SECRET_TYPE {
+            return Secret { metadata, type_, data: SecretData::default(), session_keys: values };
+        }
+        let data = SecretData {
+            certificate: values.remove(TLS_CERTIFICATE_KEY),
+            private_key: values.remove(TLS_PRIVATE_KEY_KEY),
         };
-        Secret { metadata, type_, data: data.tls, session_keys }
+        Secret { metadata, type_, data, session_keys: BTreeMap::new() }
     }
 }
 
 /// Values as the API has them, in base64.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretData {
-    #[serde(rename = "tls.crt")]
+    /// Of the key [`TLS_CERTIFICATE_KEY`].
     pub certificate: Option<String>,
-    #[serde(rename = "tls.key")]
+    /// Of the key [`TLS_PRIVATE_KEY_KEY`].
     pub private_key: Option<String>,
-    #[serde(rename = "ca.crt")]
-    pub authorities: Option<String>,
 }
 
 impl std::fmt::Debug for Secret {

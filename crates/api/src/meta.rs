@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+/// Where `kubectl apply` keeps the whole object as it was last written, a Secret's data too.
+pub const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The part of `metadata` that Weir reads. `managedFields` in particular is dropped: it is the bulk of most objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -17,7 +20,17 @@ pub struct ObjectMeta {
     pub creation_timestamp: Option<Timestamp>,
     pub deletion_timestamp: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    /// All but [`LAST_APPLIED_ANNOTATION`].
+    #[serde(deserialize_with = "read_annotations")]
     pub annotations: BTreeMap<String, String>,
+}
+
+fn read_annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut annotations = BTreeMap::<String, String>::deserialize(deserializer)?;
+    annotations.remove(LAST_APPLIED_ANNOTATION);
+    Ok(annotations)
 }
 
 /// Seconds since the Unix epoch, read from RFC 3339. Text that is not a time reads as the epoch: an age that cannot be
@@ -76,7 +89,7 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Ok(Timestamp::parse(&text).unwrap_or_default())
     }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::lease::Leadership;
 use crate::metrics::ControlStatus;
+use crate::page::{self, Trim};
 use crate::rights::Right;
 
 /// The longest that one call may take, seconds; a list of a large kind is the slowest of them.
@@ -186,28 +187,61 @@ impl Caller {
         path: &str,
         metadata_only: bool,
     ) -> Result<(String, Vec<Value>), CallError> {
-        let mut items = Vec::new();
+        self.pages(path, metadata_only, LIST_PAGE_OBJECTS, &|_: &mut Value| {}).await
+    }
+
+    /// A whole list in pages of at most so many objects, of each of which is kept what `trim` leaves.
+    pub(crate) async fn pages(
+        &self,
+        path: &str,
+        metadata_only: bool,
+        most: u32,
+        trim: Trim<'_>,
+    ) -> Result<(String, Vec<Value>), CallError> {
+        let mut objects = Vec::new();
         let mut proceed = String::new();
         loop {
-            let mut uri = format!("{}limit={LIST_PAGE_OBJECTS}", with_query(path));
-            if !proceed.is_empty() {
-                uri = format!("{uri}&continue={}", percent_encode(&proceed));
-            }
-            let mut request = http::Request::get(uri);
-            if metadata_only {
-                request = request.header(ACCEPT, METADATA_LIST);
-            }
-            let mut page = self.call(request, Vec::new()).await?;
-            let Some(Value::Array(objects)) = page.get_mut("items").map(Value::take) else {
-                return Err(CallError::Answer(format!("the list at {path} has no items")));
-            };
-            items.extend(objects);
-            let metadata = &page["metadata"];
+            let read = |text: &str| page::read(text, &mut objects, trim);
+            let metadata = self.page(path, metadata_only, most, &proceed, read).await?;
             match metadata["continue"].as_str() {
-                Some(token) if !token.is_empty() => proceed = token.to_owned(),
-                _ => return Ok((metadata["resourceVersion"].as_str().unwrap_or_default().to_owned(), items)),
+                Some(token) if !token.is_empty() => token.clone_into(&mut proceed),
+                _ => {
+                    let version = metadata["resourceVersion"].as_str().unwrap_or_default().to_owned();
+                    return Ok((version, objects));
+                }
             }
         }
+    }
+
+    /// The version that a list would have now.
+    pub(crate) async fn version(&self, path: &str) -> Result<String, CallError> {
+        let mut one = Vec::new();
+        let read = |text: &str| page::read(text, &mut one, &|_: &mut Value| {});
+        let metadata = self.page(path, true, 1, "", read).await?;
+        Ok(metadata["resourceVersion"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn page(
+        &self,
+        path: &str,
+        metadata_only: bool,
+        most: u32,
+        proceed: &str,
+        read: impl FnOnce(&str) -> Result<Option<Value>, serde_json::Error>,
+    ) -> Result<Value, CallError> {
+        let mut uri = format!("{}limit={most}", with_query(path));
+        if !proceed.is_empty() {
+            uri = format!("{uri}&continue={}", percent_encode(proceed));
+        }
+        let mut request = http::Request::get(uri);
+        if metadata_only {
+            request = request.header(ACCEPT, METADATA_LIST);
+        }
+        let request = request.body(Vec::new()).map_err(|error| CallError::Answer(error.to_string()))?;
+        let right = Right::of(request.method(), request.uri());
+        let text = self.bounded(right, self.client.request_text(request)).await?;
+        let metadata = read(&text).map_err(|error| CallError::Answer(error.to_string()))?;
+        metadata.ok_or_else(|| CallError::Answer(format!("the list at {path} has no items")))
     }
 
     /// A watch from `resource_version` on. The server ends it after about [`WATCH_SECONDS`].
@@ -246,7 +280,11 @@ impl Caller {
         };
         let uri = format!("{}{force}", with_field_manager(path));
         let request = http::Request::patch(uri).header(CONTENT_TYPE, media);
-        self.call(request, patch.to_string().into_bytes()).await
+        let answer = self.call(request, patch.to_string().into_bytes()).await;
+        match kind {
+            PatchKind::Apply => slow_conflict(answer).await,
+            PatchKind::Json | PatchKind::Merge => answer,
+        }
     }
 
     /// Server-side apply under another name than ours.
@@ -263,7 +301,7 @@ impl Caller {
 
     pub(crate) async fn delete(&self, path: &str, preconditions: &Value) -> Result<Value, CallError> {
         let request = http::Request::delete(path).header(CONTENT_TYPE, "application/json");
-        self.call(request, preconditions.to_string().into_bytes()).await
+        slow_conflict(self.call(request, preconditions.to_string().into_bytes()).await).await
     }
 
     async fn call(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, CallError> {
@@ -308,13 +346,24 @@ impl Caller {
 }
 
 /// How many objects one page of a list may have; client-go's value.
-const LIST_PAGE_OBJECTS: u32 = 500;
+pub(crate) const LIST_PAGE_OBJECTS: u32 = 500;
 
 /// After how many seconds a server is asked to end a watch; under the 5 minutes after which proxies on the way cut it.
 pub(crate) const WATCH_SECONDS: u64 = 290;
 
+/// Whoever applies or deletes and meets another state than was known is told after this long. Who reads then and tries again may
+/// meet the same for as long as an API that was put back is not believed: that must not be a loop without a wait.
+const CONFLICT_WAIT: Duration = Duration::from_millis(100);
+
 /// The name under which our writes appear in `managedFields`.
 pub(crate) const FIELD_MANAGER: &str = "weir";
+
+async fn slow_conflict(answer: Result<Value, CallError>) -> Result<Value, CallError> {
+    if answer.as_ref().is_err_and(CallError::is_conflict) {
+        tokio::time::sleep(CONFLICT_WAIT).await;
+    }
+    answer
+}
 
 /// A path to which a query can be added.
 fn with_query(path: &str) -> String {
@@ -339,7 +388,35 @@ pub(crate) fn percent_encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Collection, percent_encode};
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::{CONFLICT_WAIT, Caller, Collection, PatchKind, percent_encode};
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_applies_or_deletes_against_another_state_is_told_after_a_wait() {
+        let conflict = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+            let body = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409});
+            let answer = http::Response::builder().status(409);
+            answer.body(kube::client::Body::from(body.to_string().into_bytes()))
+        });
+        let caller = Caller::new(kube::Client::new(conflict, "default"), Arc::default());
+        for (kind, wait) in [
+            (Some(PatchKind::Apply), CONFLICT_WAIT),
+            (None, CONFLICT_WAIT),
+            (Some(PatchKind::Json), std::time::Duration::ZERO),
+        ] {
+            let started = Instant::now();
+            let answer = match kind {
+                Some(kind) => caller.patch("/x", kind, &json!({})).await,
+                None => caller.delete("/x", &json!({})).await,
+            };
+            assert!(answer.unwrap_err().is_conflict(), "{kind:?}");
+            assert!(started.elapsed() >= wait, "{kind:?}");
+        }
+    }
 
     #[test]
     fn paths_follow_group_scope_and_name() {

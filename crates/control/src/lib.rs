@@ -13,6 +13,7 @@ mod events;
 mod kinds;
 mod lease;
 mod metrics;
+mod page;
 mod provision;
 mod reconcile;
 mod rights;

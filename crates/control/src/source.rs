@@ -3,15 +3,18 @@
 //! Owns which version of a kind is read (by discovery, again whenever a CRD of its group changes), the lists and
 //! watches, and their recovery. Invariants: a list is delivered whole or not at all, so its receiver can swap one set
 //! for another; the events of one kind arrive in the order of the server; a failing kind never holds up another; an
-//! object that is not understood is passed on as it came. Deliberately absent: any meaning of an object, and any
+//! object that is not understood is passed on as it came, but for what is never read ([`trim`]); an older state than was
+//! seen is told only where the API stays at it, and then as that. Deliberately absent: any meaning of an object, and any
 //! delay between an event and its delivery.
 
 pub(crate) mod crds;
 mod discovery;
+pub(crate) mod trim;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -40,6 +43,8 @@ pub(crate) enum SourceEvent<K = Kind> {
         namespace: String,
         resource_version: String,
         objects: Vec<Value>,
+        /// The API was put back to an earlier day: what was seen of the kind says nothing any more, however new it was.
+        put_back: bool,
     },
     /// One object, new or changed.
     Applied {
@@ -115,9 +120,19 @@ pub(crate) async fn run(
         bundles: Bundles::new(),
     };
     tasks.spawn(crds.run(shutdown.clone()));
-    let watches = BTreeMap::new();
-    let mut source =
-        Source { caller, status, namespaces, events, changed, watches, absent: None, tasks, shutdown };
+    let (watches, newest) = (BTreeMap::new(), BTreeMap::new());
+    let mut source = Source {
+        caller,
+        status,
+        namespaces,
+        events,
+        changed,
+        watches,
+        newest,
+        absent: None,
+        tasks,
+        shutdown,
+    };
     source.supervise().await;
     while source.tasks.join_next().await.is_some() {}
 }
@@ -130,6 +145,8 @@ struct Source {
     /// Rung when the set of served kinds may have changed.
     changed: Arc<Notify>,
     watches: BTreeMap<Kind, Running>,
+    /// The newest version that was seen of a kind in a namespace, whichever watch saw it.
+    newest: BTreeMap<(Kind, String), Arc<AtomicU64>>,
     /// The kinds without which nothing is served that were not there at the last look.
     absent: Option<Vec<&'static str>>,
     tasks: JoinSet<()>,
@@ -222,6 +239,7 @@ impl Source {
         }
         let Some(version) = version else { return };
         for namespace in places(kind, &self.namespaces) {
+            let newest = Arc::clone(self.newest.entry((kind, namespace.clone())).or_default());
             let watch = watch::Watch {
                 kind,
                 path: format!("{}{}", collection(kind, version).path(&namespace, ""), selection(kind)),
@@ -235,7 +253,7 @@ impl Source {
             self.tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = watch.run() => {}
+                    () = watch.run_since(&newest) => {}
                 }
             });
         }

@@ -6,6 +6,7 @@
 //! and merged again. The newest wish for an object wins; there is one entry for each object, so the queue is bounded
 //! by the objects, and by [`MAX_OBJECTS`]. A status that others overwrite is written again, more and more slowly.
 //! Where statuses are refused for want of a right, one object at a time asks whether they still are.
+//! A status in which only others have a say is not kept: it is read when there is something to say beside them.
 //! A wish made for an older generation than the object now has is dropped: the newer one is on its way.
 //! Deliberately absent: what a status says, and when the data plane allows it to be said.
 
@@ -188,6 +189,17 @@ impl StatusWriter {
         self.woken(&table);
     }
 
+    /// The API was put back to an earlier day: what was seen and written of a kind, in one namespace or in all, may never have been.
+    #[expect(clippy::iter_over_hash_type, reason = "every entry is treated alike, in any order")]
+    pub(crate) fn put_back(&self, kind: Kind, namespace: &str) {
+        let mut table = self.shared.table.lock();
+        for (key, entry) in &mut table.entries {
+            if key.kind == kind && (namespace.is_empty() || key.namespace == namespace) {
+                (entry.observed, entry.settled, entry.refused) = (None, None, None);
+            }
+        }
+    }
+
     /// This object's status should say this. `generation` 0: of any generation.
     pub(crate) fn want(&self, key: &ObjectKey, uid: &str, generation: i64, desired: Desired) {
         let mut table = self.shared.table.lock();
@@ -213,6 +225,9 @@ impl StatusWriter {
     pub(crate) fn observe(&self, key: &ObjectKey, object: &Value) {
         let observed = Observed::of(object);
         let mut table = self.shared.table.lock();
+        if table.is_anothers(key, &observed.status) {
+            return table.forget(key);
+        }
         if table.entries.len() >= MAX_OBJECTS && !table.entries.contains_key(key) {
             self.shared.status.status_dropped.add(1);
             return;
@@ -256,12 +271,7 @@ impl StatusWriter {
 
     /// The object is gone.
     pub(crate) fn forget(&self, key: &ObjectKey) {
-        let mut table = self.shared.table.lock();
-        if let Some(entry) = table.entries.remove(key)
-            && let Some(due) = entry.due
-        {
-            table.due.remove(&(due, key.clone()));
-        }
+        self.shared.table.lock().forget(key);
     }
 
     fn woken(&self, table: &Table) {
@@ -437,6 +447,20 @@ impl Table {
                 entry.due = None;
             }
             self.schedule(&due.1, now);
+        }
+    }
+
+    /// Whether an object's status is nothing to us so far: what others say is not kept, and read if something is to be said beside it.
+    fn is_anothers(&self, key: &ObjectKey, status: &Value) -> bool {
+        let is_wanted = self.entries.get(key).is_some_and(|entry| entry.wanted.is_some() || entry.busy);
+        !is_wanted && self.ours.have_no_part_in(status)
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        if let Some(entry) = self.entries.remove(key)
+            && let Some(due) = entry.due
+        {
+            self.due.remove(&(due, key.clone()));
         }
     }
 
@@ -636,6 +660,39 @@ mod tests {
             panic!("the successor's status is written")
         };
         assert_eq!(version, "9");
+    }
+
+    #[tokio::test]
+    async fn what_others_alone_say_is_read_when_there_is_something_to_say_beside_it() {
+        let (writer, key) = (writer(), ObjectKey::new(Kind::HttpRoute, "default", "r"));
+        let said_by = |controllers: &[&str]| {
+            let mut route = route("u", "5");
+            let parent =
+                |name: &&str| json!({"parentRef": {"name": "x"}, "controllerName": name, "conditions": []});
+            route["status"] = json!({"parents": controllers.iter().map(parent).collect::<Vec<Value>>()});
+            route
+        };
+        let kept = || writer.shared.table.lock().entries.len();
+        writer.observe(&key, &said_by(&["example.com/other"]));
+        assert_eq!(kept(), 0);
+        for controllers in [&["example.com/other", "weir.dev/gateway-controller"][..], &[]] {
+            writer.observe(&key, &said_by(controllers));
+            assert_eq!(kept(), 1, "{controllers:?}");
+            writer.observe(&key, &said_by(&["example.com/other"]));
+            assert_eq!(kept(), 0);
+        }
+        writer.want(&key, "u", 1, wish());
+        let Take::Call(_, entry, plan @ Plan::Read(_)) = writer.take_due(true) else { panic!("it is read") };
+        let answer = Ok(said_by(&["example.com/other"]));
+        writer.finish(Done { key: key.clone(), entry, plan, answer });
+        let Take::Call(_, _, Plan::Write { patch, .. }) = writer.take_due(true) else {
+            panic!("it is written")
+        };
+        let parents = patch[1]["value"]["parents"].as_array().unwrap();
+        assert_eq!((parents.len(), &parents[0]["controllerName"]), (2, &json!("example.com/other")));
+        // From now on it is ours too, whatever others do to it.
+        writer.observe(&key, &said_by(&["example.com/other"]));
+        assert_eq!(kept(), 1);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking; clippy sees tests only in #[test]")]
 
 use serde_json::{Value, json};
-use weir_api::core_v1::{EndpointSlice, Service};
+use weir_api::core_v1::{ConfigMap, EndpointSlice, Secret, Service};
 use weir_api::gateway_api::{
     AddressType, FromNamespaces, Gateway, GatewayClass, HeaderMatchType, HttpMethod, HttpRoute,
     HttpRouteFilterType, ParentReference, PathMatchType, ProtocolType, ReferenceGrant, UdpRoute, XBackend,
@@ -198,4 +198,49 @@ fn a_method_keeps_its_text_whatever_it_is() {
         read(json!({"spec": {"rules": [{"matches": [{"method": "PURGE"}, {"method": "GET"}]}]}})).unwrap();
     let methods: Vec<_> = route.spec.rules[0].matches.iter().map(|one| one.method.clone().unwrap()).collect();
     assert_eq!(methods, [HttpMethod::Unknown("PURGE".to_owned()), HttpMethod::Get]);
+}
+
+/// An object that `kubectl apply` made, with everything that a Secret can hold.
+fn secret(type_: &str) -> Value {
+    let data = json!({"tls.crt": "Y2VydA==", "tls.key": "a2V5", "ca.crt": "hidden", "password": "hidden"});
+    json!({
+        "metadata": {
+            "name": "s", "labels": {"team": "a"},
+            "annotations": {
+                "kubectl.kubernetes.io/last-applied-configuration": "{\"data\": \"hidden\"}",
+                "konghq.com/strip-path": "true",
+            },
+        },
+        "type": type_, "data": data,
+    })
+}
+
+#[test]
+fn what_kubectl_last_applied_is_not_read() {
+    let route: HttpRoute = read(secret("")).unwrap();
+    let Secret { metadata, .. } = read(secret("kubernetes.io/tls")).unwrap();
+    for metadata in [route.metadata, metadata] {
+        let names: Vec<&String> = metadata.annotations.keys().collect();
+        assert_eq!(names, ["konghq.com/strip-path"]);
+        assert_eq!(metadata.labels.len(), 1);
+    }
+}
+
+#[test]
+fn of_a_secret_only_what_its_type_is_for_is_read() {
+    let tls: Secret = read(secret("kubernetes.io/tls")).unwrap();
+    assert_eq!(
+        (tls.data.certificate.as_deref(), tls.data.private_key.as_deref()),
+        (Some("Y2VydA=="), Some("a2V5"))
+    );
+    assert!(tls.session_keys.is_empty());
+    let session: Secret = read(secret("weir.dev/session-key")).unwrap();
+    assert_eq!((session.session_keys.len(), session.data.private_key), (4, None));
+    for type_ in ["Opaque", "kubernetes.io/service-account-token", ""] {
+        let other: Secret = read(secret(type_)).unwrap();
+        assert!(other.data.certificate.is_none() && other.data.private_key.is_none(), "{type_}");
+        assert!(other.session_keys.is_empty(), "{type_}");
+    }
+    let map: ConfigMap = read(secret("")).unwrap();
+    assert_eq!(map.data.authorities.as_deref(), Some("hidden"));
 }

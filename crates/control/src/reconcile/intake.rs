@@ -1,7 +1,7 @@
 //! Taking watch events in: raw objects to typed ones, into the reconciler's view and to whoever else keeps one.
 //!
-//! Invariants: an older state of an object never replaces a newer one (reads and watches overtake each other); an
-//! object that did not change in what translation reads causes no translation.
+//! Invariants: an older state of an object never replaces a newer one (reads and watches overtake each other), but where the
+//! API was put back; an object that did not change in what translation reads causes no translation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,11 +17,22 @@ impl Reconciler {
     pub(super) fn take_in(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Served { kind, version } => self.serve(kind, version),
-            SourceEvent::Listed { kind, namespace, resource_version, objects } => {
+            SourceEvent::Listed { kind, namespace, resource_version, objects, put_back } => {
+                if put_back {
+                    self.put_back(kind, &namespace);
+                }
                 for object in &objects {
                     newest(&mut self.changes, kind, version_of(object));
                 }
-                self.swap(kind, &namespace, &resource_version, objects);
+                let version = resource_version.parse().ok().filter(|_| !put_back);
+                self.remove_others(kind, &namespace, version, &objects);
+                for object in objects {
+                    if put_back {
+                        self.put_in(kind, key_of(kind, &object), object);
+                    } else {
+                        self.upsert(kind, object);
+                    }
+                }
                 self.note_seen(kind, resource_version);
                 self.first_list(kind, namespace);
             }
@@ -84,16 +95,22 @@ impl Reconciler {
         }
     }
 
-    /// Make the objects of a kind, in one namespace or in all, these.
-    fn swap(&mut self, kind: Kind, namespace: &str, version: &str, objects: Vec<Value>) {
+    /// The API was put back to an earlier day: every version that was seen may be one that never was.
+    fn put_back(&mut self, kind: Kind, namespace: &str) {
+        self.seen.remove(&kind);
+        self.changes.remove(&kind);
+        self.tools.statuses.put_back(kind, namespace);
+    }
+
+    /// What is not in a list of a kind, in one namespace or in all, is gone. `version` of the list, where younger objects may be known.
+    fn remove_others(&mut self, kind: Kind, namespace: &str, version: Option<u64>, objects: &[Value]) {
         let listed: BTreeSet<ObjectKey> = objects.iter().map(|object| key_of(kind, object)).collect();
-        let list_version = version.parse::<u64>().ok();
         let gone: Vec<ObjectKey> = self
             .objects
             .of_kind(kind)
             .filter(|(key, object)| {
                 // A read may have seen an object that is younger than the list.
-                let younger = list_version
+                let younger = version
                     .zip(object.metadata().resource_version.parse::<u64>().ok())
                     .is_some_and(|(list, object)| object > list);
                 let in_scope = namespace.is_empty() || key.namespace == namespace;
@@ -104,16 +121,16 @@ impl Reconciler {
         for key in gone {
             self.remove(&key);
         }
-        for object in objects {
-            self.upsert(kind, object);
-        }
     }
 
     pub(super) fn upsert(&mut self, kind: Kind, raw: Value) {
         let key = key_of(kind, &raw);
-        if self.has_newer(&key, &raw) {
-            return;
+        if !self.has_newer(&key, &raw) {
+            self.put_in(kind, key, raw);
         }
+    }
+
+    fn put_in(&mut self, kind: Kind, key: ObjectKey, raw: Value) {
         match kind {
             kind if kind.has_status() => self.tools.statuses.observe(&key, &raw),
             Kind::Service | Kind::Namespace => self.provisioning.observe(&key, &raw),

@@ -17,6 +17,7 @@ use super::REFERENCE_WAIT;
 use crate::backoff::Backoff;
 use crate::call::{CallError, Caller};
 use crate::kinds::{Versions, collection, path};
+use crate::source::trim::trim;
 use crate::source::{RETRY_CAP, RETRY_FIRST};
 
 /// Reads on their way at a time.
@@ -142,7 +143,10 @@ async fn read(caller: Caller, key: ObjectKey, path: String, mark: Mark) -> Answe
             caller.get(&path).await.map(|object| vec![object])
         };
         match found {
-            Ok(objects) => return Answer { key, mark, found: Found::Objects(objects) },
+            Ok(mut objects) => {
+                objects.iter_mut().for_each(|object| trim(key.kind, object));
+                return Answer { key, mark, found: Found::Objects(objects) };
+            }
             Err(error) if error.is_not_found() => {
                 return Answer { key, mark, found: Found::Objects(Vec::new()) };
             }

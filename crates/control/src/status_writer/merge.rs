@@ -39,6 +39,13 @@ impl OurNames {
     fn has(&self, entry: &Value) -> bool {
         entry["controllerName"].as_str().is_some_and(|name| self.0.iter().any(|ours| ours == name))
     }
+
+    /// Whether others alone have entries in the status of a route or policy.
+    pub(super) fn have_no_part_in(&self, status: &Value) -> bool {
+        let lists = [&status[PARENTS.list], &status[ANCESTORS.list]];
+        let mut entries = lists.into_iter().filter_map(Value::as_array).flatten().peekable();
+        entries.peek().is_some() && !entries.any(|entry| self.has(entry))
+    }
 }
 
 /// The status to write, or `None` when `current` says it already. `now` is the time for conditions that change.

@@ -45,11 +45,25 @@ type Name = (String, String, String);
 /// What somebody else does to an object.
 type Change = Box<dyn FnOnce(&mut Value) + Send>;
 
+/// What a store holds at one time.
+#[derive(Clone, Default)]
+pub(crate) struct Backup {
+    version: u64,
+    objects: BTreeMap<Name, Value>,
+}
+
+/// One watch, which is told of what is newer than its version.
+struct Watcher {
+    path: String,
+    from: u64,
+    sender: mpsc::UnboundedSender<String>,
+}
+
 #[derive(Default)]
 struct State {
     version: u64,
     objects: BTreeMap<Name, Value>,
-    watchers: Vec<(String, mpsc::UnboundedSender<String>)>,
+    watchers: Vec<Watcher>,
     /// (group, version, plural) that are not served, beyond those not in [`KINDS`].
     unserved: BTreeSet<(String, String, String)>,
     /// Writes as they came: method, path, body.
@@ -171,19 +185,32 @@ impl Api {
             state.unserved.insert(key)
         };
         let path_end = format!("/{version}/{plural}");
-        state.watchers.retain(|(path, _)| served || !path.ends_with(&path_end));
+        state.watchers.retain(|watcher| served || !watcher.path.ends_with(&path_end));
     }
 
     /// End every watch of the kind, as a server does after a while.
     pub(crate) fn end_watches(&self, plural: &str) {
         let end = format!("/{plural}");
-        self.lock().watchers.retain(|(path, _)| !path.ends_with(&end));
+        self.lock().watchers.retain(|watcher| !watcher.path.ends_with(&end));
+    }
+
+    /// What is there now.
+    pub(crate) fn back_up(&self) -> Backup {
+        let state = self.lock();
+        Backup { version: state.version, objects: state.objects.clone() }
+    }
+
+    /// Be as at an earlier time; every watch ends, as where servers are started anew.
+    pub(crate) fn put_back(&self, backup: Backup) {
+        let mut state = self.lock();
+        (state.version, state.objects) = (backup.version, backup.objects);
+        state.watchers.clear();
     }
 
     /// Whether a watch of the kind is on.
     pub(crate) fn is_watched(&self, plural: &str) -> bool {
         let end = format!("/{plural}");
-        self.lock().watchers.iter().any(|(path, sender)| path.ends_with(&end) && !sender.is_closed())
+        self.lock().watchers.iter().any(|one| one.path.ends_with(&end) && !one.sender.is_closed())
     }
 
     /// Keep the kind's events from watchers until [`Api::flush`].
@@ -194,7 +221,7 @@ impl Api {
     pub(crate) fn flush(&self, plural: &str) {
         let mut state = self.lock();
         for line in state.delayed.remove(plural).unwrap_or_default() {
-            state.send(plural, &line);
+            state.send(plural, &line, u64::MAX);
         }
     }
 
@@ -364,7 +391,7 @@ impl State {
                 let _ = sender.send(line("MODIFIED", object));
             }
         }
-        self.watchers.push((path.to_owned(), sender));
+        self.watchers.push(Watcher { path: path.to_owned(), from, sender });
         let stream = futures::stream::poll_fn(move |context| {
             lines
                 .poll_recv(context)
@@ -466,15 +493,15 @@ impl State {
     fn tell(&mut self, plural: &str, line: String) {
         match self.delayed.get_mut(plural) {
             Some(held) => held.push(line),
-            None => self.send(plural, &line),
+            None => self.send(plural, &line, self.version),
         }
     }
 
-    fn send(&mut self, plural: &str, line: &str) {
+    fn send(&mut self, plural: &str, line: &str, version: u64) {
         let end = format!("/{plural}");
-        for (path, sender) in &self.watchers {
-            if path.ends_with(&end) {
-                let _ = sender.send(line.to_owned());
+        for watcher in self.watchers.iter().filter(|watcher| version > watcher.from) {
+            if watcher.path.ends_with(&end) {
+                let _ = watcher.sender.send(line.to_owned());
             }
         }
     }

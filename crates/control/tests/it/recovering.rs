@@ -57,6 +57,63 @@ async fn an_api_that_is_away_changes_nothing_and_is_asked_ever_more_slowly() {
     assert_eq!(plane.updates().len(), updates);
 }
 
+fn route_at(host: &str) -> serde_json::Value {
+    let mut route = route("kept", "g", "echo");
+    route["spec"]["hostnames"] = json!([host]);
+    route
+}
+
+/// Whether the data plane has a route of this host, and its status says so.
+fn is_served_at(plane: &Plane, host: &str) -> bool {
+    let object = plane.api.get("httproutes", "default", "kept").unwrap_or_default();
+    let said = &object["status"]["parents"][0]["conditions"][0]["observedGeneration"];
+    format!("{:?}", plane.resources()["httproute/default/kept"]).contains(host)
+        && *said == object["metadata"]["generation"]
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_was_put_back_to_an_earlier_day_is_followed_after_a_while() {
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route_at("first.example"));
+    plane.until("served", |plane| has(plane, "kept") && is_served_at(plane, "first.example")).await;
+    let backup = plane.api.back_up();
+    for at in 0..50 {
+        plane.api.apply("httproutes", route_at(&format!("lost-{at}.example")));
+    }
+    plane.api.apply("httproutes", route("lost", "g", "echo"));
+    plane.until("served", |plane| has(plane, "lost") && is_served_at(plane, "lost-49.example")).await;
+    plane.api.put_back(backup);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(has(&plane, "lost"), "it may be a server that lags behind");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    plane.until("put back", |plane| !has(plane, "lost") && is_served_at(plane, "first.example")).await;
+    // Its versions have not caught up with those that were seen.
+    plane.api.apply("httproutes", route_at("next.example"));
+    plane.api.apply("httproutes", route("next", "g", "echo"));
+    plane.until("followed", |plane| has(plane, "next") && is_served_at(plane, "next.example")).await;
+    plane.until("said", |plane| plane.condition("httproutes", "default", "next", "Accepted") == "True").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_for_a_while_takes_nothing_back() {
+    let plane = Plane::start(ready_api());
+    plane.api.apply("httproutes", route_at("first.example"));
+    plane.until("served", |plane| has(plane, "kept") && is_served_at(plane, "first.example")).await;
+    let older = plane.api.back_up();
+    plane.api.apply("httproutes", route_at("second.example"));
+    plane.api.apply("httproutes", route("young", "g", "echo"));
+    let accepted = |plane: &Plane| plane.condition("httproutes", "default", "young", "Accepted") == "True";
+    plane.until("served", |plane| accepted(plane) && is_served_at(plane, "second.example")).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (newer, updates) = (plane.api.back_up(), plane.updates().len());
+    plane.api.put_back(older);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    plane.api.put_back(newer);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(has(&plane, "young") && is_served_at(&plane, "second.example"));
+    assert_eq!(plane.updates().len(), updates);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_older_version_is_read_and_written_where_the_newer_is_not_served() {
     let api = ready_api();
