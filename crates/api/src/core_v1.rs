@@ -79,10 +79,38 @@ open_enum! {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "EndpointAsWritten")]
 pub struct Endpoint {
     pub addresses: Vec<String>,
     pub conditions: EndpointConditions,
+    /// `nodeName`, of an endpoint that is neither ready nor on its way out; else empty.
+    pub node_in_doubt: String,
+    /// Nobody has heard of that Node for a while: its condition `Ready` is `Unknown`. Not the slice's to say.
+    pub is_node_lost: bool,
+}
+
+impl Endpoint {
+    pub fn is_ready(&self) -> bool {
+        self.conditions.ready.unwrap_or(true)
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct EndpointAsWritten {
+    addresses: Vec<String>,
+    conditions: EndpointConditions,
+    node_name: String,
+}
+
+impl From<EndpointAsWritten> for Endpoint {
+    fn from(written: EndpointAsWritten) -> Endpoint {
+        let EndpointAsWritten { addresses, conditions, node_name } = written;
+        let EndpointConditions { ready, terminating, .. } = conditions;
+        let is_in_doubt = !ready.unwrap_or(true) && !terminating.unwrap_or(false);
+        let node_in_doubt = if is_in_doubt { node_name } else { String::new() };
+        Endpoint { addresses, conditions, node_in_doubt, is_node_lost: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -9,6 +9,7 @@
 mod addresses;
 mod gate;
 mod intake;
+mod nodes;
 mod reach;
 mod reads;
 mod words;
@@ -26,6 +27,7 @@ use weir_model::resource::{Applied, DataPlaneName, KindVersion, Update};
 
 pub(crate) use self::addresses::Provisioning;
 use self::gate::{Gate, Grounds};
+use self::nodes::Nodes;
 use self::reads::{Answer, Found, Reads};
 use self::words::Readable;
 use crate::call::Caller;
@@ -69,6 +71,7 @@ pub(crate) struct Reconciler {
     provisioning: Provisioning,
     gate: Gate,
     reads: Reads,
+    nodes: Nodes,
     /// What changed since the last translation.
     changed: BTreeSet<ObjectKey>,
     /// Something other than an object changed: binds, or the first list is complete.
@@ -112,6 +115,7 @@ impl Reconciler {
     ) -> Reconciler {
         Reconciler {
             reads: Reads::new(tools.caller.clone(), tools.namespaces.clone()),
+            nodes: Nodes::new(tools.caller.clone()),
             leading: false,
             leader: tools.caller.leadership().watch(),
             standing_back,
@@ -164,11 +168,17 @@ impl Reconciler {
                     None => return ended("data plane", &shutdown),
                 },
                 answer = self.reads.next() => self.take_answer(answer),
+                look = self.nodes.next() => {
+                    let slices = self.nodes.looked(look, &self.objects, Instant::now());
+                    self.put_slices(slices);
+                }
                 room = updates.reserve(), if room_wanted => if room.is_err() {
                     return ended("data plane", &shutdown);
                 },
                 () = until(deadline) => {
                     self.waive(Instant::now());
+                    let slices = self.nodes.tick(Instant::now());
+                    self.put_slices(slices);
                     self.stirred |= self.translator.next_turn().is_some_and(|at| at <= seconds_of_day());
                     self.stirred |= self.provisioning.next_turn().is_some_and(|at| at <= Instant::now());
                 }
@@ -388,7 +398,8 @@ impl Reconciler {
             Instant::now() + Duration::from_secs(seconds).min(LONGEST_TURN_WAIT)
         });
         let reach = self.provisioning.next_turn();
-        waits.into_iter().chain(self.gate.next_deadline()).chain(turn).chain(reach).min()
+        let nodes = self.nodes.next_deadline();
+        waits.into_iter().chain(self.gate.next_deadline()).chain(turn).chain(reach).chain(nodes).min()
     }
 
     fn take_report(&mut self, report: &Applied) {

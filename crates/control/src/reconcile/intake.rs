@@ -4,8 +4,11 @@
 //! API was put back; an object that did not change in what translation reads causes no translation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::time::Instant;
+use weir_api::core_v1::EndpointSlice;
 use weir_core::{Kind, Object, ObjectKey, supported_features};
 
 use super::Reconciler;
@@ -138,19 +141,36 @@ impl Reconciler {
         }
         let uid = raw["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         match Object::read(kind, raw) {
-            Ok(object) => {
-                let before = self.objects.get(&key);
-                let unchanged = before.is_some_and(|before| same(before, &object));
-                if before.is_none() {
-                    // What was waited for is there. If something else is waited for now, its time begins anew.
-                    self.waits.remove(&key);
-                }
-                self.objects.upsert(object);
-                if !unchanged {
-                    self.changed.insert(key);
-                }
+            Ok(Object::EndpointSlice(slice)) => {
+                let before = match self.objects.get(&key) {
+                    Some(Object::EndpointSlice(before)) => Some(&**before),
+                    _ => None,
+                };
+                let now = self.nodes.take(&key, slice, before, Instant::now());
+                self.put_slices(now);
             }
+            Ok(object) => self.put(key, object),
             Err(error) => self.unreadable(key, uid, &error.message),
+        }
+    }
+
+    fn put(&mut self, key: ObjectKey, object: Object) {
+        let before = self.objects.get(&key);
+        let unchanged = before.is_some_and(|before| same(before, &object));
+        if before.is_none() {
+            // What was waited for is there. If something else is waited for now, its time begins anew.
+            self.waits.remove(&key);
+        }
+        self.objects.upsert(object);
+        if !unchanged {
+            self.changed.insert(key);
+        }
+    }
+
+    pub(super) fn put_slices(&mut self, slices: impl IntoIterator<Item = Arc<EndpointSlice>>) {
+        for slice in slices {
+            let object = Object::EndpointSlice(slice);
+            self.put(object.key(), object);
         }
     }
 
@@ -187,6 +207,7 @@ impl Reconciler {
 
     fn forget(&mut self, key: &ObjectKey) {
         self.tools.statuses.forget(key);
+        self.nodes.forget(key);
         self.gate.forget(key);
         self.waits.remove(key);
         self.provisioning.forget(key);

@@ -318,7 +318,8 @@ pub(super) fn resources(
 }
 
 /// The endpoints behind the Service port named `port_name`: the ready ones, or, when none is ready, those that still
-/// serve while they terminate (as kube-proxy does it).
+/// serve while they terminate (as kube-proxy does it), or else those on nodes of which nobody has heard for a while: that they are not
+/// ready says nothing of them.
 fn endpoints(
     objects: &Objects,
     service: &ObjectKey,
@@ -327,6 +328,7 @@ fn endpoints(
 ) -> Vec<Endpoint> {
     let mut ready = BTreeSet::new();
     let mut leaving = BTreeSet::new();
+    let mut lost = BTreeSet::new();
     for slice in objects.slices(service) {
         if !matches!(slice.address_type, AddressType::Ipv4 | AddressType::Ipv6) {
             continue;
@@ -339,11 +341,12 @@ fn endpoints(
             .collect();
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions;
-            let is_ready = conditions.ready.unwrap_or(true);
+            let is_ready = endpoint.is_ready();
             let serves = conditions.serving.unwrap_or(is_ready) && conditions.terminating.unwrap_or(false);
             let into = match (is_ready, serves) {
                 (true, _) => &mut ready,
                 (false, true) => &mut leaving,
+                (false, false) if endpoint.is_node_lost => &mut lost,
                 (false, false) => continue,
             };
             for address in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
@@ -351,6 +354,6 @@ fn endpoints(
             }
         }
     }
-    let chosen = if ready.is_empty() { leaving } else { ready };
-    chosen.into_iter().collect()
+    let chosen = [ready, leaving, lost].into_iter().find(|set| !set.is_empty());
+    chosen.into_iter().flatten().collect()
 }
