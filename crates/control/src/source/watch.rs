@@ -346,6 +346,33 @@ mod tests {
         }
     }
 
+    /// A running watch of a kind, whose API is this service.
+    fn watching<K, S>(kind: K, api: S) -> (mpsc::Receiver<SourceEvent<K>>, tokio::task::JoinHandle<()>)
+    where
+        K: Watched,
+        S: tower::Service<
+                http::Request<kube::client::Body>,
+                Response = http::Response<kube::client::Body>,
+                Error = std::io::Error,
+                Future: Send,
+            > + Clone
+            + Send
+            + 'static,
+    {
+        let status = Arc::<ControlStatus>::default();
+        let (events, coming) = mpsc::channel(16);
+        let watch = Watch {
+            kind,
+            namespace: String::new(),
+            path: "/api/v1/own".to_owned(),
+            caller: Caller::new(kube::Client::new(api, "default"), Arc::clone(&status)),
+            status,
+            events,
+            changed: Arc::default(),
+        };
+        (coming, tokio::spawn(watch.run()))
+    }
+
     /// What is told of a store that is at one version and then at another; each list has one object of that version. Every watch ends at once.
     async fn told<K: Watched>(kind: K, first: u64, then: u64) -> Vec<(usize, bool, String)> {
         let version = Arc::new(AtomicU64::new(first));
@@ -360,18 +387,7 @@ mod tests {
             let body = if is_watch { Vec::new() } else { list.to_string().into_bytes() };
             async { Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::from(body))) }
         });
-        let status = Arc::<ControlStatus>::default();
-        let (events, mut coming) = mpsc::channel(16);
-        let watch = Watch {
-            kind,
-            namespace: String::new(),
-            path: "/api/v1/own".to_owned(),
-            caller: Caller::new(kube::Client::new(api, "default"), Arc::clone(&status)),
-            status,
-            events,
-            changed: Arc::default(),
-        };
-        let running = tokio::spawn(watch.run());
+        let (mut coming, running) = watching(kind, api);
         tokio::time::sleep(Duration::from_secs(20)).await;
         version.store(then, Ordering::Relaxed);
         tokio::time::sleep(PUT_BACK_WAIT / 2).await;
@@ -397,5 +413,33 @@ mod tests {
         let all = [(1, false, before.clone()), (0, true, after.clone()), (1, true, after)];
         assert_eq!(told(Own, 100, 50).await, all);
         assert_eq!(told(Own, 100, 101).await, [(1, false, before)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_watch_tells_is_trimmed_too() {
+        let api = tower::service_fn(|request: http::Request<kube::client::Body>| {
+            let secret = json!({
+                "metadata": {"name": "a", "resourceVersion": "6", "managedFields": [{"manager": "hidden"}]},
+                "type": "Opaque", "data": {"password": "hidden"},
+            });
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let body = if is_watch {
+                ["ADDED", "MODIFIED", "DELETED"]
+                    .map(|type_| format!("{}\n", json!({"type": type_, "object": secret})))
+                    .concat()
+            } else {
+                json!({"metadata": {"resourceVersion": "5"}, "items": [secret]}).to_string()
+            };
+            async {
+                Ok::<_, std::io::Error>(http::Response::new(kube::client::Body::from(body.into_bytes())))
+            }
+        });
+        let (mut coming, running) = watching(Kind::Secret, api);
+        for _ in 0..4 {
+            let told = coming.recv().await.unwrap();
+            let told = format!("{told:?}");
+            assert!(told.contains("Opaque") && !told.contains("hidden"), "{told}");
+        }
+        running.abort();
     }
 }
