@@ -89,6 +89,7 @@ impl Installation {
         }
         want(&everywhere, "apiextensions.k8s.io", "customresourcedefinitions", "", &["list", "watch"]);
         want(&everywhere, "coordination.k8s.io", "leases", "", &["list"]);
+        want(&everywhere, "", "nodes", "", &["get"]);
         want(&everywhere, "authentication.k8s.io", "tokenreviews", "", &["create"]);
         let own = std::slice::from_ref(&self.namespace);
         want(own, "coordination.k8s.io", "leases", &self.lease, &["get", "patch"]);

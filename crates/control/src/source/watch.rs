@@ -49,12 +49,6 @@ pub(crate) trait Watched: Copy + Send + Sync + 'static {
 
     /// Takes out what is not read.
     fn trim(self, _object: &mut Value) {}
-
-    /// Whether the receiver compares versions whatever [`SourceEvent::Listed`] says of an API that was put back: an empty list
-    /// goes ahead then.
-    fn compares_always(self) -> bool {
-        true
-    }
 }
 
 impl Watched for Kind {
@@ -68,10 +62,6 @@ impl Watched for Kind {
 
     fn trim(self, object: &mut Value) {
         trim(self, object);
-    }
-
-    fn compares_always(self) -> bool {
-        false
     }
 }
 
@@ -197,23 +187,13 @@ impl<K: Watched> Watch<K> {
         resource_version: String,
         objects: Vec<Value>,
     ) -> Result<(), mpsc::error::SendError<()>> {
-        let listed = |resource_version, objects| SourceEvent::Listed {
+        self.events.reserve().await?.send(SourceEvent::Listed {
             kind: self.kind,
             namespace: self.namespace.clone(),
             resource_version,
             objects,
             put_back,
-        };
-        if put_back && self.kind.compares_always() {
-            // Both at once, so that nothing is done about what seems to be gone.
-            let mut room = self.events.reserve_many(2).await?;
-            let lists = [Vec::new(), objects];
-            for (room, objects) in room.by_ref().zip(lists) {
-                room.send(listed(resource_version.clone(), objects));
-            }
-            return Ok(());
-        }
-        self.events.reserve().await?.send(listed(resource_version, objects));
+        });
         Ok(())
     }
 
@@ -337,15 +317,6 @@ mod tests {
 
     use super::*;
 
-    #[derive(Clone, Copy)]
-    struct Own;
-
-    impl Watched for Own {
-        fn name(self) -> &'static str {
-            "Own"
-        }
-    }
-
     /// A running watch of a kind, whose API is this service.
     fn watching<K, S>(kind: K, api: S) -> (mpsc::Receiver<SourceEvent<K>>, tokio::task::JoinHandle<()>)
     where
@@ -406,13 +377,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_was_put_back_is_believed_after_a_while_and_listed_as_that() {
         let (before, after) = ("100".to_owned(), "50".to_owned());
-        assert_eq!(
-            told(Kind::Service, 100, 50).await,
-            [(1, false, before.clone()), (1, true, after.clone())]
-        );
-        let all = [(1, false, before.clone()), (0, true, after.clone()), (1, true, after)];
-        assert_eq!(told(Own, 100, 50).await, all);
-        assert_eq!(told(Own, 100, 101).await, [(1, false, before)]);
+        assert_eq!(told(Kind::Service, 100, 50).await, [(1, false, before.clone()), (1, true, after)]);
+        assert_eq!(told(Kind::Service, 100, 101).await, [(1, false, before)]);
     }
 
     #[tokio::test(start_paused = true)]

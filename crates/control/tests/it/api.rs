@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Group, version, plural, kind, namespaced.
-const KINDS: [(&str, &str, &str, &str, bool); 16] = [
+const KINDS: [(&str, &str, &str, &str, bool); 17] = [
+    ("", "v1", "nodes", "Node", false),
     ("", "v1", "namespaces", "Namespace", false),
     ("", "v1", "services", "Service", true),
     ("", "v1", "events", "Event", true),

@@ -5,6 +5,7 @@
 mod api;
 mod distributing;
 mod events;
+mod lost_nodes;
 mod plane;
 mod provisioning;
 mod reconciling;

@@ -120,7 +120,9 @@ impl Planes {
     fn take_in(&self, event: SourceEvent<Piece>) {
         let mut table = self.shared.table.lock();
         let moved = match event {
-            SourceEvent::Listed { kind, namespace, objects, .. } => table.listed(kind, &namespace, objects),
+            SourceEvent::Listed { kind, namespace, objects, put_back, .. } => {
+                table.listed(kind, &namespace, objects, put_back)
+            }
             SourceEvent::Applied { kind, object } => table.seen(kind, object),
             SourceEvent::Deleted { kind, object } => table.gone(kind, &object),
             SourceEvent::Served { .. } | SourceEvent::Bookmark { .. } | SourceEvent::Bundles(_) => false,

@@ -223,9 +223,21 @@ impl Table {
         }))
     }
 
-    /// Every object of the kind, in one namespace or in all. Whether addresses or health may be others now.
-    pub(super) fn listed(&mut self, piece: Piece, namespace: &str, objects: Vec<Value>) -> bool {
+    /// Every object of the kind, in one namespace or in all. Whether addresses or health may be others now. `put_back`: the API was, so
+    /// no version that was seen is newer than these.
+    pub(super) fn listed(
+        &mut self,
+        piece: Piece,
+        namespace: &str,
+        objects: Vec<Value>,
+        put_back: bool,
+    ) -> bool {
         let ids: BTreeSet<Id> = objects.iter().map(|object| id_of(piece, object)).collect();
+        for id in ids.iter().filter(|_| put_back) {
+            if let Some(there) = self.there.get_mut(id) {
+                there.object["metadata"]["resourceVersion"] = Value::Null;
+            }
+        }
         let in_scope = |id: &Id| id.piece == piece && (namespace.is_empty() || id.namespace == namespace);
         let gone: Vec<Id> =
             self.there.keys().filter(|id| in_scope(id) && !ids.contains(*id)).cloned().collect();

@@ -40,7 +40,7 @@ fn stored(mut object: Value, version: u32) -> Value {
 fn table() -> Table {
     let mut table = Table::new(&[]);
     for piece in Piece::ALL {
-        table.listed(piece, "", Vec::new());
+        table.listed(piece, "", Vec::new(), false);
     }
     table
 }
@@ -75,13 +75,28 @@ fn nothing_is_done_before_everything_was_listed() {
     let now = Instant::now();
     for piece in Piece::ALL {
         assert_eq!(next(&mut table, now), None);
-        table.listed(piece, "a", Vec::new());
+        table.listed(piece, "a", Vec::new(), false);
     }
     assert_eq!(next(&mut table, now), None, "one of two namespaces");
     for piece in Piece::ALL {
-        table.listed(piece, "b", Vec::new());
+        table.listed(piece, "b", Vec::new(), false);
     }
     assert!(matches!(next(&mut table, now), Some(Action::Make { .. })));
+}
+
+#[test]
+fn what_an_api_that_was_put_back_has_is_what_there_is() {
+    let now = Instant::now();
+    let mut table = table();
+    wish(&mut table, &[(Piece::Service, json!({"type": "LoadBalancer"}))]);
+    settle(&mut table, now, 9);
+    let drifted = stored(object(Piece::Service, json!({"type": "ClusterIP"})), 3);
+    table.listed(Piece::Service, "", vec![drifted.clone()], false);
+    assert_eq!(table.next(now), (None, None), "older than what is known");
+    table.listed(Piece::Service, "", vec![drifted], true);
+    let later = table.next(now).1.unwrap();
+    let Some(Action::Change { object, .. }) = next(&mut table, later) else { panic!("a repair") };
+    assert_eq!(object["metadata"]["resourceVersion"], "3", "against the version that is there");
 }
 
 #[test]
