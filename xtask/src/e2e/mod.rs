@@ -9,6 +9,8 @@
 //! | [`cluster`](crate::cluster) | bringing a cluster up, reaching it, loading images; what is there before and after |
 //! | [`theirs`] | what would be lost in a cluster that was there before |
 //! | [`guides`] | the guides, line by line, and their counts |
+//! | [`plain`] | the installation without Helm, and its overlay |
+//! | [`sharing`] | Gateways that share a data plane, and one that gets its own |
 //! | [`faults`] | what is ended under load |
 //! | [`managed`] | what may be asked of a Gateway's own data plane |
 //! | [`clients`] | what `weir status` and its like have to say |
@@ -23,6 +25,8 @@ mod faults;
 mod guides;
 mod load;
 mod managed;
+mod plain;
+mod sharing;
 mod tenants;
 mod theirs;
 mod wrong;
