@@ -1,15 +1,17 @@
 //! The plain YAML of the installation, made from the Helm chart: `deploy/weir.yaml`.
 //!
-//! Owns how the chart's rendering becomes that file, and what holds of the chart itself: it lints, and its schema refuses
-//! what it should. Invariant: what `kubectl apply` installs is what `helm install weir -n weir-system` does.
+//! Owns how the chart's rendering becomes that file, that the kustomize base is all of it, and what holds of the chart itself: it lints,
+//! and its schema refuses what it should. Invariant: what `kubectl apply` installs is what `helm install weir -n weir-system` does.
 //! Deliberately absent: definitions of kinds. They are files of their own, so that deleting an installation deletes no
 //! object of theirs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::step;
 
@@ -17,6 +19,7 @@ use crate::step;
 const HELM: &str = "WEIR_HELM";
 const CHART: &str = "deploy/helm/weir";
 const PLAIN: &str = "deploy/weir.yaml";
+const BASE: &str = "deploy/kustomization.yaml";
 
 const HEAD: &str = "\
 # Weir in the namespace weir-system, as `helm install weir deploy/helm/weir -n weir-system` makes it.
@@ -72,6 +75,27 @@ pub(crate) fn generate(root: &Path, check: bool) -> Result<()> {
     }
     ensure!(!check, "{PLAIN} is not what the chart renders");
     fs::write(&path, text).with_context(|| PLAIN.to_owned())
+}
+
+/// Says what the kustomize base has too little or too much: it is every definition of the chart's, and the plain YAML.
+pub(crate) fn base_is_whole(root: &Path) -> Result<()> {
+    let text = fs::read_to_string(root.join(BASE)).context(BASE)?;
+    let base: Value = serde_saphyr::from_str(&text).context(BASE)?;
+    let listed = base["resources"].as_array().into_iter().flatten();
+    let listed: BTreeSet<String> = listed.filter_map(|path| path.as_str().map(str::to_owned)).collect();
+    let mut wanted = BTreeSet::from(["weir.yaml".to_owned()]);
+    for entry in fs::read_dir(root.join(CHART).join("crds"))? {
+        wanted.insert(format!("helm/weir/crds/{}", entry?.file_name().to_string_lossy()));
+    }
+    let wrong = difference(&listed, &wanted);
+    ensure!(wrong.is_empty(), "{BASE}: {}", wrong.join(", "));
+    Ok(())
+}
+
+fn difference(listed: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Vec<String> {
+    let missing = wanted.difference(listed).map(|path| format!("{path} is missing"));
+    let strange = listed.difference(wanted).map(|path| format!("{path} is too much"));
+    missing.chain(strange).collect()
 }
 
 /// The chart as it is installed with no option in a cluster that has the Gateway API.
@@ -175,4 +199,16 @@ fn watched_by_prometheus(root: &Path) -> Result<()> {
         "the PodMonitor looks in other namespaces"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_lacks_nothing_and_has_nothing_else() {
+        let of = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(difference(&of(&["a", "b"]), &of(&["b", "a"])), [""; 0]);
+        assert_eq!(difference(&of(&["a", "c"]), &of(&["a", "b"])), ["b is missing", "c is too much"]);
+    }
 }

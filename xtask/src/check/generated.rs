@@ -23,6 +23,9 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
     if let Err(error) = api::generate(context.root, true) {
         report.finding(format!("{error:#}; make them anew with `cargo xtask codegen api`"));
     }
+    if let Err(error) = deploy::base_is_whole(context.root) {
+        report.finding(format!("{error:#}"));
+    }
     match deploy::helm() {
         Ok(_) => {
             if let Err(error) = deploy::generate(context.root, true) {

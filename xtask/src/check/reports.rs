@@ -1,5 +1,5 @@
 //! The conformance reports are of runs that held: of each channel one in a sandbox and one in a real cluster; every profile in each,
-//! nothing failed or skipped.
+//! nothing failed or skipped, and as much in a cluster as in a sandbox.
 //!
 //! Deliberately absent: whether today's code would have the same; a run tells that.
 
@@ -21,6 +21,7 @@ const KEPT: [(&str, &str, &str); 4] = [
 ];
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
+    let mut all = Vec::new();
     for (channel, mode, options) in KEPT {
         let path = format!("conformance/reports/{channel}-{mode}-report.yaml");
         let text = fs::read_to_string(context.root.join(&path)).unwrap_or_default();
@@ -28,8 +29,42 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) -> Result<()> {
         for wrong in wrong(&kept, channel, mode) {
             report.finding(format!("{path}: {wrong}; make it anew with `cargo xtask conformance {options}`"));
         }
+        all.push((channel, mode, kept));
+    }
+    for (channel, mode, of_cluster) in all.iter().filter(|(_, mode, _)| *mode == "cluster") {
+        let of_sandbox = all.iter().find(|(other, mode, _)| other == channel && *mode == "default");
+        let Some((_, _, of_sandbox)) = of_sandbox else { continue };
+        for wrong in unlike(of_sandbox, of_cluster) {
+            report.finding(format!(
+                "conformance/reports/{channel}-{mode}-report.yaml: {wrong}; make both of this channel anew"
+            ));
+        }
     }
     Ok(())
+}
+
+/// In which profiles two reports tell of other tests or features.
+fn unlike(one: &Value, other: &Value) -> Vec<String> {
+    let profiles = |report: &Value| report["profiles"].as_array().cloned().unwrap_or_default();
+    let (one, other) = (profiles(one), profiles(other));
+    let counted = |profile: &Value, level: &str| {
+        let level = &profile[level];
+        ["statistics", "supportedFeatures", "unsupportedFeatures"].map(|field| level[field].clone())
+    };
+    let mut wrong = Vec::new();
+    for profile in &one {
+        let name = &profile["name"];
+        let Some(same) = other.iter().find(|same| same["name"] == *name) else {
+            wrong.push(format!("it has no profile {name}"));
+            continue;
+        };
+        for level in ["core", "extended"] {
+            if counted(profile, level) != counted(same, level) {
+                wrong.push(format!("{name} {level} is not what it is in the sandbox"));
+            }
+        }
+    }
+    wrong
 }
 
 fn wrong(report: &Value, channel: &str, mode: &str) -> Vec<String> {
@@ -74,15 +109,33 @@ mod tests {
 
     fn report() -> Value {
         let level = json!({ "result": "success", "statistics": { "Failed": 0, "Passed": 3, "Skipped": 0 } });
-        let profile = json!({ "name": "GATEWAY-X", "core": level, "extended": level });
+        let profile =
+            |at: usize| json!({ "name": format!("GATEWAY-{at}"), "core": level, "extended": level });
         json!({
             "kind": "ConformanceReport",
             "gatewayAPIChannel": "standard",
             "mode": "default",
             "date": "2026-01-01T00:00:00Z",
             "implementation": { "version": "0.1.0+0123456789ab" },
-            "profiles": vec![profile; PROFILES],
+            "profiles": (0..PROFILES).map(profile).collect::<Vec<_>>(),
         })
+    }
+
+    #[test]
+    fn a_cluster_has_what_a_sandbox_has() {
+        assert_eq!(unlike(&report(), &report()), [""; 0]);
+        for (pointer, value) in [
+            ("/profiles/2/core/statistics/Passed", json!(2)),
+            (
+                "/profiles/2/extended",
+                json!({ "statistics": { "Failed": 0, "Passed": 3, "Skipped": 0 }, "supportedFeatures": ["a"] }),
+            ),
+            ("/profiles/2/name", json!("GATEWAY-Z")),
+        ] {
+            let mut other = report();
+            *other.pointer_mut(pointer).unwrap() = value;
+            assert_eq!(unlike(&report(), &other).len(), 1, "{pointer}");
+        }
     }
 
     #[test]

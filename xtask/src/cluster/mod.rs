@@ -3,9 +3,9 @@
 //! Owns the variables by which a machine says so. `WEIR_E2E_UP` is a command that brings a cluster up and prints
 //! `export KUBECONFIG=...` (and `PATH=...` where programs come with it). Beside its program may be `down`, and `enter`, under
 //! which addresses of pods and Services are reachable (with `--client` from outside the cluster), and `restart` (COMPONENT SECONDS).
-//! `WEIR_E2E_DOWN`, `WEIR_E2E_ENTER`, `WEIR_E2E_CLIENT`, `WEIR_E2E_RESTART`, `WEIR_E2E_LOAD` (a command that takes the path of an OCI
-//! archive) and `WEIR_E2E_SIGNAL` (a command that takes a signal's name and a container's id) stand before those. Invariant: what was
-//! brought up is brought down.
+//! `WEIR_E2E_DOWN`, `WEIR_E2E_ENTER` (needed wherever this machine does not reach pods' addresses itself), `WEIR_E2E_CLIENT`,
+//! `WEIR_E2E_RESTART`, `WEIR_E2E_LOAD` (a command that takes the path of an OCI archive) and `WEIR_E2E_SIGNAL` (a command that takes a
+//! signal's name and a container's id) stand before those. Invariant: what was brought up is brought down, and nothing else is.
 
 pub(crate) mod leftovers;
 
@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How a cluster is had.
+#[derive(Clone)]
 pub(crate) enum Where {
     There(PathBuf),
     Up(String),
@@ -79,6 +80,7 @@ impl Cluster {
         };
         let command = match place {
             Where::There(path) => {
+                cluster.down = None;
                 cluster.environment.push(("KUBECONFIG".to_owned(), path.display().to_string()));
                 return Ok(cluster);
             }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::leftovers::Inventory;
-use super::{Run, clients, crowd, faults, managed, tenants, wrong};
+use super::{Run, clients, crowd, faults, managed, plain, sharing, tenants, wrong};
 
 pub(super) const CHART: &str = "deploy/helm/weir";
 
@@ -27,18 +28,22 @@ struct Release {
     line: &'static str,
     name: &'static str,
     namespace: &'static str,
+    /// Whether its namespace is there before, and takes only pods that keep to Pod Security's `restricted`.
+    is_restricted: bool,
 }
 
 const INGRESS: Release = Release {
     line: "helm install kong deploy/helm/weir -n kong --create-namespace",
     name: "kong",
     namespace: "kong",
+    is_restricted: false,
 };
 
 const OPERATOR: Release = Release {
     line: "helm upgrade --install kong-operator deploy/helm/weir -n kong-system --create-namespace",
     name: "kong-operator",
     namespace: "kong-system",
+    is_restricted: true,
 };
 
 /// One way of Kong Ingress Controller's guide.
@@ -85,8 +90,10 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     }
     run.scenario("simple-apps", |run| run.installed(&INGRESS, || simple_apps(run)))?;
     run.scenario("operator", |run| run.installed(&OPERATOR, || operator(run)))?;
-    // What follows is no guide: what may be asked of a Gateway's own data plane, what one tenant must not have of another's, …
+    // What follows is no guide: what may be asked of a Gateway's own data plane, who shares one, what one tenant must not have of another's, …
     run.scenario("managed", |run| run.installed(&OPERATOR, || managed::asked_for(run)))?;
+    run.scenario("sharing", |run| run.installed(&INGRESS, || sharing::shared_and_moved(run)))?;
+    run.scenario("plain", plain::without_helm)?;
     run.scenario("tenants", |run| run.installed(&INGRESS, || tenants::attempts(run)))?;
     run.scenario("clients", |run| run.installed(&INGRESS, || run.shared_gateway(|| clients_ask(run))))?;
     run.scenario("wrong", wrong::all)?;
@@ -136,12 +143,26 @@ impl Run<'_> {
 
     /// What is played with the current kinds and a release there, none of which leaves anything behind.
     fn installed(&self, release: &Release, play: impl FnOnce() -> Result<()>) -> Result<()> {
-        let Release { line, name, namespace } = release;
+        let Release { line, name, namespace, is_restricted } = release;
         self.install_kinds(Crds::Current)?;
         let before = Inventory::take(self.cluster)?;
+        if *is_restricted {
+            self.cluster.does(&format!("kubectl create namespace {namespace}"))?;
+            self.restrict(namespace)?;
+        }
         self.install(line, name, namespace)?;
         play()?;
         self.uninstall(name, namespace, &before)
+    }
+
+    /// From now on a namespace takes only pods that keep to Pod Security's `restricted`, which another one is shown.
+    pub(super) fn restrict(&self, namespace: &str) -> Result<()> {
+        let label = "pod-security.kubernetes.io/enforce=restricted";
+        self.cluster.does(&format!("kubectl label --overwrite namespace {namespace} {label}"))?;
+        let loose =
+            format!("kubectl run loose -n {namespace} --image=weir:dev --dry-run=server 2>&1 || true");
+        let is_refused = |said: &str| said.contains("violates PodSecurity \"restricted:latest\"");
+        self.cluster.until(&loose, is_refused).context("Pod Security is enforced").map(drop)
     }
 
     /// What is played at a Gateway of the shared data plane's.
@@ -164,7 +185,7 @@ impl Run<'_> {
         before.is_restored(self.cluster)
     }
 
-    fn wait_gateway(&self, namespace: &str) -> Result<()> {
+    pub(super) fn wait_gateway(&self, namespace: &str) -> Result<()> {
         self.cluster
             .does(&format!(
                 "kubectl wait -n {namespace} --for=condition=Programmed gateway/kong --timeout=120s"
@@ -173,7 +194,7 @@ impl Run<'_> {
     }
 
     /// Accepted at its current generation.
-    fn wait_route(&self, name: &str, namespace: &str) -> Result<()> {
+    pub(super) fn wait_route(&self, name: &str, namespace: &str) -> Result<()> {
         self.wait_accepted(&format!("httproute/{name}"), namespace)
     }
 
@@ -188,7 +209,7 @@ impl Run<'_> {
         self.cluster.until(&line, is).context("the route is accepted").map(drop)
     }
 
-    fn wait_deployments(&self, names: &[&str], namespace: &str) -> Result<()> {
+    pub(super) fn wait_deployments(&self, names: &[&str], namespace: &str) -> Result<()> {
         for name in names {
             self.cluster
                 .does(&format!("kubectl rollout status deployment/{name} -n {namespace} --timeout=120s"))?;
@@ -213,7 +234,14 @@ impl Run<'_> {
     }
 
     /// `first` of `all` go to the first; off by at most `slack`.
-    fn assert_split(&self, line: &str, names: [&str; 2], first: u64, all: u64, slack: u64) -> Result<()> {
+    pub(super) fn assert_split(
+        &self,
+        line: &str,
+        names: [&str; 2],
+        first: u64,
+        all: u64,
+        slack: u64,
+    ) -> Result<()> {
         let counts = self.counts(line)?;
         let of = |name: &str| counts.get(name).copied().unwrap_or_default();
         let (a, b) = (of(names[0]), of(names[1]));
@@ -227,7 +255,7 @@ impl Run<'_> {
     }
 }
 
-const PROXY_IP: &str = "export PROXY_IP=$(kubectl get svc --namespace kong kong-gateway-proxy \
+pub(super) const PROXY_IP: &str = "export PROXY_IP=$(kubectl get svc --namespace kong kong-gateway-proxy \
                         -o jsonpath='{.status.loadBalancer.ingress[0].ip}')";
 
 fn kic(run: &Run<'_>, guide: &Kic) -> Result<()> {
@@ -336,6 +364,7 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
         r#"{PROXY_IP}; for i in {{1..300}}; do curl -s "$PROXY_IP/echo/hostname?iteration=$i" -w "\n"; done"#
     );
     run.assert_split(&line, ["echo", "echo2"], 200, 300, 3)?;
+    each_is_exact(run, 3)?;
     // Whoever switches the autoscaler on begins with as many.
     let line = format!(
         "helm upgrade kong {CHART} -n kong --set gatewayProxy.autoscaling.enabled=true,gatewayProxy.autoscaling.minReplicas=2"
@@ -343,6 +372,36 @@ fn three_pods(run: &Run<'_>) -> Result<()> {
     run.cluster.does(&line)?;
     let pods = "kubectl get deployment kong-gateway-proxy -n kong -o jsonpath='{.spec.replicas} {.status.availableReplicas}'";
     run.cluster.says(pods, "3 3")
+}
+
+/// By each pod's own counts: none is off by one whole request from the weights, and all have had requests since they were new.
+fn each_is_exact(run: &Run<'_>, pods: usize) -> Result<()> {
+    let addresses =
+        "kubectl get pods -n kong -l weir.dev/provisioned=shared -o jsonpath='{.items[*].status.podIP}'";
+    let addresses = run.cluster.shell(addresses)?;
+    ensure!(addresses.split_whitespace().count() == pods, "{pods} pods are not at {addresses}");
+    for address in addresses.split_whitespace() {
+        let told = run.cluster.shell(&format!("curl -s -f -m 5 http://{address}:19901/splits"))?;
+        let told: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
+        let rules = told["rules"].as_array().context("rules")?;
+        let rule =
+            rules.iter().find(|rule| rule["route"].as_str().is_some_and(|name| name.ends_with("/echo")));
+        let rule = rule.with_context(|| format!("no route echo at {address}: {told}"))?;
+        let number = |value: &Value| value.as_f64().with_context(|| format!("a number in {rule}"));
+        let all = number(&rule["tickets"])?;
+        let backends = rule["backends"].as_array().context("backends")?;
+        let weights = backends.iter().map(|one| number(&one["weight"])).sum::<Result<f64>>()?;
+        let mut counts = Vec::new();
+        for backend in backends {
+            let (weight, served) = (number(&backend["weight"])?, number(&backend["served"])?);
+            let due = all * weight / weights;
+            ensure!((served - due).abs() < 1.0, "{address}: {served} instead of {due:.2}: {rule}");
+            counts.push(served);
+        }
+        println!("    {address}: {counts:?}");
+        ensure!(counts.len() == 2 && counts.iter().sum::<f64>() == all && all > 0.0, "{address}: {rule}");
+    }
+    Ok(())
 }
 
 /// Not a guide: what people look at when something is wrong.

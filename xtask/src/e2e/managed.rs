@@ -23,6 +23,7 @@ pub(super) fn asked_for(run: &Run<'_>) -> Result<()> {
     let manifests = run.folder.join("managed.yaml");
     std::fs::write(&manifests, MANIFESTS).context("writing the manifests")?;
     run.cluster.does(&format!("kubectl apply -f {}", manifests.display()))?;
+    run.restrict("shop")?;
     run.cluster.does("kubectl rollout status deployment/backend -n shop --timeout=120s")?;
     managed.is_shaped()?;
     managed.listeners_come_and_go()?;

@@ -1,12 +1,16 @@
 //! `cargo xtask e2e`: the installation in a real cluster, by `helm`, `kubectl` and `curl` as the guides have them.
 //!
 //! Owns the order of what is tried, and the image that is tried. Invariants: nothing stands in for the API; what is
-//! awaited is a status, never a request; after each installation's end nothing is left but definitions of kinds.
+//! awaited is a status, never a request; after each installation's end nothing is left but definitions of kinds; from a cluster that was
+//! there before nothing is taken without a word that it may be.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`cluster`](crate::cluster) | bringing a cluster up, reaching it, loading images; what is there before and after |
+//! | [`theirs`] | what would be lost in a cluster that was there before |
 //! | [`guides`] | the guides, line by line, and their counts |
+//! | [`plain`] | the installation without Helm, and its overlay |
+//! | [`sharing`] | Gateways that share a data plane, and one that gets its own |
 //! | [`faults`] | what is ended under load |
 //! | [`managed`] | what may be asked of a Gateway's own data plane |
 //! | [`clients`] | what `weir status` and its like have to say |
@@ -21,7 +25,10 @@ mod faults;
 mod guides;
 mod load;
 mod managed;
+mod plain;
+mod sharing;
 mod tenants;
+mod theirs;
 mod wrong;
 
 use std::fs;
@@ -42,6 +49,9 @@ pub(crate) struct Options {
     /// A cluster that is there already (default: the one that the command in WEIR_E2E_UP brings up).
     #[arg(long, value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
+    /// With --kubeconfig: the definitions of the Gateway API in that cluster, and with them every object of theirs, may be deleted.
+    #[arg(long, requires = "kubeconfig")]
+    may_delete_definitions: bool,
     /// An image as `cargo xtask image` makes it, named weir:dev (default: it is made).
     #[arg(long, value_name = "PATH")]
     image: Option<PathBuf>,
@@ -90,6 +100,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
             return Ok(());
         }
     };
+    if let Where::There(_) = &place {
+        theirs::may_be_used(&Cluster::up(root, place.clone(), true)?, options.may_delete_definitions)?;
+    }
     let started = Instant::now();
     let Options { profile, config, .. } = options;
     let image = match &options.image {

@@ -1,14 +1,20 @@
-//! What a tenant must not have: another's keys, backends, hostnames, and the snapshot of another's data plane.
+//! What a tenant must not have: another's keys, backends, hostnames, a say in how another's backends are reached, and the snapshot of
+//! another's data plane.
 //!
 //! Owns one attempt each, with the rights that a tenant or a data plane has. Each is tried, and what comes of it is looked at both in the
 //! status and in what is served.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Run;
 
 const MANIFESTS: &str = include_str!("tenants.yaml");
 const INTRUDER: &str = include_str!("intruder.yaml");
+const CRAFTED: &str = include_str!("crafted.yaml");
+
+/// How often what is served is asked for.
+const REQUESTS: usize = 50;
 
 /// With the release `kong` in the namespace `kong`.
 pub(super) fn attempts(run: &Run<'_>) -> Result<()> {
@@ -33,6 +39,7 @@ pub(super) fn attempts(run: &Run<'_>) -> Result<()> {
     hostname(run)?;
     admin_port(run)?;
     snapshot(run)?;
+    crafted(run)?;
     cluster.does("kubectl delete gateway -n tenant-a a && kubectl delete gateway -n tenant-b b")?;
     cluster.does("kubectl delete namespace tenant-a tenant-b --timeout=120s").map(drop)
 }
@@ -95,6 +102,49 @@ fn snapshot(run: &Run<'_>) -> Result<()> {
     ensure!(word.starts_with("not ready"), "{word}");
     println!("    the intruder: {}", word.trim());
     Ok(())
+}
+
+/// Policies for a Service that is called as another's, and a data plane that is said to be another's: nothing of the other changes.
+fn crafted(run: &Run<'_>) -> Result<()> {
+    let cluster = run.cluster;
+    let of_a = "curl -s -f -m 5 http://$(kubectl get pods -n tenant-a -l weir.dev/component=data-plane -o jsonpath='{.items[*].status.podIP}'):19901/snapshot";
+    let before = cluster.shell(of_a)?;
+    ensure!(before.contains("tenant-a/steady"), "what the other has is not this: {before}");
+    let manifests = run.folder.join("crafted.yaml");
+    std::fs::write(&manifests, CRAFTED).context("writing the manifests")?;
+    cluster.does(&format!("kubectl apply -f {}", manifests.display()))?;
+    run.wait_accepted("httproute/own", "tenant-b")?;
+    // Both hold, for the tenant's own Gateway and no other.
+    for policy in ["backendpolicy", "backendtlspolicy"] {
+        let told = format!(
+            "kubectl get {policy} steady -n tenant-b -o jsonpath='{{range .status.ancestors[*]}}{{.ancestorRef.namespace}}/{{.ancestorRef.name}} \
+             {{.conditions[?(@.type==\"Accepted\")].status}} {{end}}'"
+        );
+        let is = |said: &str| said.trim() == "tenant-b/b True" || said.trim() == "/b True";
+        cluster.until(&told, is).with_context(|| format!("{policy} of tenant-b"))?;
+    }
+    let pod = "$(kubectl get pods -n tenant-b -l gateway.networking.k8s.io/gateway-name=crafted -o jsonpath='{.items[0].status.podIP}')";
+    let word = format!("curl -s -m 5 http://{pod}:19901/readyz");
+    let refused = "the token is that of system:serviceaccount:tenant-b:weir-crafted";
+    let word = cluster.until(&word, |word| word.contains(refused)).context("a snapshot of another")?;
+    ensure!(word.starts_with("not ready"), "{word}");
+    println!("    the crafted one: {}", word.trim());
+    let has = cluster.shell(&format!("curl -s -m 5 http://{pod}:19901/snapshot"))?;
+    let has: Value = serde_json::from_str(&has).with_context(|| has.clone())?;
+    ensure!(has.pointer("/planes/0/entries").is_some_and(|entries| *entries == json!([])), "{has}");
+    let programmed = "kubectl get gateway crafted -n tenant-b -o jsonpath='{.status.conditions[?(@.type==\"Programmed\")].status}'";
+    cluster.until(programmed, |status| status == "False").context("it serves nothing")?;
+
+    ensure!(cluster.shell(of_a)? == before, "what the data plane of tenant-a has is another than before");
+    let served = format!(
+        "{}; for i in {{1..{REQUESTS}}}; do curl -s -m 5 -H 'Host: a.example' http://$ADDRESS/ready; done",
+        address("a")
+    );
+    cluster.says(&served, &"ok".repeat(REQUESTS))?;
+    let made = "kubectl get deployments,services,serviceaccounts -n tenant-a -l weir.dev/instance=kong.kong \
+                -o jsonpath='{.items[*].metadata.name}'";
+    cluster.says(made, "weir-a weir-a weir-a")?;
+    cluster.does("kubectl delete gateway crafted -n tenant-b").map(drop)
 }
 
 fn address(gateway: &str) -> String {

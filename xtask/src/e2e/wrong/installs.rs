@@ -1,10 +1,11 @@
-//! Two installations in one cluster, and one that reads some namespaces alone.
+//! Beside Kong, living or gone; two installations in one cluster, and one that reads some namespaces alone.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Wrong, at_calm};
+use crate::e2e::guides::CHART;
 
 /// The second stands back and says so; it takes over what the first had made when that is uninstalled, and so does one that comes later.
 /// Which is there at the end.
@@ -43,11 +44,11 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
 /// Nobody renews an election Lease of Kong's. Each controller that begins finds that out first, and what a Gateway of Kong's class is
 /// served by is told nothing else meanwhile.
 pub(super) fn lease_of_kongs(wrong: &Wrong<'_>) -> Result<()> {
-    wrong.apply("left", LEFT)?;
+    wrong.apply("left-lease", KONGS_LEASE)?;
+    wrong.apply("left", KONGS)?;
     wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
     wrong.run.wait_accepted("httproute/left", "calm")?;
-    let served = "ADDRESS=$(kubectl get gateway left -n calm -o jsonpath='{.status.addresses[0].value}'); \
-                  for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/left)\" = ok ] || echo failed; sleep 0.05; done";
+    let served = AT_LEFT;
     wrong.run.cluster.says(served, "")?;
     wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
     let asked = wrong.of_controllers_in("kong", "readyz", "");
@@ -60,8 +61,61 @@ pub(super) fn lease_of_kongs(wrong: &Wrong<'_>) -> Result<()> {
     wrong.controllers_say("kong", "whether that still lives", false)?;
     wrong.run.cluster.says(served, "")?;
     super::kinds::change(wrong)?;
-    wrong.does("kubectl delete -n calm httproute/left gateway/left lease/5b374a9e.konghq.com")?;
+    wrong.does(&format!("kubectl delete {KONGS_LEASE_NAME}"))?;
+    wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
     wrong.does("kubectl delete gatewayclass left").map(drop)
+}
+
+/// Somebody renews the election Lease of Kong's: Kong's classes are left alone, and what is Weir's is not, until it is told to take over.
+pub(super) fn kong_lives(wrong: &Wrong<'_>) -> Result<()> {
+    let cluster = wrong.run.cluster;
+    wrong.apply("kongs-lease", KONGS_LEASE)?;
+    // It ends with the Lease, or by itself.
+    let renews = format!(
+        "bash -c 'for i in {{1..600}}; do sleep 1; kubectl patch {KONGS_LEASE_NAME} --type=merge \
+         -p \"{{\\\"spec\\\":{{\\\"renewTime\\\":\\\"$(date -u +%Y-%m-%dT%H:%M:%S.%6NZ)\\\"}}}}\" >/dev/null 2>&1 || exit; done'"
+    );
+    let mut kong = cluster.start(&renews)?;
+    let played = beside_kong(wrong);
+    let ended = wrong.does(&format!("kubectl delete --ignore-not-found {KONGS_LEASE_NAME}"));
+    kong.wait().context("whoever renews the Lease comes to no end")?;
+    played.and(ended.map(drop))
+}
+
+fn beside_kong(wrong: &Wrong<'_>) -> Result<()> {
+    let cluster = wrong.run.cluster;
+    // As an installation that comes when Kong is there.
+    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    wrong.does("kubectl rollout status deployment/kong-controller -n kong --timeout=120s")?;
+    wrong.controllers_say("kong", "kong-1 answers for konghq.com/kic-gateway-controller", true)?;
+    wrong.apply("left", KONGS)?;
+    wrong.event(
+        "GatewayClass/left",
+        "default",
+        "StandingBack",
+        "it renews Lease calm/5b374a9e.konghq.com",
+    )?;
+    super::kinds::change(wrong)?;
+    wrong.is_calm()?;
+    // What Kong's own controller would write is for that to write.
+    for (object, types) in [("gatewayclass left", "Unknown"), ("gateway left -n calm", "Unknown Unknown")] {
+        let line = format!("kubectl get {object} -o jsonpath='{{.status.conditions[*].status}}'");
+        cluster.says(&line, types)?;
+    }
+    cluster.says("kubectl get httproute left -n calm -o jsonpath='{.status.parents}'", "")?;
+
+    wrong.does(&format!("helm upgrade kong {CHART} -n kong --set takeOver=true"))?;
+    wrong.does("kubectl rollout status deployment/kong-controller -n kong --timeout=120s")?;
+    wrong.condition("gatewayclass/left", "Accepted", "True", &[])?;
+    wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
+    wrong.run.wait_accepted("httproute/left", "calm")?;
+    cluster.says(AT_LEFT, "")?;
+    wrong.is_calm()?;
+    wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
+    wrong.does("kubectl delete gatewayclass left")?;
+    wrong.does(&format!("kubectl delete {KONGS_LEASE_NAME}"))?;
+    wrong.does(&format!("helm upgrade kong {CHART} -n kong"))?;
+    wrong.does("kubectl rollout status deployment/kong-controller -n kong --timeout=120s").map(drop)
 }
 
 fn remove(wrong: &Wrong<'_>, release: &str) -> Result<()> {
@@ -160,12 +214,22 @@ pub(super) fn some_namespaces(wrong: &Wrong<'_>, before: &str) -> Result<()> {
     leave(wrong, "scoped")
 }
 
-const LEFT: &str = "
+/// Asks the Gateway of Kong's class ten times, and prints `failed` for each request that did.
+const AT_LEFT: &str = "ADDRESS=$(kubectl get gateway left -n calm -o jsonpath='{.status.addresses[0].value}'); \
+                       for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/left)\" = ok ] || echo failed; sleep 0.05; done";
+
+/// As Kong's ingress controller calls it.
+const KONGS_LEASE_NAME: &str = "-n calm lease/5b374a9e.konghq.com";
+
+const KONGS_LEASE: &str = "
 apiVersion: coordination.k8s.io/v1
 kind: Lease
 metadata: {name: 5b374a9e.konghq.com, namespace: calm}
 spec: {holderIdentity: kong-1, leaseDurationSeconds: 15, renewTime: '2026-01-01T00:00:00.000000Z'}
----
+";
+
+/// A class of Kong's, a Gateway of it, and a route.
+const KONGS: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: left, annotations: {konghq.com/gatewayclass-unmanaged: 'true'}}
