@@ -8,7 +8,7 @@
 //! | [`kinds`] | definitions of kinds that are not there, change, lose a version, go, or are newer than Weir |
 //! | [`rights`] | rights that are taken from the controllers, one verb after another |
 //! | [`refused`] | objects of data planes that cannot be made, and pods that are refused |
-//! | [`planes`] | images that cannot start, Services without an address, parameters that are not there, annotations without effect |
+//! | [`planes`] | images that cannot start, Services without an address, parameters and classes that are not there, a node that is lost, annotations without effect |
 //! | [`clocks`] | processes whose clock is another than that of the rest |
 //! | [`installs`] | beside Kong, two installations in one cluster, and one that reads some namespaces alone |
 
@@ -56,6 +56,10 @@ pub(super) fn all(run: &Run<'_>) -> Result<()> {
     }
     wrong.case("definitions of a newer release", || kinds::newer(&wrong))?;
     wrong.case("parameters that are not there", || planes::no_parameters(&wrong))?;
+    wrong.case("a class goes", || planes::no_class(&wrong))?;
+    if wrong.long {
+        wrong.case("a node of which nobody has heard", || planes::lost_node(&wrong))?;
+    }
     wrong.case("a pod template of an odd shape", || planes::odd_template(&wrong))?;
     wrong.case("an image that cannot start", || planes::no_image(&wrong))?;
     wrong.case("objects that cannot be made", || refused::objects(&wrong))?;

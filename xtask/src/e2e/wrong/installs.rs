@@ -16,11 +16,36 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
         return Ok("other");
     }
     wrong.case("a later one takes over", || {
+        // The class of this one is the release's, and goes with it.
+        wrong.does("helm upgrade other deploy/helm/weir -n other")?;
+        wrong.apply("classless", CLASSLESS)?;
+        wrong.condition("-n calm gateway/classless", "Programmed", "True", &[])?;
+        wrong.run.wait_accepted("httproute/classless", "calm")?;
         remove(wrong, "other")?;
         // Nobody is there, and what was served is served.
         wrong.is_served()?;
+        wrong.run.cluster.says("kubectl get gatewayclass weir --ignore-not-found -o name", "")?;
+        wrong.run.cluster.says(AT_CLASSLESS, "")?;
         wrong.install("kong", "")?;
-        is_kept_by(wrong, "kong")
+        is_kept_by(wrong, "kong")?;
+        wrong.condition("-n calm gateway/classless", "Programmed", "True", &[])?;
+        wrong.run.cluster.says(AT_CLASSLESS, "")?;
+        wrong.does("kubectl delete -n calm httproute/classless gateway/classless").map(drop)
+    })?;
+    // As Kong's ingress controller without a database does, which elects nobody.
+    wrong.case("somebody writes what is Kong's", || {
+        wrong.apply("left", KONGS)?;
+        remove(wrong, "kong")?;
+        wrong.install("kong", "")?;
+        wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
+        let status = r#"{"status":{"addresses":[{"type":"IPAddress","value":"192.0.2.9"}]}}"#;
+        wrong.does(&format!(
+            "kubectl patch gateway left -n calm --subresource=status --type=merge --field-manager=manager -p '{status}'"
+        ))?;
+        wrong.event("GatewayClass/left", "default", "StandingBack", "it writes the status of Gateway calm/left")?;
+        wrong.is_served()?;
+        wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
+        wrong.does("kubectl delete gatewayclass left").map(drop)
     })?;
     // Under the name of the one before, with another authority: its data planes trust that when their kubelet has told them.
     wrong.case("the same installation again", || {
@@ -41,29 +66,47 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
     Ok("kong")
 }
 
-/// Nobody renews an election Lease of Kong's. Each controller that begins finds that out first, and what a Gateway of Kong's class is
+/// Nobody renews an election Lease of Kong's. Where it is younger than the installation it takes nothing that is served, for anybody may write
+/// it. Where it was there before, each controller that begins finds out first whether it is renewed; what a Gateway of Kong's class is
 /// served by is told nothing else meanwhile.
 pub(super) fn lease_of_kongs(wrong: &Wrong<'_>) -> Result<()> {
-    wrong.apply("left-lease", KONGS_LEASE)?;
     wrong.apply("left", KONGS)?;
     wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
     wrong.run.wait_accepted("httproute/left", "calm")?;
-    let served = AT_LEFT;
-    wrong.run.cluster.says(served, "")?;
-    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    wrong.run.cluster.says(AT_LEFT, "")?;
+    wrong.apply("left-lease", KONGS_LEASE)?;
     let asked = wrong.of_controllers_in("kong", "readyz", "");
-    wrong.until_served(&format!("{served}; {asked}"), |said| said.contains("whether that still lives"))?;
-    let rolled = "kubectl rollout status -n kong deployment/kong-controller --timeout=1s 2>&1 || true";
-    let is_over = |said: &str| said.contains("failed") || said.contains("successfully rolled out");
-    let said =
-        wrong.run.cluster.until_within(&format!("{served}; {rolled}"), Duration::from_secs(240), is_over)?;
-    ensure!(!said.lines().any(|row| row == "failed"), "requests failed: {said}");
+    let said = controllers_begin_anew(wrong, &asked)?;
+    ensure!(!said.contains("whether that still lives"), "a younger Lease was waited for: {said}");
+    super::kinds::change(wrong)?;
+    // The leader makes its own anew, which is the younger then.
+    wrong.does("kubectl delete lease kong-weir-leader -n kong")?;
+    let held = "kubectl get lease kong-weir-leader -n kong -o jsonpath='{.spec.holderIdentity}'";
+    wrong.run.cluster.until(held, |holder| !holder.is_empty())?;
+    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    wrong.until_served(&format!("{AT_LEFT}; {asked}"), |said| said.contains("whether that still lives"))?;
+    are_rolled(wrong, "")?;
     wrong.controllers_say("kong", "whether that still lives", false)?;
-    wrong.run.cluster.says(served, "")?;
+    wrong.run.cluster.says(AT_LEFT, "")?;
     super::kinds::change(wrong)?;
     wrong.does(&format!("kubectl delete {KONGS_LEASE_NAME}"))?;
     wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
     wrong.does("kubectl delete gatewayclass left").map(drop)
+}
+
+/// All controllers are replaced, and the Gateway of Kong's class is served all the while. What `asked` printed last.
+fn controllers_begin_anew(wrong: &Wrong<'_>, asked: &str) -> Result<String> {
+    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    are_rolled(wrong, asked)
+}
+
+fn are_rolled(wrong: &Wrong<'_>, asked: &str) -> Result<String> {
+    let rolled = "kubectl rollout status -n kong deployment/kong-controller --timeout=1s 2>&1 || true";
+    let is_over = |said: &str| said.contains("failed") || said.contains("successfully rolled out");
+    let line = format!("{AT_LEFT}; {asked}{}{rolled}", if asked.is_empty() { "" } else { "; " });
+    let said = wrong.run.cluster.until_within(&line, Duration::from_secs(240), is_over)?;
+    ensure!(!said.lines().any(|row| row == "failed"), "requests failed: {said}");
+    Ok(said)
 }
 
 /// Somebody renews the election Lease of Kong's: Kong's classes are left alone, and what is Weir's is not, until it is told to take over.
@@ -217,6 +260,27 @@ pub(super) fn some_namespaces(wrong: &Wrong<'_>, before: &str) -> Result<()> {
 /// Asks the Gateway of Kong's class ten times, and prints `failed` for each request that did.
 const AT_LEFT: &str = "ADDRESS=$(kubectl get gateway left -n calm -o jsonpath='{.status.addresses[0].value}'); \
                        for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/left)\" = ok ] || echo failed; sleep 0.05; done";
+
+/// The same of the Gateway of class `weir`.
+const AT_CLASSLESS: &str = "ADDRESS=$(kubectl get gateway classless -n calm -o jsonpath='{.status.addresses[0].value}'); \
+                            for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; sleep 0.05; done";
+
+/// A Gateway of the class that belongs to the release, and a route.
+const CLASSLESS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: classless, namespace: calm}
+spec:
+  gatewayClassName: weir
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: classless, namespace: calm}
+spec:
+  parentRefs: [{name: classless}]
+  rules: [{backendRefs: [{name: steady, port: 80}]}]
+";
 
 /// As Kong's ingress controller calls it.
 const KONGS_LEASE_NAME: &str = "-n calm lease/5b374a9e.konghq.com";

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Wrong, with_pod_template};
+use crate::step::LEFT_OUT;
 
 /// A class or a Gateway names parameters that are not there.
 pub(super) fn no_parameters(wrong: &Wrong<'_>) -> Result<()> {
@@ -25,6 +26,56 @@ pub(super) fn no_parameters(wrong: &Wrong<'_>) -> Result<()> {
         "kubectl delete -n calm gateway/lost gatewayparameters/of-class gatewayconfiguration/of-gateway",
     )?;
     wrong.does("kubectl delete gatewayclass lost").map(drop)
+}
+
+/// The class of a Gateway that is served is deleted: it goes on as the class last was, and one that is new is nobody's.
+pub(super) fn no_class(wrong: &Wrong<'_>) -> Result<()> {
+    wrong.does("kubectl delete gatewayclass calm")?;
+    wrong.event("Gateway/calm", "calm", "GatewayClassNotFound", "goes on as the class last was")?;
+    super::kinds::change(wrong)?;
+    wrong.apply("classless-new", &with_pod_template("new", "{}"))?;
+    wrong.event("Gateway/new", "calm", "GatewayClassNotFound", "nobody serves the Gateway")?;
+    wrong.is_calm()?;
+    wrong.apply("calm", super::MANIFESTS)?;
+    wrong.condition("gatewayclass/calm", "Accepted", "True", &[])?;
+    wrong.condition("-n calm gateway/new", "Programmed", "True", &[])?;
+    super::kinds::change(wrong)?;
+    wrong.does("kubectl delete -n calm gateway/new gatewayconfiguration/new").map(drop)
+}
+
+/// How long the kubelet is away: a node is lost after 50 s without a word.
+const KUBELET_AWAY: u32 = 90;
+
+/// Kubernetes calls every pod of a node not ready when it has not heard of the node for a while; they are asked all the same. What leads to
+/// the data plane by its Service is closed then by Kubernetes itself, so the pod is asked.
+pub(super) fn lost_node(wrong: &Wrong<'_>) -> Result<()> {
+    let cluster = wrong.run.cluster;
+    if !cluster.can_be_hurt() {
+        println!("{LEFT_OUT}a node of which nobody has heard: nothing says how a component is taken away");
+        ensure!(!wrong.run.options.strict, "left out, a failure with --strict");
+        return Ok(());
+    }
+    let pod = "kubectl get pods -n calm -l gateway.networking.k8s.io/gateway-name=calm -o jsonpath='{.items[0].status.podIP}'";
+    let address = wrong.shell(pod)?;
+    let node = "kubectl get nodes -o jsonpath='{.items[*].status.conditions[?(@.type==\"Ready\")].status}'";
+    let ready = "kubectl get endpointslices -n calm -l kubernetes.io/service-name=steady -o jsonpath='{.items[*].endpoints[*].conditions.ready}'";
+    let ask = format!("[ \"$(curl -s -m 5 http://{address}/ready)\" = ok ] || echo failed; sleep 0.1");
+    std::thread::scope(|scope| {
+        let away = scope.spawn(|| cluster.restart("kubelet", KUBELET_AWAY));
+        let asked = (|| {
+            wrong.until_served(&format!("{ask}; {node}"), |said| said == "Unknown")?;
+            wrong.until_served(&format!("{ask}; {ready}"), |said| said == "false")?;
+            let many = wrong.shell(&format!("for i in {{1..60}}; do {ask}; done"))?;
+            ensure!(many.is_empty(), "requests failed: {many}");
+            Ok(())
+        })();
+        away.join().map_err(|_panic| anyhow!("taking the kubelet away came to no end"))??;
+        asked
+    })?;
+    wrong.until_served(&format!("{ask}; {node}"), |said| said == "True")?;
+    wrong.until_served(&format!("{ask}; {ready}"), |said| said == "true")?;
+    wrong.condition("-n calm gateway/calm", "Programmed", "True", &[])?;
+    wrong.is_calm()
 }
 
 /// A pod template of a shape that definitions of kinds let through and no pod can have.
