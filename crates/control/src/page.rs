@@ -66,7 +66,7 @@ impl<'de> DeserializeSeed<'de> for Items<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+        deserializer.deserialize_any(self)
     }
 }
 
@@ -75,6 +75,11 @@ impl<'de> Visitor<'de> for Items<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the items of a list")
+    }
+
+    /// As a list of metadata alone says that it has none.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
@@ -102,6 +107,9 @@ mod tests {
         assert_eq!(metadata, Some(json!({"resourceVersion": "7", "continue": "x"})));
         assert_eq!(objects, [json!("before"), json!({"a": 1}), json!({})]);
         assert_eq!(super::read("{\"kind\": \"Status\"}", &mut objects, &trim).unwrap(), None);
+        let none = json!({"metadata": {"resourceVersion": "8"}, "items": null}).to_string();
+        assert_eq!(super::read(&none, &mut objects, &trim).unwrap(), Some(json!({"resourceVersion": "8"})));
+        assert_eq!(objects.len(), 3);
         for text in ["[]", "{\"items\": 1}", "{\"items\": []", "{\"items\": []} {}"] {
             assert!(super::read(text, &mut objects, &trim).is_err(), "{text}");
         }

@@ -253,7 +253,11 @@ impl Api {
         let Some(place) = state.place(&path) else { return status(StatusCode::NOT_FOUND, "NotFound") };
         match parts.method {
             Method::GET if query.contains("watch=true") => state.watch(&path, &place, &query),
-            Method::GET if place.name.2.is_empty() => state.list(&place),
+            Method::GET if place.name.2.is_empty() => {
+                let accepts = parts.headers.get("accept").and_then(|value| value.to_str().ok());
+                let of_metadata = accepts.is_some_and(|types| types.contains("PartialObjectMetadataList"));
+                state.list(&place, of_metadata)
+            }
             Method::GET => {
                 state.reads.push(path);
                 match state.objects.get(&place.name) {
@@ -359,13 +363,15 @@ impl State {
         is_there.then_some(Place { name, status })
     }
 
-    fn list(&self, place: &Place) -> Response<AnswerBody> {
+    fn list(&self, place: &Place, of_metadata: bool) -> Response<AnswerBody> {
         let items: Vec<&Value> = self
             .objects
             .iter()
             .filter(|(key, _)| key.0 == place.name.0 && (place.name.1.is_empty() || key.1 == place.name.1))
             .map(|(_, object)| object)
             .collect();
+        // As Kubernetes has it: null, not empty.
+        let items = if of_metadata && items.is_empty() { Value::Null } else { json!(items) };
         let list = json!({
             "kind": "List", "apiVersion": "v1",
             "metadata": {"resourceVersion": self.version.to_string()}, "items": items,

@@ -75,6 +75,8 @@ pub(super) fn lost_node(wrong: &Wrong<'_>) -> Result<()> {
     wrong.until_served(&format!("{ask}; {node}"), |said| said == "True")?;
     wrong.until_served(&format!("{ask}; {ready}"), |said| said == "true")?;
     wrong.condition("-n calm gateway/calm", "Programmed", "True", &[])?;
+    // Kubernetes opens the way through the Service again.
+    cluster.until(&super::at_calm("curl -s -m 5 http://$ADDRESS/ready"), |said| said == "ok")?;
     wrong.is_calm()
 }
 
