@@ -2,7 +2,7 @@
 //!
 //! Kubernetes calls every pod of such a node not ready, though nobody has seen it fail: after a time without an API server that can
 //! be every pod there is, until the kubelets have been heard again. Owns the look at a Node when no endpoint of a slice is ready, and
-//! the mark on its endpoints ([`Endpoint::is_node_lost`](weir_api::core_v1::Endpoint)) where that says `Unknown`. Invariants: a state is held back
+//! the mark on its endpoints ([`Endpoint::is_node_lost`](weir_api::core_v1::Endpoint)) where that says `Unknown`, or did a moment ago. Invariants: a state is held back
 //! only where a look at its nodes is under way, and never for longer than [`HOLD`]; a mark comes from a look that began after the
 //! state was seen, and is looked at again for as long as it stands; a Node is asked for at most four times a second.
 //!
@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use serde_json::Value;
 use tokio::time::Instant;
 use weir_api::core_v1::EndpointSlice;
 use weir_core::{Object, ObjectKey, Objects};
@@ -32,6 +33,13 @@ const AT_MOST: Duration = Duration::from_millis(250);
 
 /// How often a Node is looked at for as long as endpoints are marked for it.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// For how long after a Node was heard again its pods' states may be from before. Unit: seconds. Source: ours; a kubelet compares what it
+/// knows with the API every ten seconds.
+const HEARD_AGAIN: u64 = 60;
+
+/// A Node that is ready for the first time was made not longer ago than this. Unit: seconds. Source: ours.
+const NEW: u64 = 300;
 
 /// Looks on their way at a time.
 const IN_FLIGHT: usize = 8;
@@ -258,11 +266,7 @@ async fn look(caller: Caller, name: String) -> Look {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_CAP);
         loop {
             match caller.get(&path).await {
-                Ok(node) => {
-                    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-                    let mut ready = conditions.filter(|condition| condition["type"] == "Ready");
-                    return ready.next().is_some_and(|condition| condition["status"] == "Unknown");
-                }
+                Ok(node) => return is_lost(&node, jiff::Timestamp::now()),
                 // What is not there, or may not be read, is not known to be lost.
                 Err(error) if error.is_final() || error.is_not_found() => return false,
                 Err(_) => tokio::time::sleep(backoff.next_wait()).await,
@@ -273,9 +277,52 @@ async fn look(caller: Caller, name: String) -> Look {
     (name, found)
 }
 
+/// Whether nobody has heard of a Node, or only for a moment: a kubelet that is heard again takes some seconds to say of each pod that it is
+/// ready. A Node that has just been made is not heard again.
+fn is_lost(node: &Value, now: jiff::Timestamp) -> bool {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let Some(ready) = conditions.into_iter().find(|condition| condition["type"] == "Ready") else {
+        return false;
+    };
+    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let apart = |a: jiff::Timestamp, b: jiff::Timestamp| a.as_second().abs_diff(b.as_second());
+    match ready["status"].as_str() {
+        Some("Unknown") => true,
+        Some("True") => time(&ready["lastTransitionTime"]).is_some_and(|since| {
+            let made = time(&node["metadata"]["creationTimestamp"]);
+            apart(now, since) < HEARD_AGAIN && made.is_some_and(|made| apart(since, made) >= NEW)
+        }),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_name;
+    use serde_json::{Value, json};
+
+    use super::{is_lost, is_name};
+
+    #[test]
+    fn a_node_is_lost_until_its_kubelet_has_had_the_time_to_tell_of_its_pods() {
+        let node = |status: &str, since: &str| -> Value {
+            json!({
+                "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"conditions": [
+                    {"type": "DiskPressure", "status": "False", "lastTransitionTime": "2026-01-01T01:00:00Z"},
+                    {"type": "Ready", "status": status, "lastTransitionTime": since},
+                ]},
+            })
+        };
+        let now: jiff::Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        assert!(is_lost(&node("Unknown", "2026-01-01T00:10:00Z"), now));
+        assert!(is_lost(&node("True", "2026-01-01T00:59:50Z"), now), "it has just been heard again");
+        assert!(is_lost(&node("True", "2026-01-01T01:00:10Z"), now), "by a clock that is ahead");
+        assert!(!is_lost(&node("True", "2026-01-01T00:58:50Z"), now), "its kubelet has had the time");
+        assert!(!is_lost(&node("False", "2026-01-01T00:59:50Z"), now), "its kubelet says so");
+        let new = "2026-01-01T00:00:40Z".parse().unwrap();
+        assert!(!is_lost(&node("True", "2026-01-01T00:00:30Z"), new), "it is new");
+        assert!(!is_lost(&json!({}), now));
+    }
 
     #[test]
     fn what_becomes_part_of_a_path_is_a_name() {
