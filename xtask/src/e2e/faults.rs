@@ -297,7 +297,7 @@ impl Faults<'_> {
         })?;
         self.run.cluster.until("kubectl get --raw /readyz", |answer| answer == "ok")?;
         self.wait_ready(CONTROLLERS, 2)?;
-        // A cluster that takes its node for lost takes all endpoints away, and requests fail by its own word: that is to be known.
+        // Whether the cluster has taken its node for lost meanwhile, and with it all pods for not ready: that is to be known.
         let ready = "{range .items[*]}{.metadata.name}{range .status.conditions[?(@.type==\"Ready\")]} ready={.status} since {.lastTransitionTime}{end} {end}";
         let nodes = self.run.cluster.shell(&format!("kubectl get nodes -o jsonpath='{ready}'"))?;
         println!("    nodes: {nodes}");
