@@ -114,8 +114,9 @@ fn judge(before: &BTreeMap<String, Sign>, now: &BTreeMap<String, Sign>, is_late:
         }
         is_open |= !lives;
         let why = if lives {
+            let does = if *must_change { "renews" } else { "writes" };
             format!(
-                "{who} answers for {controller}, it writes {what}. End it and tell Weir to take over (--take-over)"
+                "{who} answers for {controller}, it {does} {what}. End it and tell Weir to take over (--take-over)"
             )
         } else {
             let seconds = LOOK.as_secs();
@@ -253,7 +254,7 @@ mod tests {
         let now = leases(&[("a7feedc84.konghq.com", "o", "9"), ("5b374a9e.konghq.com", "k", "2")]);
         let (back, open) = judge(&before, &now, true);
         assert!(!open);
-        assert!(back.0[OPERATOR_CONTROLLER].contains("kong/a7feedc84.konghq.com"));
+        assert!(back.0[OPERATOR_CONTROLLER].contains("it renews Lease kong/a7feedc84.konghq.com"));
         assert_eq!(back.ours().0, ["weir.dev/gateway-controller", "konghq.com/kic-gateway-controller"]);
     }
 
