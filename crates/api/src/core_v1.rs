@@ -85,7 +85,8 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     /// `nodeName`, of an endpoint that is neither ready nor on its way out; else empty.
     pub node_in_doubt: String,
-    /// Nobody has heard of that Node for a while: its condition `Ready` is `Unknown`. Not the slice's to say.
+    /// Nobody has heard of that Node for a while, or only for a moment again: what is said of the endpoint may be from before. Not the
+    /// slice's to say.
     pub is_node_lost: bool,
 }
 

@@ -1,5 +1,7 @@
 //! What Weir takes over from Kong's controllers: names, annotations and the operator's GatewayConfiguration.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
@@ -25,6 +27,11 @@ pub const LEGACY_INGRESS_CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 pub const ANNOTATION_PREFIX: &str = "konghq.com/";
 /// On a GatewayClass, `true`: its Gateways share one data plane.
 pub const UNMANAGED_ANNOTATION: &str = "konghq.com/gatewayclass-unmanaged";
+
+/// Whether a class of [`KIC_CONTROLLER`] with these annotations gives its Gateways no data plane of their own.
+pub fn is_unmanaged(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.get(UNMANAGED_ANNOTATION).is_some_and(|value| value == "true")
+}
 /// On a route, `true`: the matched part of the path is removed.
 pub const STRIP_PATH_ANNOTATION: &str = "konghq.com/strip-path";
 

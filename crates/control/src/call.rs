@@ -280,11 +280,7 @@ impl Caller {
         };
         let uri = format!("{}{force}", with_field_manager(path));
         let request = http::Request::patch(uri).header(CONTENT_TYPE, media);
-        let answer = self.call(request, patch.to_string().into_bytes()).await;
-        match kind {
-            PatchKind::Apply => slow_conflict(answer).await,
-            PatchKind::Json | PatchKind::Merge => answer,
-        }
+        self.call(request, patch.to_string().into_bytes()).await
     }
 
     /// Server-side apply under another name than ours.
@@ -301,7 +297,7 @@ impl Caller {
 
     pub(crate) async fn delete(&self, path: &str, preconditions: &Value) -> Result<Value, CallError> {
         let request = http::Request::delete(path).header(CONTENT_TYPE, "application/json");
-        slow_conflict(self.call(request, preconditions.to_string().into_bytes()).await).await
+        self.call(request, preconditions.to_string().into_bytes()).await
     }
 
     async fn call(&self, request: http::request::Builder, body: Vec<u8>) -> Result<Value, CallError> {
@@ -332,14 +328,11 @@ impl Caller {
             Err(error @ CallError::Refused { message, .. }) if error.is_denied() => {
                 self.status.rights.deny(right, message);
             }
-            Err(CallError::Transport(_) | CallError::TimedOut(_)) => {}
+            Err(CallError::Transport(_) | CallError::TimedOut(_)) => return answer,
             _ => self.status.rights.grant(&right),
         }
-        match &answer {
-            Err(
-                CallError::Transport(_) | CallError::TimedOut(_) | CallError::Refused { code: 500.., .. },
-            ) => {}
-            _ => self.status.answered(),
+        if !matches!(&answer, Err(CallError::Refused { code: 500.., .. })) {
+            self.status.answered();
         }
         answer
     }
@@ -351,19 +344,8 @@ pub(crate) const LIST_PAGE_OBJECTS: u32 = 500;
 /// After how many seconds a server is asked to end a watch; under the 5 minutes after which proxies on the way cut it.
 pub(crate) const WATCH_SECONDS: u64 = 290;
 
-/// Whoever applies or deletes and meets another state than was known is told after this long. Who reads then and tries again may
-/// meet the same for as long as an API that was put back is not believed: that must not be a loop without a wait.
-const CONFLICT_WAIT: Duration = Duration::from_millis(100);
-
 /// The name under which our writes appear in `managedFields`.
 pub(crate) const FIELD_MANAGER: &str = "weir";
-
-async fn slow_conflict(answer: Result<Value, CallError>) -> Result<Value, CallError> {
-    if answer.as_ref().is_err_and(CallError::is_conflict) {
-        tokio::time::sleep(CONFLICT_WAIT).await;
-    }
-    answer
-}
 
 /// A path to which a query can be added.
 fn with_query(path: &str) -> String {
@@ -388,35 +370,7 @@ pub(crate) fn percent_encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::json;
-    use tokio::time::Instant;
-
-    use super::{CONFLICT_WAIT, Caller, Collection, PatchKind, percent_encode};
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_applies_or_deletes_against_another_state_is_told_after_a_wait() {
-        let conflict = tower::service_fn(async |_: http::Request<kube::client::Body>| {
-            let body = json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409});
-            let answer = http::Response::builder().status(409);
-            answer.body(kube::client::Body::from(body.to_string().into_bytes()))
-        });
-        let caller = Caller::new(kube::Client::new(conflict, "default"), Arc::default());
-        for (kind, wait) in [
-            (Some(PatchKind::Apply), CONFLICT_WAIT),
-            (None, CONFLICT_WAIT),
-            (Some(PatchKind::Json), std::time::Duration::ZERO),
-        ] {
-            let started = Instant::now();
-            let answer = match kind {
-                Some(kind) => caller.patch("/x", kind, &json!({})).await,
-                None => caller.delete("/x", &json!({})).await,
-            };
-            assert!(answer.unwrap_err().is_conflict(), "{kind:?}");
-            assert!(started.elapsed() >= wait, "{kind:?}");
-        }
-    }
+    use super::{Collection, percent_encode};
 
     #[test]
     fn paths_follow_group_scope_and_name() {

@@ -238,8 +238,8 @@ impl Reconciler {
                 self.offer(key, status);
             }
         }
-        for diagnostic in self.translator.diagnostics().cloned().collect::<Vec<_>>() {
-            self.report(diagnostic);
+        for diagnostic in self.translator.diagnostics() {
+            self.report(diagnostic.clone());
         }
         for (gateway, said) in self.provisioning.notices() {
             self.say(&gateway, said);

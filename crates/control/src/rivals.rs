@@ -3,9 +3,9 @@
 //! Owns the look before anything is written to a class: election Leases in every namespace that may be read, and beside them the other
 //! signs of Kong's controllers ([`kongs`]). Invariants: while it is not known whether a controller of Kong's lives nothing is told, and so
 //! nothing translated; one lives whose signs change while we look, whatever the times in them say; what was found of Kong holds for
-//! the life of this process, so that a rival that restarts, or dies for a moment, is not robbed. Of several installations of Weir that read a common namespace the one whose Lease is the oldest answers,
-//! alive or not, until its Lease goes with it; the others see that within seconds. Deliberately absent: taking over from Kong, which is
-//! an order.
+//! the life of this process, so that a rival that restarts, or dies for a moment, is not robbed. Of several installations of Weir that
+//! read a common namespace the one whose Lease is the oldest answers, alive or not, until its Lease goes with it; the others see
+//! that within seconds. Deliberately absent: taking over from Kong, which is an order.
 
 mod kongs;
 

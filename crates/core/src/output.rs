@@ -8,7 +8,7 @@ use weir_api::gateway_api::{
     PolicyAncestorStatus, ProtocolType, RouteParentStatus,
 };
 use weir_api::kong::{
-    GatewayConfigurationStatus, KIC_CONTROLLER, OPERATOR_CONTROLLER, UNMANAGED_ANNOTATION, WEIR_CONTROLLER,
+    GatewayConfigurationStatus, KIC_CONTROLLER, OPERATOR_CONTROLLER, WEIR_CONTROLLER, is_unmanaged,
 };
 use weir_api::weir::GatewayParametersStatus;
 use weir_model::resource::Update;
@@ -77,7 +77,7 @@ pub enum ClassKind {
 impl ClassKind {
     /// `None` when the class belongs to somebody else.
     pub fn of(class: &GatewayClass) -> Option<ClassKind> {
-        let unmanaged = class.metadata.annotations.get(UNMANAGED_ANNOTATION).is_some_and(|v| v == "true");
+        let unmanaged = is_unmanaged(&class.metadata.annotations);
         match class.spec.controller_name.as_str() {
             WEIR_CONTROLLER => Some(ClassKind::Weir),
             KIC_CONTROLLER if unmanaged => Some(ClassKind::Unmanaged),

@@ -1,7 +1,7 @@
 //! What controllers and data planes say to each other: the messages of the service `weir.dataplane.v1.Distribution`.
 //!
-//! Invariants: as for [`crate::resource`], a field number is never reused (`tests/it/fields.txt` has all that there are) and what a newer release adds is ignored; a resource
-//! travels as the bytes that its key and hash name ([`Entry`]), so that a data plane keeps also what it does not understand yet;
+//! Invariants: as for [`crate::resource`], a field number is never reused (`tests/it/fields.txt` has all that there are) and what a
+//! newer release adds is ignored; a resource travels as the bytes that its key and hash name ([`Entry`]), so that a data plane keeps also what it does not understand yet;
 //! tokens and private keys never appear in `Debug` output.
 //!
 //! A stream goes like this: the data plane says [`Hello`] with the keys and hashes of what it runs, the controller [`Welcome`]; then come

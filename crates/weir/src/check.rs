@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
 use kube::{Client, ResourceExt};
-use weir_api::kong::{KIC_CONTROLLER, UNMANAGED_ANNOTATION};
+use weir_api::kong::{KIC_CONTROLLER, is_unmanaged};
 use weir_control::{Kind, LEASE_END, LEASE_LABEL, NEEDED_KINDS};
 
 use self::workload::Workload;
@@ -286,11 +286,10 @@ async fn unmanaged_classes(client: &Client, findings: &mut Findings) -> BTreeSet
             return BTreeSet::new();
         }
     };
-    let is_unmanaged = |class: &&DynamicObject| {
-        class.data["spec"]["controllerName"] == KIC_CONTROLLER
-            && class.annotations().get(UNMANAGED_ANNOTATION).is_some_and(|value| value == "true")
+    let is_shared = |class: &&DynamicObject| {
+        class.data["spec"]["controllerName"] == KIC_CONTROLLER && is_unmanaged(class.annotations())
     };
-    classes.iter().filter(is_unmanaged).map(ResourceExt::name_any).collect()
+    classes.iter().filter(is_shared).map(ResourceExt::name_any).collect()
 }
 
 #[cfg(test)]

@@ -304,10 +304,22 @@ spec:
     )
 }
 
-/// A line that has the address of the Gateway `calm`.
-fn at_calm(line: &str) -> String {
+/// A line that has the address of a Gateway in the namespace `calm`.
+fn at(gateway: &str, line: &str) -> String {
     format!(
-        "ADDRESS=$(kubectl get gateway calm -n calm -o jsonpath='{{.status.addresses[0].value}}'); {line}"
+        "ADDRESS=$(kubectl get gateway {gateway} -n calm -o jsonpath='{{.status.addresses[0].value}}'); {line}"
+    )
+}
+
+/// The same of the Gateway `calm`.
+fn at_calm(line: &str) -> String {
+    at("calm", line)
+}
+
+/// Asks there ten times, and prints `failed` for each request that did.
+fn ten_times(path: &str) -> String {
+    format!(
+        "for i in {{1..10}}; do [ \"$(curl -s -m 5 http://$ADDRESS/{path})\" = ok ] || echo failed; sleep 0.05; done"
     )
 }
 

@@ -280,10 +280,9 @@ impl Provisioning {
 
     /// All that holds and is to be told.
     pub(super) fn notices(&self) -> impl Iterator<Item = (ObjectKey, Said)> {
-        let of_gateway = |(gateway, told): (&ObjectKey, &BTreeSet<Notice>)| {
-            told.iter().map(|notice| (gateway.clone(), words::noticed(notice))).collect::<Vec<_>>()
-        };
-        self.told.iter().flat_map(of_gateway)
+        let each =
+            self.told.iter().flat_map(|(gateway, told)| told.iter().map(move |notice| (gateway, notice)));
+        each.map(|(gateway, notice)| (gateway.clone(), words::noticed(notice)))
     }
 
     /// What is to be told since the last call.

@@ -3,8 +3,9 @@
 //! Invariants: a status that follows from an update is written when the data plane runs that update; a route's waits
 //! no longer than [`ROUTE_WAIT`], and not at all while none of its Gateways is programmed and the data plane is
 //! silent; a Gateway's claim to be programmed waits as long as it takes, the rest of its status no longer than
-//! [`GATEWAY_WAIT`]; both wait [`RETURN_WAIT`] for a data plane that has to come back to a process which has just begun to lead; the newest status of an object replaces one that still waits. Where there are several data planes a status
-//! waits for those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
+//! [`GATEWAY_WAIT`]; both wait [`RETURN_WAIT`] for a data plane that has to come back to a process which has just begun to
+//! lead; the newest status of an object replaces one that still waits. Where there are several data planes a status waits for
+//! those of its own Gateways, so that one which is not there holds up nobody else. Deliberately absent: writing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

@@ -146,8 +146,8 @@ impl Reconciler {
                     Some(Object::EndpointSlice(before)) => Some(&**before),
                     _ => None,
                 };
-                let now = self.nodes.take(&key, slice, before, Instant::now());
-                self.put_slices(now);
+                let taken = self.nodes.take(&key, slice, before, Instant::now());
+                self.put_slices(taken);
             }
             Ok(object) => self.put(key, object),
             Err(error) => self.unreadable(key, uid, &error.message),

@@ -2,8 +2,8 @@
 //!
 //! Kubernetes calls every pod of such a node not ready, though nobody has seen it fail: after a time without an API server that can
 //! be every pod there is, until the kubelets have been heard again. Owns the look at a Node when no endpoint of a slice is ready, and
-//! the mark on its endpoints ([`Endpoint::is_node_lost`](weir_api::core_v1::Endpoint)) where that says `Unknown`, or did a moment ago. Invariants: a state is held back
-//! only where a look at its nodes is under way, and never for longer than [`HOLD`]; a mark comes from a look that began after the
+//! the mark on its endpoints ([`Endpoint::is_node_lost`](weir_api::core_v1::Endpoint)) where that says `Unknown`, or did a moment
+//! ago. Invariants: a state is held back only where a look at its nodes is under way, and never for longer than [`HOLD`]; a mark comes from a look that began after the
 //! state was seen, and is looked at again for as long as it stands; a Node is asked for at most four times a second.
 //!
 //! Deliberately absent: what marked endpoints are good for, which translation knows.

@@ -179,9 +179,7 @@ pub(super) fn remapped(notice: &Remapped) -> Said {
 
 /// What provisioning has to say about a Gateway.
 pub(super) fn noticed(notice: &Notice) -> Said {
-    let is_wrong = notice.reason.starts_with("Invalid") || notice.reason == "GracePeriodTooShort";
-    let severity = if is_wrong { Severity::Warning } else { Severity::Normal };
-    let Notice { reason, message } = notice.clone();
+    let Notice { severity, reason, message } = notice.clone();
     Said { severity, reason: reason.to_owned(), field: String::new(), message }
 }
 

@@ -3,7 +3,8 @@
 //! Owns what counts as one: an election Lease that is renewed, and a status of a class or Gateway of Kong's names that another field manager
 //! writes, each while we look. Invariants: a Lease that is younger than this installation's own stands in nobody's way where a Gateway of its
 //! controller's name is programmed by us, so that whoever may write Leases in some namespace takes nothing from a Gateway that is served; statuses
-//! are looked at by an installation of which nobody led before, for the same reason. Deliberately absent: the names of Kong's field managers, which its releases change.
+//! are looked at by an installation of which nobody led before, for the same reason. Deliberately absent: the names of Kong's field
+//! managers, which its releases change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

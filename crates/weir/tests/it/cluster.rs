@@ -158,6 +158,16 @@ impl Rig {
         self.create(GATEWAY, namespace, name, spec).await;
     }
 
+    /// A Gateway of class `weir` that clients find at an address.
+    async fn programmed(&self, name: &str, address: &str) {
+        self.gateway("default", name, "weir").await;
+        let service = format!("weir-{name}");
+        self.until(SERVICE, "default", &service, Value::is_object).await;
+        self.load_balance(&service, json!([{"ip": address}])).await;
+        self.endpoint(&service, true).await;
+        self.until(GATEWAY, "default", name, |g| condition(g, "Programmed").0 == "True").await;
+    }
+
     /// Gives the Gateway's only listener another port.
     async fn listen(&self, gateway: &str, port: u16) {
         let listeners = json!([{"name": "http", "port": port, "protocol": "HTTP"}]);
@@ -552,11 +562,7 @@ async fn only_the_namespaces_that_are_named_are_read() {
 async fn a_gateway_that_runs_goes_on_when_its_class_is_deleted() {
     let rig = Rig::start().await;
     let _control = rig.control(Leadership::always(), true, &[]);
-    rig.gateway("default", "g", "weir").await;
-    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
-    rig.load_balance("weir-g", json!([{"ip": "192.0.2.10"}])).await;
-    rig.endpoint("weir-g", true).await;
-    rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
+    rig.programmed("g", "192.0.2.10").await;
     rig.objects(CLASS, "").delete("weir", &DeleteParams::default()).await.expect("it is deleted");
     let event = rig.event("GatewayClassNotFound").await;
     let message = event["message"].as_str().unwrap_or_default();

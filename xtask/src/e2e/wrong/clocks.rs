@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Wrong, at_calm, kinds, with_pod_template};
+use super::{Wrong, at, at_calm, kinds, with_pod_template};
 use crate::image;
 use crate::step::LEFT_OUT;
 
@@ -135,10 +135,6 @@ fn logs(wrong: &Wrong<'_>, name: &str, word: &str) -> Result<()> {
     );
     let is_said = |count: &str| count.trim() != "0";
     wrong.run.cluster.until(&line, is_said).with_context(|| format!("{name} says {word:?}")).map(drop)
-}
-
-fn at(gateway: &str, line: &str) -> String {
-    at_calm(line).replacen("gateway calm", &format!("gateway {gateway}"), 1)
 }
 
 /// What a container's environment is to be, for a clock that is so many seconds ahead.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Wrong, at_calm};
+use super::{Wrong, at, at_calm, ten_times};
 use crate::e2e::guides::CHART;
 
 /// The second stands back and says so; it takes over what the first had made when that is uninstalled, and so does one that comes later.
@@ -16,6 +16,7 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
         return Ok("other");
     }
     wrong.case("a later one takes over", || {
+        let at_classless = at("classless", &ten_times("ready"));
         // The class of this one is the release's, and goes with it.
         wrong.does("helm upgrade other deploy/helm/weir -n other")?;
         wrong.apply("classless", CLASSLESS)?;
@@ -25,11 +26,11 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
         // Nobody is there, and what was served is served.
         wrong.is_served()?;
         wrong.run.cluster.says("kubectl get gatewayclass weir --ignore-not-found -o name", "")?;
-        wrong.run.cluster.says(AT_CLASSLESS, "")?;
+        wrong.run.cluster.says(&at_classless, "")?;
         wrong.install("kong", "")?;
         is_kept_by(wrong, "kong")?;
         wrong.condition("-n calm gateway/classless", "Programmed", "True", &[])?;
-        wrong.run.cluster.says(AT_CLASSLESS, "")?;
+        wrong.run.cluster.says(&at_classless, "")?;
         wrong.does("kubectl delete -n calm httproute/classless gateway/classless").map(drop)
     })?;
     // As Kong's ingress controller without a database does, which elects nobody.
@@ -73,37 +74,34 @@ pub(super) fn lease_of_kongs(wrong: &Wrong<'_>) -> Result<()> {
     wrong.apply("left", KONGS)?;
     wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
     wrong.run.wait_accepted("httproute/left", "calm")?;
-    wrong.run.cluster.says(AT_LEFT, "")?;
+    wrong.run.cluster.says(&at_left(), "")?;
     wrong.apply("left-lease", KONGS_LEASE)?;
     let asked = wrong.of_controllers_in("kong", "readyz", "");
-    let said = controllers_begin_anew(wrong, &asked)?;
+    wrong.does(RESTART)?;
+    let said = are_rolled(wrong, &asked)?;
     ensure!(!said.contains("whether that still lives"), "a younger Lease was waited for: {said}");
     super::kinds::change(wrong)?;
     // The leader makes its own anew, which is the younger then.
     wrong.does("kubectl delete lease kong-weir-leader -n kong")?;
     let held = "kubectl get lease kong-weir-leader -n kong -o jsonpath='{.spec.holderIdentity}'";
     wrong.run.cluster.until(held, |holder| !holder.is_empty())?;
-    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
-    wrong.until_served(&format!("{AT_LEFT}; {asked}"), |said| said.contains("whether that still lives"))?;
-    are_rolled(wrong, "")?;
+    wrong.does(RESTART)?;
+    wrong
+        .until_served(&format!("{}; {asked}", at_left()), |said| said.contains("whether that still lives"))?;
+    are_rolled(wrong, &asked)?;
     wrong.controllers_say("kong", "whether that still lives", false)?;
-    wrong.run.cluster.says(AT_LEFT, "")?;
+    wrong.run.cluster.says(&at_left(), "")?;
     super::kinds::change(wrong)?;
     wrong.does(&format!("kubectl delete {KONGS_LEASE_NAME}"))?;
     wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
     wrong.does("kubectl delete gatewayclass left").map(drop)
 }
 
-/// All controllers are replaced, and the Gateway of Kong's class is served all the while. What `asked` printed last.
-fn controllers_begin_anew(wrong: &Wrong<'_>, asked: &str) -> Result<String> {
-    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
-    are_rolled(wrong, asked)
-}
-
+/// All controllers have been replaced, and the Gateway of Kong's class was served all the while. What `asked` printed last.
 fn are_rolled(wrong: &Wrong<'_>, asked: &str) -> Result<String> {
     let rolled = "kubectl rollout status -n kong deployment/kong-controller --timeout=1s 2>&1 || true";
     let is_over = |said: &str| said.contains("failed") || said.contains("successfully rolled out");
-    let line = format!("{AT_LEFT}; {asked}{}{rolled}", if asked.is_empty() { "" } else { "; " });
+    let line = format!("{}; {asked}; {rolled}", at_left());
     let said = wrong.run.cluster.until_within(&line, Duration::from_secs(240), is_over)?;
     ensure!(!said.lines().any(|row| row == "failed"), "requests failed: {said}");
     Ok(said)
@@ -128,7 +126,7 @@ pub(super) fn kong_lives(wrong: &Wrong<'_>) -> Result<()> {
 fn beside_kong(wrong: &Wrong<'_>) -> Result<()> {
     let cluster = wrong.run.cluster;
     // As an installation that comes when Kong is there.
-    wrong.does("kubectl rollout restart deployment/kong-controller -n kong")?;
+    wrong.does(RESTART)?;
     wrong.does("kubectl rollout status deployment/kong-controller -n kong --timeout=120s")?;
     wrong.controllers_say("kong", "kong-1 answers for konghq.com/kic-gateway-controller", true)?;
     wrong.apply("left", KONGS)?;
@@ -152,7 +150,7 @@ fn beside_kong(wrong: &Wrong<'_>) -> Result<()> {
     wrong.condition("gatewayclass/left", "Accepted", "True", &[])?;
     wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
     wrong.run.wait_accepted("httproute/left", "calm")?;
-    cluster.says(AT_LEFT, "")?;
+    cluster.says(&at_left(), "")?;
     wrong.is_calm()?;
     wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
     wrong.does("kubectl delete gatewayclass left")?;
@@ -200,19 +198,15 @@ fn is_kept_by(wrong: &Wrong<'_>, release: &str) -> Result<()> {
     let instance = format!("{release}.{release}");
     let label = "kubectl get deployment,service -n calm -l gateway.networking.k8s.io/gateway-name=calm \
                  -o jsonpath='{.items[*].metadata.labels.weir\\.dev/instance}'";
-    let asked = at_calm(&format!(
-        "for i in {{1..10}}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; done; {label}"
-    ));
+    let asked = at_calm(&format!("{}; {label}", ten_times("ready")));
     let of_release = |said: &str| {
         let labels: Vec<&str> = said.split_whitespace().collect();
         labels.len() >= 2 && labels.iter().all(|label| *label == instance)
     };
     let said = wrong.until_served(&asked, of_release)?;
     println!("    {said}");
-    let rolled = at_calm(
-        "for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; done; \
-         kubectl rollout status -n calm deployment/weir-calm --timeout=1s 2>&1 || true",
-    );
+    let rolls = "kubectl rollout status -n calm deployment/weir-calm --timeout=1s 2>&1 || true";
+    let rolled = at_calm(&format!("{}; {rolls}", ten_times("ready")));
     wrong.until_served(&rolled, |said| said.contains("successfully rolled out"))?;
     // Those of the installation before may still answer; no change reaches them.
     let pods = "kubectl get pods -n calm -l gateway.networking.k8s.io/gateway-name=calm -o name | wc -l";
@@ -257,13 +251,12 @@ pub(super) fn some_namespaces(wrong: &Wrong<'_>, before: &str) -> Result<()> {
     leave(wrong, "scoped")
 }
 
-/// Asks the Gateway of Kong's class ten times, and prints `failed` for each request that did.
-const AT_LEFT: &str = "ADDRESS=$(kubectl get gateway left -n calm -o jsonpath='{.status.addresses[0].value}'); \
-                       for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/left)\" = ok ] || echo failed; sleep 0.05; done";
+const RESTART: &str = "kubectl rollout restart deployment/kong-controller -n kong";
 
-/// The same of the Gateway of class `weir`.
-const AT_CLASSLESS: &str = "ADDRESS=$(kubectl get gateway classless -n calm -o jsonpath='{.status.addresses[0].value}'); \
-                            for i in {1..10}; do [ \"$(curl -s -m 5 http://$ADDRESS/ready)\" = ok ] || echo failed; sleep 0.05; done";
+/// Asks the Gateway of Kong's class.
+fn at_left() -> String {
+    at("left", &ten_times("left"))
+}
 
 /// A Gateway of the class that belongs to the release, and a route.
 const CLASSLESS: &str = "

@@ -11,6 +11,7 @@ use weir_api::kong::GatewayConfiguration;
 use weir_schema::builtin::schema_for;
 use weir_schema::patch::strategic;
 
+use crate::events::Severity;
 use crate::provision::GatewayView;
 use crate::provision::objects::is_udp;
 
@@ -38,6 +39,7 @@ pub const CONFIGURATION_FIELDS: &[&str] = &[
 /// What is to be told about a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Notice {
+    pub(crate) severity: Severity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
 }
@@ -128,6 +130,7 @@ impl Shape {
         });
         if !deployment["rollout"].is_null() {
             notices.push(Notice {
+                severity: Severity::Normal,
                 reason: "FieldIgnored",
                 message: "spec.dataPlaneOptions.deployment.rollout has no effect: a rolling update drains each pod and fails no request"
                     .to_owned(),
@@ -167,7 +170,7 @@ fn node_ports(
                 "GatewayConfiguration {}/{}: spec.listenersOptions[{index}].{field} has no effect: {why}",
                 metadata.namespace, metadata.name
             );
-            notices.push(Notice { reason: "FieldIgnored", message });
+            notices.push(Notice { severity: Severity::Normal, reason: "FieldIgnored", message });
         };
         let Some((_, port, protocol)) = view.listeners.iter().find(|(own, _, _)| *own == name) else {
             ignore("name", format!("{} has no listener {name:?} of its own", view.key));
@@ -229,7 +232,10 @@ pub(super) fn with_pod_template(
             let message = format!(
                 "spec.dataPlaneOptions.deployment.podTemplateSpec cannot be merged and is left out: {error}"
             );
-            return (base, vec![Notice { reason: "InvalidPodTemplate", message }]);
+            return (
+                base,
+                vec![Notice { severity: Severity::Warning, reason: "InvalidPodTemplate", message }],
+            );
         }
     };
     let ours = base["spec"]["template"]["spec"]["containers"][0].clone();
@@ -289,7 +295,7 @@ fn keep_ours(container: &mut Value, ours: &Value) -> Option<Notice> {
     let message = format!(
         "the data plane runs {ours} instead of {image}: Weir is its own data plane, and KONG_* variables mean nothing to it"
     );
-    Some(Notice { reason: "ImageReplaced", message })
+    Some(Notice { severity: Severity::Normal, reason: "ImageReplaced", message })
 }
 
 /// Whether an image's repository is one of Kong's: `kong:3.9`, `kong/kong-gateway:3.11`, `docker.io/kong/kong@sha256:…`.

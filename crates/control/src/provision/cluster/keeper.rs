@@ -234,6 +234,10 @@ impl Planes {
                 tracing::info!(object = %id, "provisioned");
                 table.wrote(&id, hash, object)
             }
+            // Whose state cannot be written against now: it lags behind, or was put back.
+            Ok(Outcome::Found(object)) if table.knows_newer(&id, &object) => {
+                failed(&mut table, &id, "the API answers with an older state than was seen".to_owned(), false)
+            }
             Ok(Outcome::Found(object)) => table.found(&id, Some(object)),
             Ok(Outcome::Gone) => {
                 wrote();
@@ -266,25 +270,24 @@ fn failed(table: &mut Table, id: &Id, why: String, is_final: bool) -> bool {
 /// Whether an object without our label is what we made for this wish all the same: it goes with the same Gateway in the same way, and the
 /// server has it that we applied it.
 fn is_unmarked_own(there: &Value, wanted: &Value) -> bool {
-    let owners = |object: &Value| -> Vec<(Value, Value)> {
-        let all = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        all.map(|owner| (owner["uid"].clone(), owner["controller"].clone())).collect()
-    };
-    let wanted = owners(wanted);
     let mut managers = there["metadata"]["managedFields"].as_array().into_iter().flatten();
-    owners(there).iter().any(|owner| wanted.contains(owner))
-        && managers.any(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply")
+    let is_applied = managers.any(|entry| entry["manager"] == FIELD_MANAGER && entry["operation"] == "Apply");
+    let is_same = |a: &Value, b: &Value| a["uid"] == b["uid"] && a["controller"] == b["controller"];
+    is_applied && share_an_owner(there, wanted, is_same)
 }
 
 /// Whether both objects go with one Gateway.
 fn has_owner_of(there: &Value, wanted: &Value) -> bool {
-    let owners = |object: &Value| -> Vec<String> {
-        let all = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        let gateways = all.into_iter().filter(|owner| owner["kind"] == "Gateway");
-        gateways.filter_map(|owner| owner["uid"].as_str().map(str::to_owned)).collect()
+    let is_same = |a: &Value, b: &Value| {
+        a["uid"].is_string() && a["uid"] == b["uid"] && [a, b].iter().all(|owner| owner["kind"] == "Gateway")
     };
-    let wanted = owners(wanted);
-    owners(there).iter().any(|uid| wanted.contains(uid))
+    share_an_owner(there, wanted, is_same)
+}
+
+fn share_an_owner(one: &Value, other: &Value, is_same: impl Fn(&Value, &Value) -> bool) -> bool {
+    let owners = |of: &Value| of["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    let others = owners(other);
+    owners(one).iter().any(|a| others.iter().any(|b| is_same(a, b)))
 }
 
 async fn until(at: Option<Instant>) {

@@ -14,6 +14,7 @@ use weir_model::resource::DataPlaneName;
 use super::Cluster;
 use super::configuration::{self, Notice, Shape};
 use crate::call::Collection;
+use crate::events::Severity;
 use crate::provision::GatewayView;
 use crate::provision::objects::{GATEWAY_NAME_LABEL, PROVISIONED_LABEL, gateway_label, is_udp};
 use crate::source::watch::Watched;
@@ -196,7 +197,7 @@ pub(super) fn cut_short(view: &GatewayView, deployment: &Id, grace_seconds: u64)
          (terminationGracePeriodSeconds): what is under way then is cut off"
     );
     let is_late = view.drain > Duration::from_secs(grace_seconds);
-    is_late.then_some(Notice { reason: "GracePeriodTooShort", message })
+    is_late.then_some(Notice { severity: Severity::Warning, reason: "GracePeriodTooShort", message })
 }
 
 /// Who an object goes with.

@@ -100,6 +100,16 @@ impl Default for Trouble {
     }
 }
 
+impl Trouble {
+    /// It is as it should be. Whether there was something to tell.
+    fn end(&mut self) -> bool {
+        let was_told = self.attempts > QUIET_FAILURES;
+        (self.attempts, self.until) = (0, None);
+        self.backoff.reset();
+        was_told
+    }
+}
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
@@ -354,6 +364,8 @@ impl Table {
         };
         if is_as_wanted {
             there.settled = Some((wish.hash.clone(), look));
+            // It came to be so without us.
+            self.troubles.get_mut(id).map(Trouble::end);
             return None;
         }
         wanted["metadata"]["resourceVersion"] = there.object["metadata"]["resourceVersion"].clone();
@@ -399,12 +411,7 @@ impl Table {
     /// The wish of this hash was written; `object` is what the server made of it. Whether addresses or health are others.
     pub(super) fn wrote(&mut self, id: &Id, hash: String, object: Value) -> bool {
         self.busy.remove(id);
-        let mut recovered = false;
-        if let Some(trouble) = self.troubles.get_mut(id) {
-            recovered = trouble.attempts > QUIET_FAILURES;
-            (trouble.attempts, trouble.until) = (0, None);
-            trouble.backoff.reset();
-        }
+        let recovered = self.troubles.get_mut(id).is_some_and(Trouble::end);
         let version = object["metadata"]["resourceVersion"].clone();
         let moved = self.seen(id.piece, object);
         if let Some(there) = self.there.get_mut(id)
@@ -413,6 +420,11 @@ impl Table {
             there.settled = Some((hash, there.look));
         }
         moved || recovered
+    }
+
+    /// Whether an object was seen that is newer than this state of it.
+    pub(super) fn knows_newer(&self, id: &Id, object: &Value) -> bool {
+        self.there.get(id).is_some_and(|known| is_newer(&known.object, object))
     }
 
     /// It was there, or is not there any more, which was not known. Whether addresses or health are others now.

@@ -9,11 +9,7 @@ use super::{DEPLOYMENT, GATEWAY, Rig, SERVICE, condition};
 async fn an_object_that_lost_our_label_gets_it_back_and_stays_what_it_is() {
     let rig = Rig::start().await;
     let _control = rig.control(Leadership::always(), true, &[]);
-    rig.gateway("default", "g", "weir").await;
-    rig.until(SERVICE, "default", "weir-g", Value::is_object).await;
-    rig.load_balance("weir-g", json!([{"ip": "192.0.2.10"}])).await;
-    rig.endpoint("weir-g", true).await;
-    rig.until(GATEWAY, "default", "g", |g| condition(g, "Programmed").0 == "True").await;
+    rig.programmed("g", "192.0.2.10").await;
     let is_marked = |object: &Value| object["metadata"]["labels"]["weir.dev/instance"] == "default.test";
     for (kind, name) in [
         (SERVICE, "weir-g"),

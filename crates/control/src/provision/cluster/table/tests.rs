@@ -93,6 +93,7 @@ fn what_an_api_that_was_put_back_has_is_what_there_is() {
     let drifted = stored(object(Piece::Service, json!({"type": "ClusterIP"})), 3);
     table.listed(Piece::Service, "", vec![drifted.clone()], false);
     assert_eq!(table.next(now), (None, None), "older than what is known");
+    assert!(table.knows_newer(&id(Piece::Service), &drifted), "no state to write against");
     table.listed(Piece::Service, "", vec![drifted], true);
     let later = table.next(now).1.unwrap();
     let Some(Action::Change { object, .. }) = next(&mut table, later) else { panic!("a repair") };
