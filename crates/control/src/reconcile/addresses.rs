@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use weir_api::gateway_api::{GatewayClass, ParametersReference};
+use weir_api::gateway_api::{GatewayClass, GatewayStatusAddress, ParametersReference};
 use weir_api::kong::{GatewayConfiguration, KIC_CONTROLLER, OPERATOR_GROUP, PUBLISH_SERVICE_ANNOTATION};
 use weir_core::{
     AddressProblem, Addresses, ClassKind, GatewayNeed, Kind, Object, ObjectKey, Objects, Output,
@@ -22,6 +22,7 @@ use super::words::{self, Said};
 use crate::kinds::{Versions, api_version, collection};
 use crate::provision::cluster::Planes;
 use crate::provision::cluster::configuration::Notice;
+use crate::provision::cluster::objects::Id;
 use crate::provision::objects::{BoundPorts, KONG_NAMESPACE, Publisher, Wishes, is_udp};
 use crate::provision::{Assignment, GatewayView, Provision};
 use crate::status_writer::StatusWriter;
@@ -35,6 +36,8 @@ pub(crate) struct Provisioning {
     planes: Option<Planes>,
     /// Whether clients get through to them.
     reach: Reach,
+    /// In a cluster: where clients find each Gateway.
+    behind: BTreeMap<ObjectKey, Behind>,
     /// Rung when something that no object says moved an address.
     moved: Arc<Notify>,
     /// Addresses are to be asked for again, whatever changed.
@@ -45,6 +48,13 @@ pub(crate) struct Provisioning {
     needs: BTreeMap<ObjectKey, GatewayNeed>,
     assignment: Assignment,
     bound: BoundPorts,
+}
+
+#[derive(Debug)]
+struct Behind {
+    service: Id,
+    /// It was another one before, and this is what the Gateway's status showed then: it says nothing of this one as long as it does.
+    stale: Option<Vec<GatewayStatusAddress>>,
 }
 
 /// A port of a Gateway that is served at another.
@@ -73,6 +83,7 @@ impl Provisioning {
             moved: planes.as_ref().map_or_else(Arc::default, Planes::moved),
             planes,
             reach: Reach::new(namespaces),
+            behind: BTreeMap::new(),
             again: false,
             told: BTreeMap::new(),
             notices: Vec::new(),
@@ -111,6 +122,7 @@ impl Provisioning {
             Some(planes) => planes.assign(&views),
             None => self.provision.assign(&views, has_class_of_kongs(objects)),
         };
+        self.learn_services(&views);
         self.keep_what_is_open(&views);
         self.judge_reach(&views, objects, now);
         let mut moved = Vec::new();
@@ -127,10 +139,41 @@ impl Provisioning {
         moved
     }
 
+    /// In a cluster: the Service of each Gateway, which another class or configuration changes.
+    fn learn_services(&mut self, views: &[GatewayView]) {
+        let Some(planes) = &self.planes else { return };
+        let mut before = std::mem::take(&mut self.behind);
+        let behind = |view: &GatewayView| {
+            let service = planes.service(view);
+            let stale = match before.remove(&view.key) {
+                Some(known) if known.service != service => Some(self.statuses.seen_addresses(&view.key)),
+                Some(known) => known.stale.filter(|shown| {
+                    self.statuses.seen_programmed(&view.key)
+                        && *shown == self.statuses.seen_addresses(&view.key)
+                }),
+                None => None,
+            };
+            (view.key.clone(), Behind { service, stale })
+        };
+        self.behind = views.iter().map(behind).collect();
+    }
+
+    fn has_moved(&self, gateway: &ObjectKey) -> bool {
+        self.behind.get(gateway).is_some_and(|behind| behind.stale.is_some())
+    }
+
+    /// Whether the status of a Gateway says that clients get through to the Service that it has now.
+    fn was_programmed(&self, gateway: &ObjectKey) -> bool {
+        !self.has_moved(gateway) && self.statuses.seen_programmed(gateway)
+    }
+
     /// In a cluster: what a status says stands until somebody has looked for what may be there, as another installation left it.
     fn keep_what_is_open(&mut self, views: &[GatewayView]) {
         let Some(planes) = &self.planes else { return };
-        for view in views.iter().filter(|view| planes.is_open(view)) {
+        for view in views {
+            if !planes.is_open(view) || self.has_moved(&view.key) {
+                continue;
+            }
             let Some(given) = self.assignment.gateways.get_mut(&view.key) else { continue };
             let Some(plane) = given.plane.as_mut() else { continue };
             plane.published = self.statuses.seen_addresses(&view.key);
@@ -150,11 +193,11 @@ impl Provisioning {
     /// In a cluster: an address behind which nobody is ready yet is told as that.
     fn judge_reach(&mut self, views: &[GatewayView], objects: &Objects, now: Instant) {
         let Some(planes) = &self.planes else { return };
-        let services =
-            views.iter().map(|view| (planes.service(view), self.statuses.seen_programmed(&view.key)));
+        let mut services: Vec<_> =
+            views.iter().map(|view| (planes.service(view), self.was_programmed(&view.key))).collect();
         // The shared one is there before the first Gateway behind it.
-        let shared = (planes.shared_service(), false);
-        self.reach.follow(services.chain([shared]), objects, now);
+        services.push((planes.shared_service(), false));
+        self.reach.follow(services, objects, now);
         for view in views {
             let Some(given) = self.assignment.gateways.get_mut(&view.key) else { continue };
             if given.problem.is_none() {

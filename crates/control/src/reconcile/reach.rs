@@ -58,13 +58,8 @@ impl Reach {
         Reach { namespaces, services: BTreeMap::new() }
     }
 
-    /// These Services are asked about from now on, each with whether a Gateway behind it is known to have been programmed.
-    pub(super) fn follow(
-        &mut self,
-        services: impl Iterator<Item = (Id, bool)>,
-        objects: &Objects,
-        now: Instant,
-    ) {
+    /// These Services are asked about from now on, each with whether a Gateway is known to have been programmed at it.
+    pub(super) fn follow(&mut self, services: Vec<(Id, bool)>, objects: &Objects, now: Instant) {
         let mut before = std::mem::take(&mut self.services);
         for (service, was_programmed) in services {
             if !self.namespaces.is_empty() && !self.namespaces.contains(&service.namespace) {
@@ -165,7 +160,7 @@ mod tests {
 
     fn following(was_programmed: bool, objects: &Objects, now: Instant) -> Reach {
         let mut reach = Reach::new(Vec::new());
-        reach.follow([(service(), was_programmed)].into_iter(), objects, now);
+        reach.follow(vec![(service(), was_programmed)], objects, now);
         reach
     }
 
@@ -227,7 +222,7 @@ mod tests {
         let (now, objects) = (Instant::now(), Objects::new());
         let mut reach = following(true, &objects, now);
         assert_eq!(reach.problem(&service()), None);
-        reach.follow([(service(), true)].into_iter(), &objects, now + LINGER / 2);
+        reach.follow(vec![(service(), true)], &objects, now + LINGER / 2);
         assert!(reach.look(&objects, now + LINGER), "being followed again does not begin the wait anew");
         assert!(matches!(reach.problem(&service()), Some(AddressProblem::NoResources(_))));
     }
@@ -236,7 +231,7 @@ mod tests {
     fn what_may_not_be_read_is_not_judged() {
         let (now, objects) = (Instant::now(), Objects::new());
         let mut reach = Reach::new(vec!["elsewhere".to_owned()]);
-        reach.follow([(service(), false)].into_iter(), &objects, now);
+        reach.follow(vec![(service(), false)], &objects, now);
         assert_eq!(reach.problem(&service()), None);
     }
 }

@@ -544,6 +544,45 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_class_changes_is_not_programmed_before_its_new_service_leads_anywhere() {
+    let rig = Rig::start().await;
+    rig.unmanaged_class().await;
+    rig.gateway("default", "a", "kong").await;
+    rig.create(
+        SERVICE,
+        "default",
+        "test-gateway-proxy",
+        json!({
+            "metadata": {"labels": {"weir.dev/instance": "default.test", "weir.dev/provisioned": "shared"}},
+            "spec": {"type": "LoadBalancer", "ports": [{"name": "kong-proxy", "port": 80}]},
+        }),
+    )
+    .await;
+    rig.load_balance("test-gateway-proxy", json!([{"ip": "192.0.2.1"}])).await;
+    rig.endpoint("test-gateway-proxy", true).await;
+    let _control = rig.control(Leadership::always(), true, &[]);
+    rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").0 == "True").await;
+
+    let mut versions = std::pin::pin!(rig.all_versions(GATEWAY, "default", "a").await);
+    rig.patch(GATEWAY, "default", "a", json!({"spec": {"gatewayClassName": "weir"}})).await;
+    rig.until(SERVICE, "default", "weir-a", Value::is_object).await;
+    rig.load_balance("weir-a", json!([{"ip": "192.0.2.2"}])).await;
+    rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").1 == "Pending").await;
+    rig.endpoint("weir-a", true).await;
+    let mut said = Vec::new();
+    loop {
+        let version = tokio::time::timeout(PATIENCE, versions.next()).await;
+        let version = version.expect("it is programmed again").expect("a version");
+        let (status, _, message) = condition(&version, "Programmed");
+        if status == "True" && version["status"]["addresses"][0]["value"] == "192.0.2.2" {
+            break;
+        }
+        said.push(message);
+    }
+    assert!(said.iter().any(|m| m.contains("no endpoint of Service default/weir-a is ready")), "{said:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_namespaces_that_are_named_are_read() {
     let rig = Rig::start().await;
     for namespace in ["seen", "unseen"] {
