@@ -90,7 +90,8 @@ pub fn elector(client: kube::Client, status: Arc<ControlStatus>, config: LeaseCo
 }
 
 /// Run a control plane until `shutdown`, or until the other end of a channel is gone. Updates are numbered from 1, the
-/// first one is full, and each is to be answered on `applied`. While another leads it does all of this but write.
+/// first one is full, and each is to be answered on `applied`; in a cluster one with the last number again may follow, which only says
+/// how new that is. While another leads it does all of this but write.
 ///
 /// To be called on the runtime that is to do the work; `client` should have been made on it too.
 pub async fn run(

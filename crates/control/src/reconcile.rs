@@ -81,6 +81,8 @@ pub(crate) struct Reconciler {
     seen: BTreeMap<Kind, String>,
     /// The version of the newest change seen of each kind.
     changes: BTreeMap<Kind, String>,
+    /// Some of that is newer than what the last update told.
+    untold: bool,
     /// Kinds whose first list has not come, by the namespace that is listed.
     unlisted: BTreeSet<(Kind, String)>,
     listed: BTreeSet<Kind>,
@@ -133,6 +135,7 @@ impl Reconciler {
             versions: Versions::new(),
             seen: BTreeMap::new(),
             changes: BTreeMap::new(),
+            untold: false,
             listed: BTreeSet::new(),
             remember: REMEMBERED,
             waits: BTreeMap::new(),
@@ -155,7 +158,7 @@ impl Reconciler {
         self.follow_leader();
         let moved = self.provisioning.moved();
         loop {
-            let room_wanted = self.has_work();
+            let room_wanted = self.has_work() || self.is_further();
             let deadline = self.next_deadline();
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -209,6 +212,11 @@ impl Reconciler {
                     Err(TrySendError::Closed(())) => return ended("data plane", &shutdown),
                 }
             }
+            if self.is_further()
+                && let Ok(room) = updates.try_reserve()
+            {
+                room.send(self.only_versions());
+            }
             self.release();
         }
     }
@@ -217,6 +225,12 @@ impl Reconciler {
         let may =
             self.unlisted.is_empty() && self.standing_back.borrow().is_some() && self.provisioning.is_ready();
         may && (self.stirred || !self.changed.is_empty())
+    }
+
+    /// Whether everything that was sent stands for newer versions than were told with it, and whoever distributes it has to know: a
+    /// data plane refuses what is older than what another replica sent it, and of a status that somebody wrote no update tells.
+    fn is_further(&self) -> bool {
+        self.untold && self.sequence > 0 && self.provisioning.distributes() && !self.has_work()
     }
 
     /// Begin or end to speak. Whoever begins says everything again, for what the leader before said last is not known.
@@ -319,20 +333,27 @@ impl Reconciler {
         update.sequence = self.sequence;
         let awaited = self.translator.waits().len() + output.wants.len() + self.reads.len();
         update.settled = awaited == 0;
-        update.versions = self
-            .seen
-            .iter()
-            .map(|(kind, version)| KindVersion {
-                kind: kind.as_str().to_owned(),
-                resource_version: version.clone(),
-                changed: self.changes.get(kind).cloned().unwrap_or_default(),
-            })
-            .collect();
+        update.versions = self.tell_versions();
         let touched = update.upserts.iter().map(|resource| resource.key().to_owned());
         self.gate.sent(self.sequence, touched.chain(update.removals.iter().cloned()).collect(), now);
         self.unanswered.push_back((self.sequence, oldest.unwrap_or(now)));
         self.tools.status.updates.add(1);
         Some(update)
+    }
+
+    /// The last update again as far as it says how new it is.
+    fn only_versions(&mut self) -> Update {
+        Update { sequence: self.sequence, versions: self.tell_versions(), ..Update::default() }
+    }
+
+    fn tell_versions(&mut self) -> Vec<KindVersion> {
+        self.untold = false;
+        let told = self.seen.iter().map(|(kind, version)| KindVersion {
+            kind: kind.as_str().to_owned(),
+            resource_version: version.clone(),
+            changed: self.changes.get(kind).cloned().unwrap_or_default(),
+        });
+        told.collect()
     }
 
     /// Everything in an output but its update.

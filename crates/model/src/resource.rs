@@ -65,7 +65,8 @@ impl Resource {
 /// A change to the set of resources that a data plane runs. Applied as a whole, in order of `sequence`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Update {
-    /// Increases by one with each update of one source; a data plane answers with it in [`Applied`].
+    /// Increases by one with each update of one source; a data plane answers with it in [`Applied`]. One with the number of the one before
+    /// has nothing in it but newer `versions`, and is not answered: whoever shares updates out among data planes gets it, and nobody else.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
     /// True when `upserts` is everything: what is not named in it is removed.

@@ -245,9 +245,13 @@ pub struct InstanceContents {
 impl Fleet {
     /// Takes an update in and wakes those whom it concerns.
     pub(crate) fn apply(&mut self, update: &Update, now: Instant) {
+        self.versions.clone_from(&update.versions);
+        if update.sequence == self.sequence {
+            // It is the one that is in already, and is newer than it said.
+            return;
+        }
         let changed = self.graph.apply(update);
         let before = std::mem::replace(&mut self.sequence, update.sequence);
-        self.versions.clone_from(&update.versions);
         self.sent.push_back((update.sequence, now));
         let opens = if update.settled { now } else { now + SETTLE };
         let was_open = self.is_open(now);

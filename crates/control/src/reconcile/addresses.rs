@@ -343,6 +343,11 @@ impl Provisioning {
         self.planes.as_ref().is_none_or(Planes::is_ready)
     }
 
+    /// Whether updates go to data planes that other replicas serve too.
+    pub(super) fn distributes(&self) -> bool {
+        self.planes.is_some()
+    }
+
     /// Ask for addresses again, though no object changed.
     pub(super) fn look_again(&mut self) {
         self.again = true;

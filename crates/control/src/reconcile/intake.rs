@@ -102,6 +102,7 @@ impl Reconciler {
     fn put_back(&mut self, kind: Kind, namespace: &str) {
         self.seen.remove(&kind);
         self.changes.remove(&kind);
+        self.untold = true;
         self.tools.statuses.put_back(kind, namespace);
     }
 
@@ -215,7 +216,7 @@ impl Reconciler {
 
     fn note_version(&mut self, kind: Kind, object: &Value) {
         if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
-            newest(&mut self.changes, kind, version);
+            self.untold |= newest(&mut self.changes, kind, version);
             self.note_seen(kind, version.to_owned());
         }
     }
@@ -240,12 +241,14 @@ impl Reconciler {
     }
 }
 
-/// Puts a version in unless a newer one is there.
-fn newest(versions: &mut BTreeMap<Kind, String>, kind: Kind, version: &str) {
+/// Puts a version in unless a newer one is there; whether it did.
+fn newest(versions: &mut BTreeMap<Kind, String>, kind: Kind, version: &str) -> bool {
     let known = versions.get(&kind).and_then(|known| known.parse::<u64>().ok());
-    if known.zip(version.parse::<u64>().ok()).is_none_or(|(known, now)| known < now) {
+    let is_newer = known.zip(version.parse::<u64>().ok()).is_none_or(|(known, now)| known < now);
+    if is_newer {
         versions.insert(kind, version.to_owned());
     }
+    is_newer
 }
 
 fn version_of(object: &Value) -> &str {

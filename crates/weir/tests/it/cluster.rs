@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use weir_apiserver::{ApiServer, ApiServerConfig, controllers};
 use weir_control::{Cluster, ControlConfig, ControlStatus, Leadership, LeaseConfig, LeaseTimes, Provision};
-use weir_model::resource::{Applied, BindReport, Body, PlaneApplied, Update};
+use weir_model::resource::{Applied, BindReport, Body, KindVersion, PlaneApplied, Update};
 
 use crate::harness::PATIENCE;
 
@@ -51,6 +51,8 @@ struct Rig {
 /// One control plane of it.
 struct Replica {
     status: Arc<ControlStatus>,
+    /// What it told last of the versions that it has read.
+    versions: watch::Receiver<Vec<KindVersion>>,
     stop: CancellationToken,
 }
 
@@ -97,9 +99,10 @@ impl Rig {
         let (updates, wanted) = mpsc::channel(4);
         let (answers, applied) = mpsc::channel(4);
         let stop = self.stop.child_token();
-        tokio::spawn(play(wanted, answers));
+        let (told, versions) = watch::channel(Vec::new());
+        tokio::spawn(play(wanted, answers, told));
         tokio::spawn(weir_control::run(self.client.clone(), updates, applied, config, stop.clone()));
-        Replica { status, stop }
+        Replica { status, versions, stop }
     }
 
     /// A candidate with the task that stands for election.
@@ -266,9 +269,14 @@ impl Drop for Rig {
 }
 
 /// Data planes that run at once whatever they are sent.
-async fn play(mut wanted: mpsc::Receiver<Update>, answers: mpsc::Sender<Applied>) {
+async fn play(
+    mut wanted: mpsc::Receiver<Update>,
+    answers: mpsc::Sender<Applied>,
+    told: watch::Sender<Vec<KindVersion>>,
+) {
     let mut listeners = BTreeMap::new();
     while let Some(update) = wanted.recv().await {
+        told.send_replace(update.versions);
         if update.full {
             listeners.clear();
         }
@@ -580,6 +588,26 @@ async fn a_gateway_whose_class_changes_is_not_programmed_before_its_new_service_
         said.push(message);
     }
     assert!(said.iter().any(|m| m.contains("no endpoint of Service default/weir-a is ready")), "{said:#?}");
+}
+
+/// A data plane refuses what is older than what another replica sent it, which may have read a status along with a change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_new_a_replica_is_is_told_though_only_a_status_was_written() {
+    let rig = Rig::start().await;
+    let control = rig.control(Leadership::always(), true, &[]);
+    rig.programmed("g", "192.0.2.9").await;
+    rig.objects(GATEWAY, "default")
+        .patch_status("g", &PatchParams::default(), &Patch::Merge(json!({"status": {"addresses": []}})))
+        .await
+        .expect("it is written");
+    // It is repaired, which is a status too.
+    rig.until(GATEWAY, "default", "g", |g| g["status"]["addresses"][0]["value"] == "192.0.2.9").await;
+    let version = rig.get(GATEWAY, "default", "g").await["metadata"]["resourceVersion"].clone();
+    until("it is told", || {
+        let versions = control.versions.borrow();
+        versions.iter().any(|of| of.kind == "Gateway" && version == of.resource_version.as_str())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use weir_model::resource::{Applied, BindReport, Rejected, Resource, Update};
-use weir_model::wire::{Acknowledged, Entry, Held, Hello, Lane, Part, Report};
+use weir_model::resource::{Applied, BindReport, KindVersion, Rejected, Resource, Update};
+use weir_model::wire::{Acknowledged, Entry, Held, Hello, Lane, Part, Position, Report};
 
 use super::super::graph::tests::{backend, certificate, endpoints, listener, plane, route, upserts};
 use super::{
@@ -133,6 +133,26 @@ fn who_has_most_of_it_is_sent_the_rest() {
     assert!(!part.full && part.last);
     assert_eq!(part.upserts.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["certificate/a"]);
     assert_eq!(part.removals, ["httproute/default/gone"]);
+}
+
+#[test]
+fn what_is_in_can_turn_out_to_be_newer_than_it_said() {
+    let now = Instant::now();
+    let routes = |version: &str| KindVersion {
+        kind: "HTTPRoute".to_owned(),
+        resource_version: version.to_owned(),
+        changed: version.to_owned(),
+    };
+    let mut fleet = Fleet::default();
+    fleet.apply(&Update { versions: vec![routes("8")], ..first() }, now);
+    let id = connect(&mut fleet, "x");
+    drink(&mut fleet, id, &mut Instance::default(), now);
+    let elsewhere = Position { epoch: 1, versions: vec![routes("9")] };
+    assert!(fleet.position(1).older_than(&elsewhere).is_some());
+    fleet.apply(&update(1, Update { versions: vec![routes("9")], ..Update::default() }), now);
+    assert_eq!(fleet.position(1).older_than(&elsewhere), None);
+    assert_eq!(part(&mut fleet, id, now), None, "nothing is sent for it");
+    assert_eq!(of(&fleet.applied(now), "a").sequence, 1, "and nothing is waited for");
 }
 
 #[test]
