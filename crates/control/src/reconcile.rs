@@ -230,7 +230,8 @@ impl Reconciler {
     /// Whether everything that was sent stands for newer versions than were told with it, and whoever distributes it has to know: a
     /// data plane refuses what is older than what another replica sent it, and of a status that somebody wrote no update tells.
     fn is_further(&self) -> bool {
-        self.untold && self.sequence > 0 && self.provisioning.distributes() && !self.has_work()
+        let is_in = self.sequence > 0 && !self.stirred && self.changed.is_empty();
+        self.untold && is_in && self.provisioning.distributes()
     }
 
     /// Begin or end to speak. Whoever begins says everything again, for what the leader before said last is not known.

@@ -264,9 +264,17 @@ impl StatusWriter {
     pub(crate) fn seen_programmed(&self, key: &ObjectKey) -> bool {
         let table = self.shared.table.lock();
         let seen = table.entries.get(key).and_then(|entry| entry.observed.as_ref());
-        let conditions = seen.and_then(|seen| seen.status["conditions"].as_array());
-        let is_programmed = |one: &Value| one["type"] == types::PROGRAMMED && one["status"] == "True";
-        conditions.is_some_and(|conditions| conditions.iter().any(is_programmed))
+        seen.and_then(Observed::programmed).is_some_and(|condition| condition["status"] == "True")
+    }
+
+    /// Whether what it says of that is of an earlier generation of it.
+    pub(crate) fn seen_edited(&self, key: &ObjectKey) -> bool {
+        let table = self.shared.table.lock();
+        let seen = table.entries.get(key).and_then(|entry| entry.observed.as_ref());
+        seen.is_some_and(|seen| {
+            let said = seen.programmed().and_then(|condition| condition["observedGeneration"].as_i64());
+            said.is_some_and(|generation| generation < seen.generation)
+        })
     }
 
     /// The object is gone.
@@ -604,6 +612,11 @@ impl Observed {
             (Ok(own), Ok(others)) => self.uid == other.uid && own > others,
             _ => false,
         }
+    }
+
+    fn programmed(&self) -> Option<&Value> {
+        let mut conditions = self.status["conditions"].as_array()?.iter();
+        conditions.find(|condition| condition["type"] == types::PROGRAMMED)
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Provisioning {
     reach: Reach,
     /// In a cluster: where clients find each Gateway.
     behind: BTreeMap<ObjectKey, Behind>,
+    /// Those that were there when this process began are in it.
+    begun: bool,
     /// Rung when something that no object says moved an address.
     moved: Arc<Notify>,
     /// Addresses are to be asked for again, whatever changed.
@@ -53,7 +55,8 @@ pub(crate) struct Provisioning {
 #[derive(Debug)]
 struct Behind {
     service: Id,
-    /// It was another one before, and this is what the Gateway's status showed then: it says nothing of this one as long as it does.
+    /// What the Gateway's status showed when it came here, from another Service or another controller: as long as it does, it says
+    /// nothing of this one.
     stale: Option<Vec<GatewayStatusAddress>>,
 }
 
@@ -84,6 +87,7 @@ impl Provisioning {
             planes,
             reach: Reach::new(namespaces),
             behind: BTreeMap::new(),
+            begun: false,
             again: false,
             told: BTreeMap::new(),
             notices: Vec::new(),
@@ -145,17 +149,19 @@ impl Provisioning {
         let mut before = std::mem::take(&mut self.behind);
         let behind = |view: &GatewayView| {
             let service = planes.service(view);
+            let shown = || self.statuses.seen_addresses(&view.key);
             let stale = match before.remove(&view.key) {
-                Some(known) if known.service != service => Some(self.statuses.seen_addresses(&view.key)),
-                Some(known) => known.stale.filter(|shown| {
-                    self.statuses.seen_programmed(&view.key)
-                        && *shown == self.statuses.seen_addresses(&view.key)
-                }),
-                None => None,
+                Some(known) if known.service == service => {
+                    known.stale.filter(|stale| self.statuses.seen_programmed(&view.key) && *stale == shown())
+                }
+                Some(_) => Some(shown()),
+                // What another installation leaves is taken over as it is.
+                None => (self.begun && self.statuses.seen_edited(&view.key)).then(shown),
             };
             (view.key.clone(), Behind { service, stale })
         };
         self.behind = views.iter().map(behind).collect();
+        self.begun = true;
     }
 
     fn has_moved(&self, gateway: &ObjectKey) -> bool {

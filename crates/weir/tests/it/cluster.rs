@@ -551,11 +551,14 @@ async fn unmanaged_gateways_share_the_data_plane_of_the_installation() {
     assert_eq!(listened(&service), [80, 443]);
 }
 
+/// Whatever said so before: this controller at the Service before, or another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_whose_class_changes_is_not_programmed_before_its_new_service_leads_anywhere() {
     let rig = Rig::start().await;
     rig.unmanaged_class().await;
-    rig.gateway("default", "a", "kong").await;
+    rig.create(CLASS, "", "other", json!({"spec": {"controllerName": "other.example/controller"}})).await;
+    rig.gateway("default", "ours", "kong").await;
+    rig.gateway("default", "others", "other").await;
     rig.create(
         SERVICE,
         "default",
@@ -569,25 +572,37 @@ async fn a_gateway_whose_class_changes_is_not_programmed_before_its_new_service_
     rig.load_balance("test-gateway-proxy", json!([{"ip": "192.0.2.1"}])).await;
     rig.endpoint("test-gateway-proxy", true).await;
     let _control = rig.control(Leadership::always(), true, &[]);
-    rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").0 == "True").await;
+    let gateway = rig.until(GATEWAY, "default", "ours", |g| condition(g, "Programmed").0 == "True").await;
+    let status = json!({"status": {
+        "addresses": [{"type": "IPAddress", "value": "192.0.2.3"}],
+        "conditions": gateway["status"]["conditions"],
+    }});
+    let gateways = rig.objects(GATEWAY, "default");
+    let patched = gateways.patch_status("others", &PatchParams::default(), &Patch::Merge(status)).await;
+    patched.expect("the other one's status is written");
 
-    let mut versions = std::pin::pin!(rig.all_versions(GATEWAY, "default", "a").await);
-    rig.patch(GATEWAY, "default", "a", json!({"spec": {"gatewayClassName": "weir"}})).await;
-    rig.until(SERVICE, "default", "weir-a", Value::is_object).await;
-    rig.load_balance("weir-a", json!([{"ip": "192.0.2.2"}])).await;
-    rig.until(GATEWAY, "default", "a", |g| condition(g, "Programmed").1 == "Pending").await;
-    rig.endpoint("weir-a", true).await;
-    let mut said = Vec::new();
-    loop {
-        let version = tokio::time::timeout(PATIENCE, versions.next()).await;
-        let version = version.expect("it is programmed again").expect("a version");
-        let (status, _, message) = condition(&version, "Programmed");
-        if status == "True" && version["status"]["addresses"][0]["value"] == "192.0.2.2" {
-            break;
+    for (name, service, address) in
+        [("ours", "weir-ours", "192.0.2.5"), ("others", "weir-others", "192.0.2.6")]
+    {
+        let mut versions = std::pin::pin!(rig.all_versions(GATEWAY, "default", name).await);
+        rig.patch(GATEWAY, "default", name, json!({"spec": {"gatewayClassName": "weir"}})).await;
+        rig.until(SERVICE, "default", service, Value::is_object).await;
+        rig.load_balance(service, json!([{"ip": address}])).await;
+        rig.until(GATEWAY, "default", name, |g| condition(g, "Programmed").1 == "Pending").await;
+        rig.endpoint(service, true).await;
+        let mut said = Vec::new();
+        loop {
+            let version = tokio::time::timeout(PATIENCE, versions.next()).await;
+            let version = version.expect("it is programmed again").expect("a version");
+            let (status, _, message) = condition(&version, "Programmed");
+            if status == "True" && version["status"]["addresses"][0]["value"] == address {
+                break;
+            }
+            said.push(message);
         }
-        said.push(message);
+        let waits = format!("no endpoint of Service default/{service} is ready");
+        assert!(said.iter().any(|message| message.contains(&waits)), "{said:#?}");
     }
-    assert!(said.iter().any(|m| m.contains("no endpoint of Service default/weir-a is ready")), "{said:#?}");
 }
 
 /// A data plane refuses what is older than what another replica sent it, which may have read a status along with a change.
