@@ -397,12 +397,14 @@ impl Elector {
     fn spec(&self, before: &Value, takes: bool) -> Value {
         let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let transitions = before["leaseTransitions"].as_u64().unwrap_or_default();
+        // The chart makes one that nobody has ever held.
+        let was_held = !before["acquireTime"].is_null();
         json!({
             "holderIdentity": self.config.identity,
             "leaseDurationSeconds": self.config.times.duration.as_secs().max(1),
             "acquireTime": if takes { json!(time) } else { before["acquireTime"].clone() },
             "renewTime": time,
-            "leaseTransitions": transitions + u64::from(takes && !before.is_null()),
+            "leaseTransitions": transitions + u64::from(takes && was_held),
         })
     }
 
@@ -517,6 +519,17 @@ mod tests {
         answer.expect("it is renewed");
         waited.expect("it is told");
         assert_eq!(*leadership.watch().borrow(), Leader::Own { epoch: 7 }, "nobody else led meanwhile");
+    }
+
+    #[tokio::test]
+    async fn to_take_a_lease_that_nobody_has_held_is_no_transition() {
+        let elector = candidate(Value::Null, &CancellationToken::new());
+        let transitions = |before: Value, takes| elector.spec(&before, takes)["leaseTransitions"].clone();
+        for never_held in [Value::Null, json!({})] {
+            assert_eq!(transitions(never_held, true), 0, "as the chart makes it");
+        }
+        let released = json!({"holderIdentity": "", "acquireTime": "2026-01-01T00:00:00.000000Z", "leaseTransitions": 4});
+        assert_eq!((transitions(released.clone(), true), transitions(released, false)), (json!(5), json!(4)));
     }
 
     #[tokio::test]

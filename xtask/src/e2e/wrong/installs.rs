@@ -39,11 +39,15 @@ pub(super) fn second(wrong: &Wrong<'_>) -> Result<&'static str> {
         remove(wrong, "kong")?;
         wrong.install("kong", "")?;
         wrong.condition("-n calm gateway/left", "Programmed", "True", &[])?;
+        // Again and again, as one that repairs what Weir wrote.
         let status = r#"{"status":{"addresses":[{"type":"IPAddress","value":"192.0.2.9"}]}}"#;
-        wrong.does(&format!(
-            "kubectl patch gateway left -n calm --subresource=status --type=merge --field-manager=manager -p '{status}'"
-        ))?;
-        wrong.event("GatewayClass/left", "default", "StandingBack", "it writes the status of Gateway calm/left")?;
+        let line = format!(
+            "kubectl patch gateway left -n calm --subresource=status --type=merge --field-manager=manager -p '{status}' >/dev/null; \
+             kubectl get events -n default --field-selector involvedObject.kind=GatewayClass,involvedObject.name=left \
+             -o jsonpath='{{.items[*].message}}'"
+        );
+        let said = |messages: &str| messages.contains("it writes the status of Gateway calm/left");
+        wrong.run.cluster.until(&line, said).context("the class is left alone")?;
         wrong.is_served()?;
         wrong.does("kubectl delete -n calm httproute/left gateway/left")?;
         wrong.does("kubectl delete gatewayclass left").map(drop)
