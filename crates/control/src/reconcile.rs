@@ -483,7 +483,7 @@ impl Reconciler {
         let is_plane = |bind: &&String| DataPlaneName::from_place(bind).is_some();
         let places: Vec<String> = binds.iter().filter(is_plane).cloned().collect();
         // Asked for only where it counts: it takes a lock.
-        let was_programmed = !places.is_empty() && self.tools.statuses.seen_programmed(key);
+        let was_programmed = !places.is_empty() && self.provisioning.was_programmed(key);
         Grounds { places, was_programmed }
     }
 

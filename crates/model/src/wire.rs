@@ -1,8 +1,8 @@
 //! What controllers and data planes say to each other: the messages of the service `weir.dataplane.v1.Distribution`.
 //!
 //! Invariants: as for [`crate::resource`], a field number is never reused (`tests/it/fields.txt` has all that there are) and what a
-//! newer release adds is ignored; a resource travels as the bytes that its key and hash name ([`Entry`]), so that a data plane keeps also what it does not understand yet;
-//! tokens and private keys never appear in `Debug` output.
+//! newer release adds is ignored; a resource travels as the bytes that its key and hash name ([`Entry`]), so that a data plane
+//! keeps also what it does not understand yet; tokens and private keys never appear in `Debug` output.
 //!
 //! A stream goes like this: the data plane says [`Hello`] with the keys and hashes of what it runs, the controller [`Welcome`]; then come
 //! [`Part`]s on two lanes, each message acknowledged before the next one of its lane is sent. Endpoints that change travel on a lane of

@@ -168,8 +168,8 @@ impl Provisioning {
         self.behind.get(gateway).is_some_and(|behind| behind.stale.is_some())
     }
 
-    /// Whether the status of a Gateway says that clients get through to the Service that it has now.
-    fn was_programmed(&self, gateway: &ObjectKey) -> bool {
+    /// Whether the status of a Gateway or ListenerSet says that it is programmed, and of a Gateway at the Service that it has now.
+    pub(super) fn was_programmed(&self, gateway: &ObjectKey) -> bool {
         !self.has_moved(gateway) && self.statuses.seen_programmed(gateway)
     }
 
